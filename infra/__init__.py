@@ -1,0 +1,1 @@
+"""The outside world: settings, the lake, Spark, the store, logs."""

@@ -1,0 +1,279 @@
+"""The lake: a URI (`file://` or `s3://`) that holds Delta tables and content-named files; the only maker of paths.
+
+A table is written in two moves: `Lake.write_part` stores Parquet files that no reader sees, `Table.commit` makes
+them visible in one Delta transaction. Every commit carries the application transaction `lookalike`, numbered from
+the snapshot it was computed on, so a commit from a stale snapshot is refused instead of doubling or undoing rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import unquote, urlparse
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from infra.errors import TransientError, UserError
+
+TRANSACTION = "lookalike"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file written but not yet committed: its name within the table, bytes and rows."""
+
+    path: str
+    size: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake at `uri`; cheap to build, so tasks on workers build their own from the string."""
+
+    uri: str
+
+    @cached_property
+    def _location(self) -> tuple[fs.FileSystem, str]:
+        return filesystem(self.uri)
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """The `pyarrow.fs` filesystem of the lake."""
+        return self._location[0]
+
+    def path(self, name: str) -> str:
+        """Path of `name` on `filesystem`."""
+        return f"{self._location[1]}/{name}"
+
+    def table(self, name: str, version: int | None = None) -> Table:
+        """Snapshot of table `name`: the newest version, or `version`; an absent table has version -1."""
+        return Table(self, name, version)
+
+    def write_part(self, table: str, rows: pa.Table, salt: str) -> Part:
+        """Store `rows` as one Parquet file of `table`, named by `salt` and its content, so that a retry writes the same file."""
+        sink = io.BytesIO()
+        pq.write_table(rows, sink, compression="zstd", compression_level=1)
+        data = sink.getbuffer()
+        name = f"part-{hashlib.sha256(salt.encode() + data).hexdigest()[:40]}.parquet"
+        self.write_bytes(f"{table}/{name}", data)
+        return Part(name, len(data), rows.num_rows)
+
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
+        """Store `data` as file `name`; readers see the whole file or none."""
+        with self.writing(name) as stream:
+            stream.write(data)
+
+    def writing(self, name: str) -> _Writing:
+        """Context manager giving a binary stream; the file appears under `name` when the block ends without error."""
+        return _Writing(self, name)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Content of file `name`. Raises FileNotFoundError."""
+        with self.filesystem.open_input_file(self.path(name)) as stream:
+            return stream.read()
+
+    def exists(self, name: str) -> bool:
+        """Whether file `name` is stored."""
+        return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    def storage_options(self) -> dict[str, str]:
+        """What delta-rs needs to reach the same place as `filesystem`."""
+        if not self.uri.startswith("s3://"):
+            return {}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+        options = {"AWS_REGION": os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))}
+        if endpoint:
+            options |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
+        return options | {"aws_conditional_put": "etag"}
+
+
+class _Writing:
+    """Write beside the target, then move: object stores show a finished upload at once, a folder needs the rename."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self._fs, self._target = lake.filesystem, lake.path(name)
+        self._local = isinstance(self._fs, fs.LocalFileSystem)
+        self._temporary = f"{self._target}.{os.getpid()}-{time.monotonic_ns()}.tmp" if self._local else self._target
+
+    def __enter__(self) -> pa.NativeFile:
+        if self._local:
+            self._fs.create_dir(self._target.rsplit("/", 1)[0], recursive=True)
+        self._stream = self._fs.open_output_stream(self._temporary)
+        return self._stream
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None:
+            # Closing an S3 stream would publish what was written so far: abort it instead.
+            if self._local:
+                self._stream.close()
+                self._fs.delete_file(self._temporary)
+            elif hasattr(self._stream, "abort"):
+                self._stream.abort()
+            return
+        self._stream.close()
+        if self._local:
+            self._fs.move(self._temporary, self._target)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A snapshot of a Delta table: what it held when `version` was looked up (or the version asked for)."""
+
+    lake: Lake
+    name: str
+    asked: int | None = field(default=None)
+
+    @cached_property
+    def _delta(self):  # type: ignore[no-untyped-def]  # DeltaTable, imported late: it takes 0.2 s
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
+        except TableNotFoundError:
+            return None
+
+    @property
+    def _uri(self) -> str:
+        return f"{self.lake.uri.rstrip('/')}/{self.name}"
+
+    @property
+    def version(self) -> int:
+        """Version of the snapshot; -1 where the table does not exist."""
+        return -1 if self._delta is None else self._delta.version()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint that this version was committed with; empty where the table does not exist."""
+        return "" if self._delta is None else str(self._delta.history(1)[0].get("fingerprint", ""))
+
+    @cached_property
+    def figures(self) -> dict[str, object]:
+        """Figures that this version was committed with (rows, counts, measurements of the step)."""
+        return {} if self._delta is None else json.loads(self._delta.history(1)[0].get("figures", "{}"))
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """Names of the committed Parquet files, sorted."""
+        if self._delta is None:
+            return []
+        return sorted(uri.rsplit("/", 1)[1] for uri in self._delta.file_uris())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the snapshot."""
+        return pa.schema(self._delta.schema())
+
+    def read(self, columns: list[str] | None = None, where: object = None) -> pa.Table:
+        """The snapshot's rows in the order of `parts`; `where` is a `pyarrow.compute` expression or a DNF filter.
+
+        Raises:
+            UserError: the table does not exist.
+        """
+        if self._delta is None:
+            raise UserError(
+                f"the lake has no table {self.name!r}",
+                where=self._uri,
+                remedy="run `make refresh`, or set LOOKALIKE_LAKE to the lake that holds it",
+            )
+        tables = [self.read_part(part, columns, where) for part in self.parts]
+        if tables:
+            return pa.concat_tables(tables)
+        empty = self.schema.empty_table()
+        return empty.select(columns) if columns else empty
+
+    def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
+        """Rows of one committed file."""
+        return pq.read_table(
+            self.lake.path(f"{self.name}/{part}"), filesystem=self.lake.filesystem, columns=columns, filters=where
+        )
+
+    def iter_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """One table a committed file: bounded memory for large tables."""
+        for part in self.parts:
+            yield self.read_part(part, columns)
+
+    def commit(
+        self,
+        parts: Iterable[Part],
+        schema: pa.Schema,
+        *,
+        run: str,
+        fingerprint: str,
+        mode: str = "overwrite",
+        figures: dict[str, object] | None = None,
+    ) -> Table:
+        """Make `parts` visible in one transaction and return the new snapshot; `mode` is `overwrite` or `append`.
+
+        Raises:
+            TransientError: another writer committed since this snapshot was taken; nothing was changed.
+        """
+        from deltalake import CommitProperties, Schema, Transaction
+        from deltalake.exceptions import CommitFailedError, DeltaError
+        from deltalake.transaction import AddAction, create_table_with_add_actions
+
+        now = int(time.time() * 1000)
+        actions = [
+            AddAction(part.path, part.size, {}, now, True, json.dumps({"numRecords": part.rows}))
+            for part in sorted(set(parts), key=lambda part: part.path)
+        ]
+        properties = CommitProperties(
+            custom_metadata={"run": run, "fingerprint": fingerprint, "figures": json.dumps(figures or {})},
+            app_transactions=[Transaction(TRANSACTION, self.version + 1)],
+            max_commit_retries=0,
+        )
+        try:
+            if self._delta is None:
+                create_table_with_add_actions(
+                    self._uri,
+                    Schema.from_arrow(schema),
+                    actions,
+                    mode="error",
+                    name=self.name,
+                    storage_options=self.lake.storage_options(),
+                    commit_properties=properties,
+                )
+            else:
+                self._delta.create_write_transaction(actions, mode, schema, commit_properties=properties)
+        except (CommitFailedError, DeltaError) as error:
+            newest = self.lake.table(self.name)
+            if newest.version <= self.version:
+                raise
+            raise TransientError(
+                f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it; "
+                "nothing of this attempt was committed, and the next attempt will use what is there"
+            ) from error
+        return self.lake.table(self.name)
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Filesystem and path of a `file://` or `s3://` URI.
+
+    Raises:
+        UserError: another scheme.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme == "file":
+        return fs.LocalFileSystem(), unquote(parsed.path).rstrip("/")
+    if parsed.scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
+        s3 = fs.S3FileSystem(
+            endpoint_override=endpoint,
+            region=os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1")),
+            allow_bucket_creation=False,
+        )
+        return s3, f"{parsed.netloc}{parsed.path}".rstrip("/")
+    raise UserError(
+        f"{uri!r} is not a place this pipeline can use",
+        where="LOOKALIKE_LAKE or the data set",
+        remedy="use file:///absolute/path or s3://bucket/prefix",
+    )

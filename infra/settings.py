@@ -1,0 +1,105 @@
+"""The one frozen `Settings`, read from `LOOKALIKE_*` environment variables by entry points only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.errors import UserError
+
+ATTRIBUTES = (
+    "gender",
+    "masterCategory",
+    "subCategory",
+    "articleType",
+    "baseColour",
+    "season",
+    "year",
+    "usage",
+    "productDisplayName",
+)
+"""The nine attributes of a product, in the order of the published `styles.csv`."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the pipeline; the variable of `cell_min` is `LOOKALIKE_CELL_MIN`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKALIKE_", frozen=True, extra="ignore")
+
+    dataset: str = "sample:2000?seed=7"
+    """Source of the catalogue: a `.zip`/`.tar` path, a folder, `s3://`, `https://`, `kaggle:owner/name`, `sample:N?seed=S`."""
+    lake: str = Field(default_factory=lambda: (Path.cwd() / "var/lake").as_uri())
+    """URI of the lake: `file:///path` or `s3://bucket/prefix`."""
+    store: str = ""
+    """Postgres URI of the lookup store; empty: the embedded server in `store_folder`."""
+    store_folder: Path = Field(default_factory=lambda: Path.cwd() / "var/store")
+    """Data folder of the embedded Postgres server."""
+    logs: Path = Field(default_factory=lambda: Path.cwd() / "var/logs")
+    """Folder that receives one log file a step and run."""
+
+    fields: tuple[str, ...] = (
+        "gender",
+        "masterCategory",
+        "subCategory",
+        "articleType",
+        "baseColour",
+        "season",
+        "usage",
+    )
+    """Fields a filter may name (JSON list); each must be one of the nine attributes."""
+    cell_min: int = Field(default=1000, ge=1)
+    """Members a cell needs to be precomputed; smaller cells are answered on read."""
+    reject_max: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of products that may be rejected before the run stops."""
+    archive_max_bytes: int = Field(default=64 * 2**30, gt=0)
+    """Largest unpacked size of a source, in bytes; more is refused as a zip bomb."""
+    image_max_bytes: int = Field(default=32 * 2**20, gt=0)
+    """Largest image file, in bytes; a larger one is rejected."""
+
+    backbone: str = "efficientnet-lite0"
+    """Name in the registry `ml.backbones.BACKBONES`."""
+    weights: str = "package"
+    """`package`, `imagenet`, a file path or a URI; see `weights_sha256`."""
+    weights_sha256: str = ""
+    """Expected SHA-256 of the weights (hex); empty accepts the registry's own where it knows one."""
+    input_height: int = Field(default=0, ge=0)
+    """Height that images are resized to, in pixels; 0: the backbone's own."""
+    input_width: int = Field(default=0, ge=0)
+    """Width that images are resized to, in pixels; 0: the backbone's own."""
+    precision: str = Field(default="float32", pattern="^(float32|bfloat16)$")
+    """Arithmetic of the backbone; part of the model's fingerprint."""
+
+    coverage_min: float = Field(default=0.95, ge=0, le=1)
+    """Gate: least share of products with a list under the empty filter."""
+    shrink_max: float = Field(default=0.20, ge=0, le=1)
+    """Gate: largest relative loss of products against the live run."""
+    keep_runs: int = Field(default=3, ge=1)
+    """Runs kept in the store, the live one included."""
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in ATTRIBUTES]
+        if unknown or not value:
+            raise ValueError(f"unknown field {', '.join(unknown) or '(none given)'}; known: {', '.join(ATTRIBUTES)}")
+        return value
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Settings from the environment; `overrides` win.
+
+    Raises:
+        UserError: a value cannot be used; names the variable, the value and the reason.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "LOOKALIKE_" + str(first["loc"][0]).upper() if first["loc"] else "LOOKALIKE_*"
+        raise UserError(
+            f"{name}={first.get('input')!r} cannot be used: {first['msg']}",
+            where=f"environment variable {name}",
+            remedy=f"set {name} to a valid value or unset it to use the default (see docs/settings.md)",
+        ) from None

@@ -1,0 +1,79 @@
+"""Spark: one session from what spark-submit (or the settings) gave, and mapping the files of a table to parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+
+from infra.lake import Part
+
+POLL_S = 0.5
+
+
+def session(name: str):  # type: ignore[no-untyped-def]  # SparkSession, imported late
+    """The Spark session of this process; master and resources come from spark-submit, `local[*]` where there is none."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName(f"lookalike-{name}").config("spark.ui.showConsoleProgress", "false")
+    if "SPARK_ENV_LOADED" not in os.environ:  # not started by spark-submit
+        builder = builder.master(os.environ.get("SPARK_MASTER", "local[*]")).config("spark.ui.enabled", "false")
+    return builder.getOrCreate()
+
+
+def gpu_address() -> str | None:
+    """Address of the GPU that Spark gave to the running task; None where it gave none."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    resources = context.resources() if context else {}
+    return resources["gpu"].addresses[0] if "gpu" in resources else None
+
+
+def map_to_parts(
+    spark,  # type: ignore[no-untyped-def]
+    items: Sequence[str],
+    work: Callable[[str], Iterator[tuple[Part, dict[str, float]]]],
+    progress: Callable[[int], None],
+) -> list[tuple[Part, dict[str, float]]]:
+    """Run `work` on every item, a task each, and collect the parts they wrote with their figures.
+
+    `work` runs on a worker, which keeps its process from task to task; `progress` is called on the driver with the
+    number of items done so far.
+    """
+
+    def run_batch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for item in batch.column("item").to_pylist():
+                for part, figures in work(item):
+                    yield pa.RecordBatch.from_pydict(
+                        {"path": [part.path], "size": [part.size], "rows": [part.rows], "figures": [json.dumps(figures)]}
+                    )
+
+    context = spark.sparkContext
+    group = f"map-{threading.get_ident()}-{id(items)}"
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(context, group, progress, done), daemon=True)
+    # One row a partition, in order: createDataFrame would cut by its own rules and make tasks of uneven size.
+    frame = spark.createDataFrame(context.parallelize([(item,) for item in items], max(1, len(items))), "item string")
+    context.setJobGroup(group, group)
+    watcher.start()
+    try:
+        rows = frame.mapInArrow(run_batch, "path string, size long, rows long, figures string").collect()
+    finally:
+        done.set()
+        watcher.join()
+        context.setLocalProperty("spark.jobGroup.id", None)
+    progress(len(items))
+    return [(Part(row.path, row.size, row.rows), json.loads(row.figures)) for row in rows]
+
+
+def _watch(context, group: str, progress: Callable[[int], None], done: threading.Event) -> None:  # type: ignore[no-untyped-def]
+    tracker = context.statusTracker()
+    while not done.wait(POLL_S):
+        stages = {stage for job in tracker.getJobIdsForGroup(group) for stage in tracker.getJobInfo(job).stageIds}
+        infos = [info for info in map(tracker.getStageInfo, stages) if info]
+        progress(sum(info.numCompletedTasks for info in infos))

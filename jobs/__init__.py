@@ -1,0 +1,1 @@
+"""One file a step of the refresh; read top to bottom in `jobs.step.STEPS` it is the data flow."""

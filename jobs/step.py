@@ -1,0 +1,142 @@
+"""What the steps share: the run they belong to, their result, their command line, and errors → exit codes.
+
+A step is a function `name(run) -> StepResult` in `jobs/name.py`. It reads committed tables, writes parts, commits,
+and returns the versions it wrote. `execute` then stores the result under `runs/<run>/<step>.json`: that one small
+file is what makes a step done for a run, and how later steps find the versions they must read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import structlog
+
+from infra import telemetry
+from infra.errors import TransientError, UserError
+from infra.lake import Lake, Table
+from infra.settings import Settings, read_settings
+
+STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
+WRITES = {
+    "pulls": "pull",
+    "products": "catalog",
+    "images": "catalog",
+    "rejects": "catalog",
+    "features": "embed",
+    "classifier": "classify",
+    "candidates": "candidates",
+    "embeddings": "similar",
+    "cells": "similar",
+    "lists": "similar",
+    "metrics": "evaluate",
+    "verdicts": "evaluate",
+}
+"""Table → the step that writes it."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did. `tables` maps each table it vouches for to the version that holds this run's rows."""
+
+    rows: int = 0
+    files: int = 0
+    rejects: int = 0
+    seconds: float = 0.0
+    skipped: bool = False
+    tables: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A refresh, named by its logical date, with the settings and the lake that its steps work on."""
+
+    name: str
+    settings: Settings
+    lake: Lake
+
+    def table(self, name: str) -> Table:
+        """The version of table `name` that belongs to this run.
+
+        Raises:
+            UserError: the step that writes it has not run for this run.
+        """
+        return self.lake.table(name, self.result(WRITES[name]).tables[name])
+
+    def result(self, step: str) -> StepResult:
+        """What `step` returned for this run.
+
+        Raises:
+            UserError: it has not run.
+        """
+        try:
+            return StepResult(**json.loads(self.lake.read_bytes(f"runs/{self.name}/{step}.json")))
+        except FileNotFoundError:
+            raise UserError(
+                f"run {self.name} has no result of step {step!r}, which this step needs",
+                where=f"{self.lake.uri}/runs/{self.name}/{step}.json",
+                remedy=f"run `lookalike step {step} --run {self.name}` first, or the whole refresh",
+            ) from None
+
+    def results(self) -> dict[str, StepResult]:
+        """Results of the steps done so far, in their order."""
+        return {step: self.result(step) for step in STEPS if self.lake.exists(f"runs/{self.name}/{step}.json")}
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 (hex) over what decides a step's output: fingerprints of its inputs, settings, and its code version."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def open_run(name: str, **overrides: object) -> Run:
+    """The run called `name` with settings from the environment; `overrides` win.
+
+    Raises:
+        UserError: a name that cannot be part of a path, or a setting that cannot be used.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise UserError(
+            f"{name!r} cannot name a run", where="--run", remedy="use the logical date, for example 2026-01-31"
+        )
+    settings = read_settings(**overrides)
+    return Run(name, settings, Lake(settings.lake))
+
+
+def execute(step: str, run: Run) -> StepResult:
+    """Run one step and store its result."""
+    started = time.perf_counter()
+    function = getattr(importlib.import_module(f"jobs.{step}"), step)
+    result: StepResult = replace(function(run), seconds=round(time.perf_counter() - started, 3))
+    run.lake.write_bytes(f"runs/{run.name}/{step}.json", json.dumps(asdict(result)).encode())
+    return result
+
+
+def main(step: str, arguments: Sequence[str] | None = None) -> int:
+    """Command line of a step: `--run NAME [--dataset URI]`; returns the exit code (0, 64 user, 75 transient, 1 bug)."""
+    parser = argparse.ArgumentParser(prog=f"jobs/{step}.py")
+    parser.add_argument("--run", required=True, help="name of the run: its logical date, such as 2026-01-31")
+    parser.add_argument("--dataset", help="source of the catalogue; default: LOOKALIKE_DATASET")
+    given = parser.parse_args(arguments)
+    log = structlog.get_logger()
+    try:
+        run = open_run(given.run, **({"dataset": given.dataset} if given.dataset else {}))
+        telemetry.start(run.settings.logs, run.name, step)
+        log.info("started")
+        result = execute(step, run)
+    except (UserError, TransientError) as error:
+        log.error("failed", kind=type(error).__name__, message=str(error))
+        print(f"\n{step} failed: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        log.exception("failed", kind="bug", message="unexpected error; the traceback is below")
+        raise
+    log.info("finished", **asdict(result))
+    return 0

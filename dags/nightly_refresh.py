@@ -22,7 +22,9 @@ commit are simply written again.""",
     "classify": """Retrains the subCategory classifier on the features.
 
 **If it fails:** most often too few labelled products; the log says how many.""",
-    "candidates": """Picks each derivedType's medoid, its candidate. Quick; clear it after mending what the log names.""",
+    "candidates": """Picks each derivedType's medoid, its candidate.
+
+**If it fails:** the log names what is missing; mend it and clear the task, which takes seconds.""",
     "similar": """Computes the ten most similar products for every product and precomputed cell.
 
 **If it fails:** look for memory or a lost executor in the log and clear the task.""",

@@ -101,5 +101,5 @@ def read_settings(**overrides: object) -> Settings:
         raise UserError(
             f"{name}={first.get('input')!r} cannot be used: {first['msg']}",
             where=f"environment variable {name}",
-            remedy=f"set {name} to a valid value or unset it to use the default (see docs/settings.md)",
+            remedy=f"set {name} to a valid value or unset it to use the default (see docs/platform.md)",
         ) from None

@@ -70,10 +70,12 @@ def map_to_parts(
     number of items done so far.
     """
 
+    items = list(items)
+
     def run_batch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for item in batch.column("item").to_pylist():
-                for part, figures in work(item):
+            for index in batch.column("id").to_pylist():
+                for part, figures in work(items[index]):
                     yield pa.RecordBatch.from_pydict(
                         {"path": [part.path], "size": [part.size], "rows": [part.rows], "figures": [json.dumps(figures)]}
                     )
@@ -82,8 +84,7 @@ def map_to_parts(
     group = f"map-{threading.get_ident()}-{id(items)}"
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(context, group, progress, done), daemon=True)
-    # One row a partition, in order: createDataFrame would cut by its own rules and make tasks of uneven size.
-    frame = spark.createDataFrame(context.parallelize([(item,) for item in items], max(1, len(items))), "item string")
+    frame = spark.range(0, len(items), 1, max(1, len(items)))  # an item a partition, so a task each
     context.setJobGroup(group, group)
     watcher.start()
     try:

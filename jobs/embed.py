@@ -37,6 +37,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
+"""Where the workers' time goes, in their figures and summed up in the step's."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -76,7 +79,7 @@ def embed(run: Run) -> StepResult:
         spark.stop()
     table = table.commit([part for part, _ in written], SCHEMA, run=run.name, fingerprint=model.fingerprint, mode="append")
     seconds = perf_counter() - started
-    figures = {key: round(sum(each[key] for _, each in written), 1) for key in ("read_s", "decode_wait_s", "inference_s")}
+    figures = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / seconds, 1)
     return _result(run, table.version, model, wanted, len(pending), figures, files=len(written))
 
@@ -108,11 +111,13 @@ def _files_of(images_table, pending: pa.Array) -> list[str]:  # type: ignore[no-
 
 def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:
     """Worker: read one file of images, decode ahead while the backbone works, write one part of features."""
+    began = perf_counter()
     extractor = features.load(model.name, _weights(model.weights), model.height, model.width, model.precision, threads=1)
     started = perf_counter()
+    load_s = started - began
     rows = lake.table("images").read_part(part, ["image_sha256", "bytes"])
     rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=pending))
-    seconds = {"read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
+    seconds = {"load_s": load_s, "read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
     averages, maxima = [], []
     with ThreadPoolExecutor(1) as pool:  # one batch ahead: the next is decoded while this one is embedded
         batches = [rows["bytes"].slice(at, features.BATCH) for at in range(0, len(rows), features.BATCH)]
@@ -137,7 +142,9 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
         ],
         schema=SCHEMA,
     )
-    return lake.write_part("features", out, salt=model.fingerprint), seconds
+    started = perf_counter()
+    part = lake.write_part("features", out, salt=model.fingerprint)
+    return part, seconds | {"write_s": perf_counter() - started}
 
 
 def _decode(batch: pa.ChunkedArray, model: Model) -> np.ndarray:

@@ -36,7 +36,16 @@ setup(
         "typer",
     ],
     extras_require={
-        "test": ["hypothesis", "import-linter", "moto[server]", "mypy", "pytest", "ruff", "types-requests", "scikit-learn"],
+        "test": [
+            "hypothesis",
+            "import-linter",
+            "moto[server]",
+            "mypy",
+            "pytest",
+            "ruff",
+            "types-requests",
+            "scikit-learn",
+        ],
     },
     entry_points={"console_scripts": ["lookalike=jobs.cli:main"]},
 )

@@ -123,7 +123,9 @@ def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
             return address, user, password
         time.sleep(1)
     down(home)
-    raise UserError("Airflow did not come up", where=str(log), remedy="read the end of that log, then run `make up` again")
+    raise UserError(
+        "Airflow did not come up", where=str(log), remedy="read the end of that log, then run `make up` again"
+    )
 
 
 def down(home: Path) -> bool:

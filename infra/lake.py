@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import unquote, urlparse
@@ -24,6 +25,12 @@ from pyarrow import fs
 from infra.errors import TransientError, UserError
 
 TRANSACTION = "lookalike"
+UPLOAD_PART = 16 * 2**20
+"""Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
+REFUSALS = ("ACCESS_DENIED", "AccessDenied", "Forbidden", "403", "NO_SUCH_BUCKET", "NoSuchBucket", "INVALID_ACCESS_KEY_ID",
+            "InvalidAccessKeyId", "SIGNATURE_DOES_NOT_MATCH", "SignatureDoesNotMatch", "Unable to locate credentials",
+            "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "EXPIRED_TOKEN", "ExpiredToken")  # fmt: skip
+"""What pyarrow and botocore write in the message of an error that trying again can't help."""
 
 
 @dataclass(frozen=True)
@@ -72,56 +79,101 @@ class Lake:
         with self.writing(name) as stream:
             stream.write(data)
 
-    def writing(self, name: str) -> _Writing:
-        """Context manager giving a binary stream; the file appears under `name` when the block ends without error."""
-        return _Writing(self, name)
+    @contextmanager
+    def writing(self, name: str) -> Iterator[pa.NativeFile | _Upload]:
+        """A binary stream to write to; the file appears under `name` when the block ends without error."""
+        path = self.path(name)
+        with reaching(self.uri):
+            if self.uri.startswith("s3://"):
+                with _uploaded(*path.split("/", 1)) as upload:
+                    yield upload
+            else:
+                with _renamed(self.filesystem, path) as stream:
+                    yield stream
 
     def read_bytes(self, name: str) -> bytes:
         """Content of file `name`. Raises FileNotFoundError."""
-        with self.filesystem.open_input_file(self.path(name)) as stream:
+        with reaching(self.uri), self.filesystem.open_input_file(self.path(name)) as stream:
             return stream.read()
 
     def exists(self, name: str) -> bool:
         """Whether file `name` is stored."""
-        return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+        with reaching(self.uri):
+            return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def storage_options(self) -> dict[str, str]:
         """What delta-rs needs to reach the same place as `filesystem`."""
         if not self.uri.startswith("s3://"):
             return {}
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        options = {"AWS_REGION": os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))}
+        options = {"AWS_REGION": _region()}
         if endpoint:
             options |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
         return options | {"aws_conditional_put": "etag"}
 
 
-class _Writing:
-    """Write beside the target, then move: object stores show a finished upload at once, a folder needs the rename."""
+@contextmanager
+def _renamed(files: fs.FileSystem, target: str) -> Iterator[pa.NativeFile]:
+    """A stream to a file beside `target`, which takes that name when the block ends without error."""
+    temporary = f"{target}.{os.getpid()}-{time.monotonic_ns()}.tmp"
+    files.create_dir(target.rsplit("/", 1)[0], recursive=True)
+    try:
+        with files.open_output_stream(temporary) as stream:
+            yield stream
+        files.move(temporary, target)
+    except BaseException:
+        files.delete_file(temporary)
+        raise
 
-    def __init__(self, lake: Lake, name: str) -> None:
-        self._fs, self._target = lake.filesystem, lake.path(name)
-        self._local = isinstance(self._fs, fs.LocalFileSystem)
-        self._temporary = f"{self._target}.{os.getpid()}-{time.monotonic_ns()}.tmp" if self._local else self._target
 
-    def __enter__(self) -> pa.NativeFile:
-        if self._local:
-            self._fs.create_dir(self._target.rsplit("/", 1)[0], recursive=True)
-        self._stream = self._fs.open_output_stream(self._temporary)
-        return self._stream
+@contextmanager
+def _uploaded(bucket: str, key: str) -> Iterator[_Upload]:
+    """A stream to an object that appears when the block ends without error."""
+    upload = _Upload(bucket, key)
+    try:
+        yield upload
+        upload.complete()
+    except BaseException:
+        upload.abort()
+        raise
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if kind is not None:
-            # Closing an S3 stream would publish what was written so far: abort it instead.
-            if self._local:
-                self._stream.close()
-                self._fs.delete_file(self._temporary)
-            elif hasattr(self._stream, "abort"):
-                self._stream.abort()
+
+class _Upload:
+    """A multipart upload that can be given up: a pyarrow S3 stream can't, it publishes what it has when it is collected."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        import boto3  # 0.3 s, and only writers to S3 need it
+
+        self._s3 = boto3.client("s3", region_name=_region())
+        self._object = {"Bucket": bucket, "Key": key}
+        self._waiting, self._etags, self._id = bytearray(), [], ""  # type: ignore[var-annotated]
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take `data`; sends a part whenever enough is there."""
+        self._waiting += data
+        while len(self._waiting) >= UPLOAD_PART:
+            self._send(bytes(self._waiting[:UPLOAD_PART]))
+            del self._waiting[:UPLOAD_PART]
+
+    def _send(self, part: bytes) -> None:
+        self._id = self._id or self._s3.create_multipart_upload(**self._object)["UploadId"]
+        number = len(self._etags) + 1
+        sent = self._s3.upload_part(**self._object, UploadId=self._id, PartNumber=number, Body=part)
+        self._etags.append({"ETag": sent["ETag"], "PartNumber": number})
+
+    def complete(self) -> None:
+        """Send what is left and make the object visible."""
+        if not self._id:
+            self._s3.put_object(**self._object, Body=bytes(self._waiting))
             return
-        self._stream.close()
-        if self._local:
-            self._fs.move(self._temporary, self._target)
+        if self._waiting:
+            self._send(bytes(self._waiting))
+        self._s3.complete_multipart_upload(**self._object, UploadId=self._id, MultipartUpload={"Parts": self._etags})
+
+    def abort(self) -> None:
+        """Give up: no object appears, and the parts sent are freed."""
+        if self._id:
+            self._s3.abort_multipart_upload(**self._object, UploadId=self._id)
 
 
 @dataclass(frozen=True)
@@ -193,9 +245,9 @@ class Table:
 
     def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
         """Rows of one committed file."""
-        return pq.read_table(
-            self.lake.path(f"{self.name}/{part}"), filesystem=self.lake.filesystem, columns=columns, filters=where
-        )
+        path = self.lake.path(f"{self.name}/{part}")
+        with reaching(self.lake.uri):
+            return pq.read_table(path, filesystem=self.lake.filesystem, columns=columns, filters=where)
 
     def iter_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """One table a committed file: bounded memory for large tables."""
@@ -255,6 +307,37 @@ class Table:
         return self.lake.table(self.name)
 
 
+def _region() -> str:
+    return os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Tell failures of an object store at `uri` by who must act; errors of a local folder pass as they are.
+
+    Raises:
+        UserError: the store refused (no such bucket, no or wrong credentials, no permission).
+        TransientError: it could not be reached or failed.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        # botocore's errors are told by their module, so that reading needs no boto3.
+        if not uri.startswith("s3://") or not (isinstance(error, OSError) or type(error).__module__.startswith("boto")):
+            raise
+        refused = next((sign for sign in REFUSALS if sign in str(error)), None)
+        if refused is None:
+            raise TransientError(f"{uri} could not be reached: {error}") from error
+        raise UserError(
+            f"{uri} was refused: {error}",
+            where=uri,
+            remedy="check the bucket's name, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the role), its permissions, "
+            "and AWS_REGION and AWS_ENDPOINT_URL",
+        ) from error
+
+
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Filesystem and path of a `file://` or `s3://` URI.
 
@@ -268,7 +351,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
         s3 = fs.S3FileSystem(
             endpoint_override=endpoint,
-            region=os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1")),
+            region=_region(),
             allow_bucket_creation=False,
         )
         return s3, f"{parsed.netloc}{parsed.path}".rstrip("/")

@@ -43,7 +43,9 @@ def check_java() -> str:
         raise UserError(f"Spark needs Java 17 or newer, and {java!r} does not run: {error}", remedy=remedy) from None
     found = re.search(r'version "(?:1\.)?(\d+)', shown)
     if found is None or int(found[1]) < JAVA_MIN:
-        raise UserError(f"Spark needs Java {JAVA_MIN} or newer, found {shown.splitlines()[0]}", where=java, remedy=remedy)
+        raise UserError(
+            f"Spark needs Java {JAVA_MIN} or newer, found {shown.splitlines()[0]}", where=java, remedy=remedy
+        )
     if "jdk.incubator.vector" not in modules:
         raise UserError("this Java has no module jdk.incubator.vector, which Spark needs", where=java, remedy=remedy)
     return shown.splitlines()[0]
@@ -77,7 +79,12 @@ def map_to_parts(
             for index in batch.column("id").to_pylist():
                 for part, figures in work(items[index]):
                     yield pa.RecordBatch.from_pydict(
-                        {"path": [part.path], "size": [part.size], "rows": [part.rows], "figures": [json.dumps(figures)]}
+                        {
+                            "path": [part.path],
+                            "size": [part.size],
+                            "rows": [part.rows],
+                            "figures": [json.dumps(figures)],
+                        }
                     )
 
     context = spark.sparkContext

@@ -73,12 +73,17 @@ def catalog(run: Run) -> StepResult:
         return _result(tables, skipped=True)
     name = pulled.read(["sha256"])["sha256"][0].as_py()
     rejects = Rejects()
-    with run.lake.filesystem.open_input_file(run.lake.path(f"raw/{name}.zip")) as stream, zipfile.ZipFile(stream) as zip_:
+    with (
+        run.lake.filesystem.open_input_file(run.lake.path(f"raw/{name}.zip")) as stream,
+        zipfile.ZipFile(stream) as zip_,
+    ):
         source = find_members(zip_, rejects)
         rows = read_styles(zip_.read(source.styles), source.styles, rejects)
         found = sum(1 for _ in rows) + rejects.products
         products = _attach_images(rows, source, rejects)
-        parts, hashes = store_images(run.lake, zip_, products, tables["images"], rejects, settings.image_max_bytes, mark)
+        parts, hashes = store_images(
+            run.lake, zip_, products, tables["images"], rejects, settings.image_max_bytes, mark
+        )
     usable = [{**product, "image_sha256": hashes[product["file"]]} for product in products if product["file"] in hashes]
     _check_share(rejects, found, len(usable), settings.reject_max, source.styles)
     table = pa.Table.from_pylist(sorted(usable, key=lambda product: product["product_id"]), schema=PRODUCTS)
@@ -293,11 +298,11 @@ def store_images(  # noqa: PLR0913
     progress = Progress("images", len(products))
     with ThreadPoolExecutor() as pool:
         for at in range(0, len(products), IMAGES_A_PART):
-            chunk = [(product, *_read(archive, product["file"], max_bytes)) for product in products[at : at + IMAGES_A_PART]]
+            chunk = [
+                (product, *_read(archive, product["file"], max_bytes)) for product in products[at : at + IMAGES_A_PART]
+            ]
             fresh = {
-                sha: data
-                for _, sha, data in chunk
-                if isinstance(data, bytes) and sha not in known and sha not in bad
+                sha: data for _, sha, data in chunk if isinstance(data, bytes) and sha not in known and sha not in bad
             }
             for sha, image in zip(fresh, pool.map(_normalise, fresh.values()), strict=True):
                 if isinstance(image, ImageError):

@@ -124,7 +124,9 @@ def run_step(
 ) -> None:
     """Run one step of a run."""
     if name not in STEPS:
-        raise UserError(f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(STEPS)}")
+        raise UserError(
+            f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(STEPS)}"
+        )
     arguments = ["--run", run, *(["--dataset", _absolute(dataset)] if dataset else [])]
     raise typer.Exit(steps.main(name, arguments))
 

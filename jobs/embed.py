@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 
@@ -77,7 +78,9 @@ def embed(run: Run) -> StepResult:
         written = engine.map_to_parts(spark, files, work, lambda done: progress.reach(int(done * share)))
     finally:
         spark.stop()
-    table = table.commit([part for part, _ in written], SCHEMA, run=run.name, fingerprint=model.fingerprint, mode="append")
+    table = table.commit(
+        [part for part, _ in written], SCHEMA, run=run.name, fingerprint=model.fingerprint, mode="append"
+    )
     seconds = perf_counter() - started
     figures = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / seconds, 1)
@@ -112,7 +115,7 @@ def _files_of(images_table, pending: pa.Array) -> list[str]:  # type: ignore[no-
 def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:
     """Worker: read one file of images, decode ahead while the backbone works, write one part of features."""
     began = perf_counter()
-    extractor = features.load(model.name, _weights(model.weights), model.height, model.width, model.precision, threads=1)
+    extractor = _extractor(model)
     started = perf_counter()
     load_s = started - began
     rows = lake.table("images").read_part(part, ["image_sha256", "bytes"])
@@ -145,6 +148,12 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
     started = perf_counter()
     part = lake.write_part("features", out, salt=model.fingerprint)
     return part, seconds | {"write_s": perf_counter() - started}
+
+
+@lru_cache(maxsize=1)
+def _extractor(model: Model) -> features.Extractor:
+    """Built once a worker process, which Spark keeps from task to task. One thread: there is a worker for every core."""
+    return features.build(model.name, _weights(model.weights), model.height, model.width, model.precision, threads=1)
 
 
 def _decode(batch: pa.ChunkedArray, model: Model) -> np.ndarray:

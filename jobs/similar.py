@@ -83,7 +83,8 @@ def _write_embeddings(lake: Lake, ids: np.ndarray, embeddings: np.ndarray, mark:
         lake.write_part(
             "embeddings",
             pa.table(
-                [ids[at : at + EMBEDDINGS_PART], step.to_lists(embeddings[at : at + EMBEDDINGS_PART])], schema=EMBEDDINGS
+                [ids[at : at + EMBEDDINGS_PART], step.to_lists(embeddings[at : at + EMBEDDINGS_PART])],
+                schema=EMBEDDINGS,
             ),
             salt=mark,
         )
@@ -108,9 +109,7 @@ def _lists(lake: Lake, version: int, cells: Cells, n: int, mark: str) -> list[Pa
 
         blocks = [f"{start}:{min(start + TASK_QUERIES, n)}" for start in range(0, n, TASK_QUERIES)]
         progress = Progress("products", n)
-        written = engine.map_to_parts(
-            spark, blocks, work, lambda done: progress.reach(min(n, done * TASK_QUERIES))
-        )
+        written = engine.map_to_parts(spark, blocks, work, lambda done: progress.reach(min(n, done * TASK_QUERIES)))
     finally:
         spark.stop()
     return [part for part, _ in written]

@@ -83,7 +83,9 @@ def _efficientnet_lite0(weights: bytes | None, height: int, width: int, precisio
             block, y = f"_blocks.{index}.", x
             if expansion != 1:
                 y = convolution(y, f"{block}_expand_conv", f"{block}_bn0", 1)
-            y = convolution(y, f"{block}_depthwise_conv", f"{block}_bn1", kernel, stride if repeat == 0 else 1, depthwise=True)
+            y = convolution(
+                y, f"{block}_depthwise_conv", f"{block}_bn1", kernel, stride if repeat == 0 else 1, depthwise=True
+            )
             y = convolution(y, f"{block}_project_conv", f"{block}_bn2", 1, activate=False)
             x = layers.Add(dtype=policy)([x, y]) if repeat else y
             index += 1

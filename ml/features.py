@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +15,7 @@ BATCH = 32
 
 
 class Extractor:
-    """A built backbone: uint8 images in, features out. Build one a process (`load`) and keep it."""
+    """A built backbone: uint8 images in, features out. Build one a process (`build`) and keep it."""
 
     def __init__(self, model, batch: int = BATCH) -> None:  # type: ignore[no-untyped-def]  # keras.Model
         self._model, self._batch = model, batch
@@ -37,7 +36,9 @@ class Extractor:
         """
         expected = (self.height, self.width, 3)
         if images.dtype != np.uint8 or images.shape[1:] != expected or len(images) > self._batch:
-            raise ValueError(f"expected up to {self._batch} uint8 images of {expected}, got {images.dtype} {images.shape}")
+            raise ValueError(
+                f"expected up to {self._batch} uint8 images of {expected}, got {images.dtype} {images.shape}"
+            )
         batch = np.zeros((self._batch, *expected), np.uint8)
         batch[: len(images)] = images
         average, maximum = (np.asarray(output, np.float32)[: len(images)] for output in self._call(batch))
@@ -55,9 +56,8 @@ def _compiled(model):  # type: ignore[no-untyped-def]
     return lambda batch: [keras.ops.convert_to_numpy(output) for output in model(batch, training=False)]
 
 
-@lru_cache(maxsize=1)
-def load(name: str, weights: bytes | None, height: int, width: int, precision: str, threads: int) -> Extractor:
-    """The extractor of backbone `name`, built once a process; `threads` bounds the CPU threads of one call."""
+def build(name: str, weights: bytes | None, height: int, width: int, precision: str, threads: int) -> Extractor:
+    """The extractor of backbone `name`; `threads` bounds the CPU threads of one call, from the process's first one on."""
     import keras
 
     from ml.backbones import BACKBONES

@@ -24,7 +24,7 @@ def weights() -> bytes:
 
 @pytest.fixture(scope="module")
 def extractor(weights):
-    return features.load("efficientnet-lite0", weights, *SIZE, "float32", threads=2)
+    return features.build("efficientnet-lite0", weights, *SIZE, "float32", threads=2)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,110 @@
+"""publish: lists + verdicts → the store, one flip.
+
+Reads the run's verdicts (it forms none: without them, or with one that failed, it refuses and the old run serves on),
+products, embeddings, cells and lists; loads them into partitions of their own, verifies the counts and makes the run
+live, all in one transaction: a crash leaves nothing, a second publish of the same content loads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from time import perf_counter
+
+import numpy as np
+
+from infra import store
+from infra.errors import UserError
+from infra.lake import Table
+from infra.settings import ATTRIBUTES
+from infra.telemetry import Progress
+from jobs import step
+from jobs.step import Run, StepResult
+from ml.gates import GATES
+
+CODE_VERSION = 1
+TABLES = ("products", "embeddings", "cells", "lists")
+
+
+def publish(run: Run) -> StepResult:
+    """Load the run into the store and make it live."""
+    check_verdicts(run)
+    tables = {name: run.table(name) for name in TABLES}
+    mark = step.fingerprint(CODE_VERSION, [table.fingerprint for table in tables.values()], run.settings.fields)
+    with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
+        store.lock(connection)
+        live = store.live(connection)
+        if live and live.fingerprint == mark:
+            store.rename(connection, live.run_id, run.name)
+            return StepResult(live.figures["lists"], skipped=True, figures=live.figures | {"live": run.name})
+        started = perf_counter()
+        run_id = store.begin(connection, run.name, mark, run.settings.fields)
+        store.load_products(connection, run_id, _products(tables["products"], tables["embeddings"]))
+        cells = tables["cells"].read().to_pylist()
+        combinations = [(filters, cell["cell"]) for cell in cells for filters in json.loads(cell["filters"])]
+        store.load_combinations(connection, run_id, combinations)
+        lists = store.load_lists(connection, run_id, _lists(tables["lists"]))
+        _verify(store.counts(connection, run_id), tables["lists"].figures, len(combinations))
+        figures = {"products": lists // max(1, len(cells)), "cells": len(cells), "lists": lists}
+        store.attach(connection, run_id, figures)
+        store.flip(connection, run_id)
+        store.prune(connection, run.settings.keep_runs)
+    seconds = perf_counter() - started
+    return StepResult(lists, figures=figures | {"lists_per_s": round(lists / seconds), "live": run.name})
+
+
+def check_verdicts(run: Run) -> None:
+    """Raises UserError where a gate has no verdict or a verdict that does not pass."""
+    verdicts = {row["gate"]: row for row in run.table("verdicts").read().to_pylist()}
+    missing = [gate for gate in GATES if gate not in verdicts]
+    failed = [row for row in verdicts.values() if not row["passed"]]
+    if missing:
+        raise UserError(
+            f"run {run.name} has no verdict of gate {', '.join(missing)}, so it is not published; the old run serves on",
+            where=f"{run.lake.uri}/verdicts",
+            remedy="set the gate's threshold and run evaluate again",
+        )
+    if failed:
+        shown = "; ".join(
+            f"{row['gate']}: {row['value']:g}, bound {row['bound']:g} ({row['detail']})" for row in failed
+        )
+        raise UserError(
+            f"run {run.name} is not published, the old run serves on. It did not pass {shown}",
+            where=f"{run.lake.uri}/verdicts",
+            remedy=" ".join(dict.fromkeys(row["remedy"] for row in failed)),
+        )
+
+
+def _products(products: Table, embeddings: Table) -> Iterator[tuple]:
+    rows = products.read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
+    place = {product_id: i for i, product_id in enumerate(rows["product_id"].to_pylist())}
+    for part in embeddings.iter_parts():
+        ids = part["product_id"].to_pylist()
+        chosen = rows.take([place[product_id] for product_id in ids]).to_pylist()
+        for row, embedding in zip(chosen, step.to_matrix(part["embedding"]), strict=True):
+            yield (*row.values(), embedding)
+
+
+def _lists(lists: Table) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    progress = Progress("lists", int(str(lists.figures["lists"])))
+    for part in lists.iter_parts():
+        part = part.combine_chunks()
+        items, scores = part["items"].combine_chunks(), part["scores"].combine_chunks()
+        yield (
+            part["cell"].to_numpy(),
+            part["product_id"].to_numpy(),
+            items.value_lengths().to_numpy(),
+            items.flatten().to_numpy(),
+            scores.flatten().to_numpy(),
+        )
+        progress.add(len(part))
+
+
+def _verify(found: dict[str, int], figures: dict[str, object], combinations: int) -> None:
+    expected = {"products": figures["products"], "combinations": combinations, "lists": figures["lists"]}
+    if found != expected:
+        raise RuntimeError(f"the store counted {found}, the lake holds {expected}; nothing was published")
+
+
+if __name__ == "__main__":
+    raise SystemExit(step.main("publish"))

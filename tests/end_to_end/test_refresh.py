@@ -1,0 +1,169 @@
+"""`lookalike refresh` as a person runs it: the whole DAG through Airflow, Spark, the lake and the embedded store."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from infra.lake import Lake
+from jobs.step import to_matrix
+from ml.similarity import to_embedding
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data/fashion-product-images-small.zip"
+RUN = "2026-01-31"
+
+
+def lookalike(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "AIRFLOW"))}
+    command = [str(Path(sys.executable).parent / "lookalike"), *arguments]
+    return subprocess.run(command, cwd=folder, env=clean | env, capture_output=True, text=True)
+
+
+def result(folder: Path, step: str, run: str = RUN) -> dict:
+    return json.loads((folder / f"var/lake/runs/{run}/{step}.json").read_text())
+
+
+def lake(folder: Path) -> Lake:
+    return Lake((folder / "var/lake").as_uri())
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """The built-in sample, refreshed once; its folder and what the command printed."""
+    folder = tmp_path_factory.mktemp("sample")
+    done = lookalike(folder, "refresh", "--run", RUN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_a_refresh_shows_a_line_a_step_a_table_and_what_to_try_next(sample):
+    folder, shown = sample
+    for step in ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish"):
+        assert re.search(rf"^✓ {step} .* s  ", shown, re.MULTILINE)
+    report = re.search(r"^report: +(\S+)$", shown, re.MULTILINE)[1]
+    assert Path(report).stat().st_size > 10_000
+    assert re.search(r"^try: .*lookalike query \d+ --filter baseColour=Blue$", shown, re.MULTILINE)
+    assert {"rows", "rejects", "seconds"} <= set(shown.split())
+
+
+def test_the_sample_has_enough_of_everything(sample):
+    folder, _ = sample
+    assert 1950 <= result(folder, "catalog")["figures"]["products"] <= 2000
+    assert result(folder, "embed")["figures"]["embedded"] > 1900
+    assert result(folder, "classify")["figures"]["test_accuracy"] > 0.9
+    assert result(folder, "evaluate")["figures"]["failed_gates"] == 0
+
+
+def test_lists_equal_a_numpy_recomputation_from_the_features_table(sample):
+    folder, _ = sample
+    tables = lake(folder)
+    products = tables.table("products").read(["product_id", "image_sha256"])
+    rows = tables.table("features").read(["image_sha256", "average"])
+    place = pc.index_in(products["image_sha256"], value_set=rows["image_sha256"].combine_chunks()).to_numpy()
+    embeddings = to_embedding(to_matrix(rows["average"])[place]).astype(np.float64)
+    ids = products["product_id"].to_numpy()
+    lists = tables.table("lists").read(where=[("cell", "=", 0)]).to_pylist()
+    assert len(lists) == len(ids)
+    by_product = {row["product_id"]: row for row in lists}
+    for query in range(0, len(ids), 97):
+        scores = embeddings @ embeddings[query]
+        scores[query] = -2
+        order = np.lexsort((ids, -scores))[:10]
+        assert by_product[ids[query]]["items"] == ids[order].tolist()
+        assert by_product[ids[query]]["scores"] == scores[order].tolist()
+
+
+def test_a_second_refresh_embeds_nothing_and_publishes_nothing_anew(sample):
+    folder, _ = sample
+    done = lookalike(folder, "refresh", "--run", "2026-02-01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result(folder, "embed", "2026-02-01")["figures"]["embedded"] == 0
+    skipped = [
+        step for step in ("catalog", "embed", "similar", "publish") if result(folder, step, "2026-02-01")["skipped"]
+    ]
+    assert skipped == ["catalog", "embed", "similar", "publish"]
+    assert re.search(r"live +2026-02-01 ", lookalike(folder, "status").stdout)
+
+
+def test_query_answers_precomputed_and_computed_filters_alike(sample):
+    folder, _ = sample
+    product = lake(folder).table("products").read(["product_id"])["product_id"][5].as_py()
+    looked_up = lookalike(folder, "query", str(product)).stdout
+    assert "precomputed" in looked_up
+    assert len(re.findall(r"^ ?\d+ +\d+ +0\.\d{4}", looked_up, re.MULTILINE)) == 10
+    on_read = lookalike(folder, "query", str(product), "--filter", "baseColour=Blue", "--filter", "gender=Men").stdout
+    assert "computed on read" in on_read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("query", "1"), "no product 1"),
+        (("query", "{product}", "--filter", "size=XL"), "known fields: gender, masterCategory"),
+        (("query", "{product}", "--filter", "Blue"), "write field=value"),
+        (("rollback",), "there is no older run"),
+        (("step", "embd", "--run", RUN), "choose one of pull, catalog"),
+        (("refresh", "--run", "yesterday"), "give a date such as"),
+    ],
+)
+def test_a_users_mistake_ends_in_a_message_with_its_remedy_and_no_traceback(sample, arguments, expected):
+    folder, _ = sample
+    product = lake(folder).table("products").read(["product_id"])["product_id"][0].as_py()
+    done = lookalike(folder, *(argument.format(product=product) for argument in arguments))
+    assert done.returncode == 64
+    assert expected in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_failed_step_says_what_failed_where_the_log_is_and_how_to_resume_and_then_resumes(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    arguments = ("refresh", "--dataset", str(tmp_path), "--run", RUN)
+    broken = lookalike(tmp_path, *arguments)
+    assert broken.returncode == 1
+    assert "pull failed" in broken.stdout or "catalog failed" in broken.stdout
+    assert re.search(r"log: +\S+\.jsonl", broken.stdout)
+    assert "resume: make refresh" in broken.stdout
+    assert "Traceback" not in broken.stdout
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The first 2,000 products of the real catalogue, refreshed once."""
+    if not REAL.exists():
+        pytest.skip(f"{REAL} is not here: the real catalogue is not part of the project")
+    folder = tmp_path_factory.mktemp("real")
+    with zipfile.ZipFile(REAL) as source, zipfile.ZipFile(folder / "catalogue.zip", "w") as target:
+        header, *lines = source.read("styles.csv").decode().splitlines()[:2001]
+        target.writestr("styles.csv", "\n".join([header, *lines]))
+        members = set(source.namelist())
+        for line in lines:
+            name = f"images/{line.split(',')[0]}.jpg"
+            if name in members:
+                target.writestr(name, source.read(name))
+    done = lookalike(folder, "refresh", "--dataset", "catalogue.zip", "--run", RUN, LOOKALIKE_CELL_MIN="200")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_two_thousand_real_products_are_refreshed_and_every_one_answers(real):
+    rows = csv.DictReader(io.StringIO(zipfile.ZipFile(real / "catalogue.zip").read("styles.csv").decode()))
+    asked = len(list(rows))
+    catalogued = result(real, "catalog")
+    assert catalogued["figures"]["products"] + catalogued["rejects"] == asked == 2000
+    cells = lake(real).table("cells").read().to_pylist()
+    assert len(cells) > 5
+    assert result(real, "publish")["rows"] == len(cells) * catalogued["figures"]["products"]
+
+
+def test_real_neighbours_mostly_share_their_articletype(real):
+    assert result(real, "evaluate")["figures"]["articleType_0.2"] > 40

@@ -7,6 +7,7 @@ setup(
     version="0.1.0",
     python_requires=">=3.11",
     packages=["jobs", "ml", "infra"],
+    package_data={"jobs": ["report.html.j2"]},
     install_requires=[
         "apache-airflow==3.3.2",
         "apache-airflow-providers-apache-spark",
@@ -17,6 +18,7 @@ setup(
         "jinja2",
         "kagglehub",
         "keras",
+        "matplotlib",
         "numba",
         "numpy",
         "pandas<3",  # PySpark 4.x

@@ -27,9 +27,11 @@ from infra.errors import TransientError, UserError
 TRANSACTION = "lookalike"
 UPLOAD_PART = 16 * 2**20
 """Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
-REFUSALS = ("ACCESS_DENIED", "AccessDenied", "Forbidden", "403", "NO_SUCH_BUCKET", "NoSuchBucket", "INVALID_ACCESS_KEY_ID",
-            "InvalidAccessKeyId", "SIGNATURE_DOES_NOT_MATCH", "SignatureDoesNotMatch", "Unable to locate credentials",
-            "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "EXPIRED_TOKEN", "ExpiredToken")  # fmt: skip
+REFUSALS = (
+    *("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN"),
+    *("AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"),
+    *("(403)", "Unable to locate credentials", "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT"),
+)
 """What pyarrow and botocore write in the message of an error that trying again can't help."""
 
 
@@ -66,7 +68,7 @@ class Lake:
         return Table(self, name, version)
 
     def write_part(self, table: str, rows: pa.Table, salt: str) -> Part:
-        """Store `rows` as one Parquet file of `table`, named by `salt` and its content, so that a retry writes the same file."""
+        """Store `rows` as one Parquet file of `table`, named by `salt` and content: a retry writes the same file."""
         sink = io.BytesIO()
         pq.write_table(rows, sink, compression="zstd", compression_level=1)
         data = sink.getbuffer()
@@ -83,13 +85,12 @@ class Lake:
     def writing(self, name: str) -> Iterator[pa.NativeFile | _Upload]:
         """A binary stream to write to; the file appears under `name` when the block ends without error."""
         path = self.path(name)
-        with reaching(self.uri):
-            if self.uri.startswith("s3://"):
-                with _uploaded(*path.split("/", 1)) as upload:
-                    yield upload
-            else:
-                with _renamed(self.filesystem, path) as stream:
-                    yield stream
+        if self.uri.startswith("s3://"):
+            with _uploaded(self.uri, *path.split("/", 1)) as upload:
+                yield upload
+        else:
+            with _renamed(self.filesystem, path) as stream:
+                yield stream
 
     def read_bytes(self, name: str) -> bytes:
         """Content of file `name`. Raises FileNotFoundError."""
@@ -122,14 +123,15 @@ def _renamed(files: fs.FileSystem, target: str) -> Iterator[pa.NativeFile]:
             yield stream
         files.move(temporary, target)
     except BaseException:
-        files.delete_file(temporary)
+        if files.get_file_info(temporary).is_file:
+            files.delete_file(temporary)
         raise
 
 
 @contextmanager
-def _uploaded(bucket: str, key: str) -> Iterator[_Upload]:
+def _uploaded(uri: str, bucket: str, key: str) -> Iterator[_Upload]:
     """A stream to an object that appears when the block ends without error."""
-    upload = _Upload(bucket, key)
+    upload = _Upload(uri, bucket, key)
     try:
         yield upload
         upload.complete()
@@ -139,14 +141,15 @@ def _uploaded(bucket: str, key: str) -> Iterator[_Upload]:
 
 
 class _Upload:
-    """A multipart upload that can be given up: a pyarrow S3 stream can't, it publishes what it has when it is collected."""
+    """A multipart upload that can be given up; a pyarrow stream to S3 would publish what it has when collected."""
 
-    def __init__(self, bucket: str, key: str) -> None:
+    def __init__(self, uri: str, bucket: str, key: str) -> None:
         import boto3  # 0.3 s, and only writers to S3 need it
 
-        self._s3 = boto3.client("s3", region_name=_region())
+        self._s3, self._uri = boto3.client("s3", region_name=_region()), uri
         self._object = {"Bucket": bucket, "Key": key}
-        self._waiting, self._etags, self._id = bytearray(), [], ""  # type: ignore[var-annotated]
+        self._waiting, self._id = bytearray(), ""
+        self._etags: list[dict[str, object]] = []
 
     def write(self, data: bytes | memoryview) -> None:
         """Take `data`; sends a part whenever enough is there."""
@@ -155,25 +158,29 @@ class _Upload:
             self._send(bytes(self._waiting[:UPLOAD_PART]))
             del self._waiting[:UPLOAD_PART]
 
-    def _send(self, part: bytes) -> None:
-        self._id = self._id or self._s3.create_multipart_upload(**self._object)["UploadId"]
-        number = len(self._etags) + 1
-        sent = self._s3.upload_part(**self._object, UploadId=self._id, PartNumber=number, Body=part)
-        self._etags.append({"ETag": sent["ETag"], "PartNumber": number})
-
     def complete(self) -> None:
         """Send what is left and make the object visible."""
         if not self._id:
-            self._s3.put_object(**self._object, Body=bytes(self._waiting))
+            self._call("put_object", Body=bytes(self._waiting))
             return
         if self._waiting:
             self._send(bytes(self._waiting))
-        self._s3.complete_multipart_upload(**self._object, UploadId=self._id, MultipartUpload={"Parts": self._etags})
+        self._call("complete_multipart_upload", UploadId=self._id, MultipartUpload={"Parts": self._etags})
 
     def abort(self) -> None:
         """Give up: no object appears, and the parts sent are freed."""
         if self._id:
-            self._s3.abort_multipart_upload(**self._object, UploadId=self._id)
+            self._call("abort_multipart_upload", UploadId=self._id)
+
+    def _send(self, part: bytes) -> None:
+        self._id = self._id or str(self._call("create_multipart_upload")["UploadId"])
+        number = len(self._etags) + 1
+        sent = self._call("upload_part", UploadId=self._id, PartNumber=number, Body=part)
+        self._etags.append({"ETag": sent["ETag"], "PartNumber": number})
+
+    def _call(self, operation: str, **arguments: object) -> dict[str, object]:
+        with reaching(self._uri):
+            return getattr(self._s3, operation)(**self._object, **arguments)
 
 
 @dataclass(frozen=True)
@@ -301,8 +308,8 @@ class Table:
             if newest.version <= self.version:
                 raise
             raise TransientError(
-                f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it; "
-                "nothing of this attempt was committed, and the next attempt will use what is there"
+                f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it"
+                "; nothing of this attempt was committed, and the next attempt will use what is there"
             ) from error
         return self.lake.table(self.name)
 
@@ -321,11 +328,9 @@ def reaching(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
-        raise
     except Exception as error:
-        # botocore's errors are told by their module, so that reading needs no boto3.
-        if not uri.startswith("s3://") or not (isinstance(error, OSError) or type(error).__module__.startswith("boto")):
+        # pyarrow says "AWS Error"; botocore's errors are told by their module, so that reading needs no boto3.
+        if not uri.startswith("s3://") or not ("AWS Error" in str(error) or type(error).__module__.startswith("boto")):
             raise
         refused = next((sign for sign in REFUSALS if sign in str(error)), None)
         if refused is None:
@@ -333,8 +338,8 @@ def reaching(uri: str) -> Iterator[None]:
         raise UserError(
             f"{uri} was refused: {error}",
             where=uri,
-            remedy="check the bucket's name, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the role), its permissions, "
-            "and AWS_REGION and AWS_ENDPOINT_URL",
+            remedy="check the bucket's name, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the role), "
+            "what they may do, AWS_REGION and AWS_ENDPOINT_URL",
         ) from error
 
 

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -31,6 +31,8 @@ LOCK = 0x10014C1E
 """Advisory lock that migrations and publishing take, so that two at once come one after the other."""
 COPY_HEADER, COPY_END = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0), struct.pack("!h", -1)
 PARTITIONED = ("products", "combinations", "lists")
+DROP_WAIT = "200ms"
+"""Longest that dropping an old run waits for readers; below deadlock_timeout, so that no lookup becomes a victim."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,37 @@ def connect(uri: str, folder: Path) -> Iterator[psycopg.Connection]:
     """A connection to the store at `uri`, or to the embedded one in `folder` where `uri` is empty; migrated.
 
     Raises:
-        TransientError: it cannot be reached, or the connection broke. The message holds no password.
+        UserError: `uri` cannot be understood.
+        TransientError: it cannot be reached, or the connection broke. No message holds a password.
     """
+    place = _place(uri) if uri else str(folder)
     try:
         connection = psycopg.connect(uri or embedded.uri(folder), autocommit=True, connect_timeout=20)
     except psycopg.OperationalError as error:
-        raise TransientError(f"the store {_place(uri) or folder} cannot be reached: {_first_line(error)}") from None
+        raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
     with connection:
         try:
             with connection.transaction():
                 migrate(connection)
             yield connection
         except psycopg.OperationalError as error:
-            raise TransientError(f"the store {_place(uri) or folder} failed: {_first_line(error)}") from error
+            raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
 
 
 def _place(uri: str) -> str:
-    parts = urlsplit(uri)
-    return f"{parts.hostname}:{parts.port or 5432}{parts.path}" if uri else ""
+    """Host, port and database of a connection string; what libpq misreads may be part of a password and is not shown."""
+    try:
+        given = conninfo_to_dict(uri)
+    except psycopg.ProgrammingError:
+        given = {"port": "unreadable"}
+    host, port, database = (str(given.get(name) or "") for name in ("host", "port", "dbname"))
+    if "@" in host + database or not port.replace(",", "").isdigit() and port:
+        raise UserError(
+            "the store's address cannot be read as a Postgres URI",
+            where="environment variable LOOKALIKE_STORE",
+            remedy="write postgresql://user:password@host:5432/database; in a password @ is %40, / is %2F, : is %3A",
+        )
+    return f"{host or 'localhost'}:{port or 5432}/{database}"
 
 
 def _first_line(error: Exception) -> str:
@@ -137,13 +152,23 @@ def begin(connection: psycopg.Connection, run: str, fingerprint: str, fields: Se
         (run, fingerprint, list(fields)),
     ).fetchone()
     run_id = int(row[0])  # type: ignore[index]
+    _act_as_loader(connection)
     for table in PARTITIONED:
         connection.execute(
             sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)").format(
                 _partition(table, run_id), _table(table)
             )
         )
+    # Embeddings stay in the row as long as a page can hold it (8,160 bytes), and move out only beyond: see migration 0002.
+    connection.execute(sql.SQL("ALTER TABLE {} SET (toast_tuple_target = 8160)").format(_partition("products", run_id)))
     return run_id
+
+
+def _act_as_loader(connection: psycopg.Connection) -> None:
+    """Until the transaction ends, create and drop as `lookalike_loader`, the owner of the tables: any member can."""
+    member = "SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = 'lookalike_loader'"
+    if connection.execute(member).fetchone() == (True,):
+        connection.execute("SET LOCAL ROLE lookalike_loader")
 
 
 def load_products(connection: psycopg.Connection, run_id: int, rows: Iterable[tuple]) -> None:
@@ -235,13 +260,15 @@ def _binary_rows(
 
 
 def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
-    """Rows of a run's partitions, counted."""
-    return {
-        table: int(
-            connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_partition(table, run_id))).fetchone()[0]
-        )  # type: ignore[index]
-        for table in PARTITIONED
-    }
+    """Rows of a run's partitions, counted; lists only where their product is loaded too."""
+    names = {table: _partition(table, run_id) for table in PARTITIONED}
+    row = connection.execute(
+        sql.SQL(
+            "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {combinations}),"
+            " (SELECT count(*) FROM {lists} JOIN {products} USING (product_id))"
+        ).format(**names)
+    ).fetchone()
+    return dict(zip(PARTITIONED, row, strict=True))  # type: ignore[arg-type]
 
 
 def attach(connection: psycopg.Connection, run_id: int, figures: dict[str, object]) -> None:
@@ -311,17 +338,30 @@ def rename(connection: psycopg.Connection, run_id: int, run: str) -> None:
 
 
 def prune(connection: psycopg.Connection, keep: int) -> list[int]:
-    """Drop all but the live run and the newest others, `keep` in all, and what unfinished loads left; returns their ids."""
+    """Drop all but the live run and the newest others, `keep` in all, and unfinished ones; returns the dropped ids.
+
+    Dropping a partition locks its table, and lookups queue behind a lock that waits. So it waits `DROP_WAIT` only: what
+    a long-running reader holds stays for the next prune. Call it last in a transaction.
+    """
+    _act_as_loader(connection)
     now = live(connection)
     others = [run.run_id for run in runs(connection) if now is None or run.run_id != now.run_id]
     kept = {*others[: keep - (now is not None)], *([now.run_id] if now else [])}
     ids = [row[0] for row in connection.execute("SELECT run_id FROM lookalike.runs ORDER BY run_id").fetchall()]
-    dropped = [run_id for run_id in ids if run_id not in kept]
-    for run_id in dropped:
-        for table in PARTITIONED:
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_partition(table, run_id)))
-        connection.execute("DELETE FROM lookalike.runs WHERE run_id = %s", (run_id,))
-    return dropped
+    return [run_id for run_id in ids if run_id not in kept and _drop(connection, run_id)]
+
+
+def _drop(connection: psycopg.Connection, run_id: int) -> bool:
+    """Drop a run unless a reader holds it; says whether it is gone."""
+    try:
+        with connection.transaction():  # within the caller's: a savepoint
+            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(DROP_WAIT))
+            for table in PARTITIONED:
+                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_partition(table, run_id)))
+            connection.execute("DELETE FROM lookalike.runs WHERE run_id = %s", (run_id,))
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 def _table(name: str) -> sql.Identifier:

@@ -44,13 +44,14 @@ def publish(run: Run) -> StepResult:
         combinations = [(filters, cell["cell"]) for cell in cells for filters in json.loads(cell["filters"])]
         store.load_combinations(connection, run_id, combinations)
         lists = store.load_lists(connection, run_id, _lists(tables["lists"]))
-        _verify(store.counts(connection, run_id), tables["lists"].figures, len(combinations))
+        _verify(store.counts(connection, run_id), tables["lists"].figures, len(combinations), len(cells))
         figures = {"products": lists // max(1, len(cells)), "cells": len(cells), "lists": lists}
         store.attach(connection, run_id, figures)
         store.flip(connection, run_id)
         store.prune(connection, run.settings.keep_runs)
     seconds = perf_counter() - started
-    return StepResult(lists, figures=figures | {"lists_per_s": round(lists / seconds), "live": run.name})
+    speed = {"load_s": round(seconds, 3), "lists_per_s": round(lists / seconds)}
+    return StepResult(lists, figures=figures | speed | {"live": run.name})
 
 
 def check_verdicts(run: Run) -> None:
@@ -100,8 +101,10 @@ def _lists(lists: Table) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, n
         progress.add(len(part))
 
 
-def _verify(found: dict[str, int], figures: dict[str, object], combinations: int) -> None:
-    expected = {"products": figures["products"], "combinations": combinations, "lists": figures["lists"]}
+def _verify(found: dict[str, int], figures: dict[str, object], combinations: int, cells: int) -> None:
+    """Every product of the lake is loaded and has a list in every cell; the key of `lists` refuses a second one."""
+    products = int(str(figures["products"]))
+    expected = {"products": products, "combinations": combinations, "lists": products * cells}
     if found != expected:
         raise RuntimeError(f"the store counted {found}, the lake holds {expected}; nothing was published")
 

@@ -21,6 +21,7 @@ BEGIN
     IF to_regrole('lookalike_reader') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_reader;
         GRANT SELECT ON lookalike.live_run, lookalike.live_products TO lookalike_reader;
+        GRANT SELECT ON lookalike.applied TO lookalike_reader;  -- hashes of these files: tells a client whether to migrate
         GRANT EXECUTE ON FUNCTION lookalike.similar_items TO lookalike_reader;
     END IF;
     IF to_regrole('lookalike_loader') IS NOT NULL THEN
@@ -28,4 +29,22 @@ BEGIN
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA lookalike TO lookalike_loader;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lookalike TO lookalike_loader;
     END IF;
+END $$;
+
+-- Only the owner of a table may attach and drop its partitions.
+DO $$
+DECLARE
+    relation regclass;
+BEGIN
+    IF to_regrole('lookalike_loader') IS NOT NULL THEN
+        FOR relation IN
+            SELECT oid FROM pg_class
+            WHERE relnamespace = 'lookalike'::regnamespace AND relkind IN ('r', 'p') AND (relkind = 'p' OR relispartition)
+        LOOP
+            EXECUTE format('ALTER TABLE %s OWNER TO lookalike_loader', relation);
+        END LOOP;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'lookalike_loader does not own the tables: only their present owner can load';
 END $$;

@@ -2,10 +2,11 @@
 --
 -- A precomputed cell is looked up (k <= 10); any other combination is computed on read, exactly, by ordering its members.
 -- Embeddings are fixed-point unit vectors, so both ways give the same scores to the bit.
+-- pg_temp stands last in search_path: unnamed it would come first, and a caller's temporary type would run as the owner.
 CREATE OR REPLACE FUNCTION lookalike.similar_items(
     product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10
 ) RETURNS TABLE (rank int, item bigint, score real, precomputed boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lookalike AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lookalike, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     asked bigint := similar_items.product_id;

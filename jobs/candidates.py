@@ -1,0 +1,55 @@
+"""candidates: features + products → one candidate a derivedType, its medoid.
+
+Reads the run's products and features; writes a row for each derivedType: the product that is most similar to all of
+its kind, groups of one included. Products without a derivedType are left out and counted. The same products and model
+give the same candidates to the bit, and are not computed again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs import step
+from jobs.step import Run, StepResult
+from ml.medoids import medoids
+from ml.similarity import to_embedding
+
+CODE_VERSION = 1
+CANDIDATES = pa.schema(
+    [("derivedType", pa.string()), ("product_id", pa.int64()), ("members", pa.int32()), ("similarity", pa.float32())]
+)
+
+
+def candidates(run: Run) -> StepResult:
+    """Choose the medoid of every derivedType of the run."""
+    products, target = run.table("products"), run.lake.table("candidates")
+    mark = step.fingerprint(CODE_VERSION, products.fingerprint, run.result("embed").figures["model"])
+    if target.fingerprint == mark:
+        return _result(target, skipped=True)
+    rows = products.read(["product_id", "derivedType"])
+    typed = pc.is_valid(rows["derivedType"]).to_numpy()
+    names, groups = np.unique(rows["derivedType"].to_numpy()[typed], return_inverse=True)
+    embeddings = to_embedding(step.read_features(run, "average")[typed])
+    best, similarity = medoids(embeddings, groups)
+    ids, members = rows["product_id"].to_numpy()[typed], np.bincount(groups, minlength=len(names))
+    table = pa.table([names, ids[best], members.astype(np.int32), similarity.astype(np.float32)], schema=CANDIDATES)
+    parts = [run.lake.write_part("candidates", table, salt=mark)] if len(table) else []
+    figures: dict[str, object] = {
+        "derived_types": len(names),
+        "singletons": int((members == 1).sum()),
+        "without_derived_type": int((~typed).sum()),
+    }
+    return _result(target.commit(parts, CANDIDATES, run=run.name, fingerprint=mark, figures=figures), files=len(parts))
+
+
+def _result(table, files: int = 0, skipped: bool = False) -> StepResult:  # type: ignore[no-untyped-def]
+    figures = table.figures
+    return StepResult(
+        figures["derived_types"], files, skipped=skipped, tables={"candidates": table.version}, figures=figures
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(step.main("candidates"))

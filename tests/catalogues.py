@@ -1,0 +1,120 @@
+"""Builders of small catalogues, good, odd and hostile: the one helper that tests share."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image, ImageDraw
+
+from infra.lake import Lake
+from infra.settings import ATTRIBUTES, read_settings
+from jobs.step import Run, StepResult
+
+HEADER = ("id", *ATTRIBUTES)
+COLOURS = {"Red": (200, 30, 40), "Blue": (30, 60, 190), "Green": (30, 140, 60), "Black": (20, 20, 20)}
+TYPES = (("Apparel", "Topwear", "Tshirts"), ("Footwear", "Shoes", "Casual Shoes"), ("Accessories", "Bags", "Handbags"))
+RUN = "2026-01-31"
+
+
+def row(product_id: int | str, **changes: str) -> dict[str, str]:
+    """A good row of styles.csv; `changes` replace values."""
+    number = int(product_id) if str(product_id).isdigit() else 0
+    master, sub, article = TYPES[number % len(TYPES)]
+    values = {
+        "id": str(product_id),
+        "gender": ("Men", "Women")[number % 2],
+        "masterCategory": master,
+        "subCategory": sub,
+        "articleType": article,
+        "baseColour": list(COLOURS)[number % len(COLOURS)],
+        "season": "Summer",
+        "year": "2012",
+        "usage": "Casual",
+        "productDisplayName": f"Product {product_id}",
+    }
+    return values | changes
+
+
+def styles(rows: list[dict[str, str]], columns: tuple[str, ...] = HEADER) -> bytes:
+    """styles.csv with these columns, quoted as the csv module does."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n", extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def image(product_id: int, colour: str = "Red", size: tuple[int, int] = (30, 40), kind: str = "JPEG", mode: str = "RGB"):
+    """Bytes of a small drawing that differs with the product id and the colour."""
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    width, height = size
+    draw.rectangle((width // 5, height // 8, width * 4 // 5, height * 7 // 8), fill=COLOURS[colour])
+    draw.point([(product_id % width, 0), (product_id // width % width, 1)], fill="black")
+    draw.line((width // 5, (product_id * 7) % height, width * 4 // 5, (product_id * 3) % height), fill="white")
+    out = io.BytesIO()
+    picture.convert(mode).save(out, kind, quality=95)
+    return out.getvalue()
+
+
+def good_files(n: int, start: int = 1) -> dict[str, bytes]:
+    """The files of a catalogue of `n` good products by name."""
+    rows = [row(product_id) for product_id in range(start, start + n)]
+    files = {f"images/{each['id']}.jpg": image(int(each["id"]), each["baseColour"]) for each in rows}
+    return {"styles.csv": styles(rows), **files}
+
+
+def zip_bytes(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip archive of these files."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
+    return out.getvalue()
+
+
+def open_run(lake: Lake, name: str = RUN, **settings: object) -> Run:
+    """A run on this lake; its logs go beside nothing that a test reads."""
+    return Run(name, read_settings(lake=lake.uri, **settings), lake)
+
+
+def write_table(run: Run, table: str, rows: list[dict], schema: pa.Schema, **figures: object) -> int:
+    """Commit these rows as a table, as its step would; returns the version."""
+    mark = hashlib.sha256(repr(rows).encode()).hexdigest()
+    part = run.lake.write_part(table, pa.Table.from_pylist(rows, schema=schema), salt=mark)
+    return run.lake.table(table).commit([part], schema, run=run.name, fingerprint=mark, figures=figures).version
+
+
+def write_result(run: Run, step: str, **fields: object) -> None:
+    """Store what a step would have returned."""
+    run.lake.write_bytes(f"runs/{run.name}/{step}.json", json.dumps(asdict(StepResult(**fields))).encode())  # type: ignore[arg-type]
+
+
+PULLS = pa.schema(
+    [("uri", pa.string()), ("archive", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64()), ("members", pa.int32())]
+)
+
+
+def pulled(run: Run, archive: bytes) -> Run:
+    """Put an archive into the lake as the step pull would have."""
+    sha = hashlib.sha256(archive).hexdigest()
+    name = f"raw/{sha}.zip"
+    run.lake.write_bytes(name, archive)
+    entry = {"uri": "test", "archive": name, "sha256": sha, "bytes": len(archive), "members": 0}
+    write_result(run, "pull", tables={"pulls": write_table(run, "pulls", [entry], PULLS)})
+    return run
+
+
+def folder(path: Path, files: dict[str, bytes]) -> Path:
+    """Write the files below `path`."""
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path

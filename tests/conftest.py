@@ -1,0 +1,120 @@
+"""Real services for the tests, one a session."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import psycopg
+import pytest
+from moto.server import ThreadedMotoServer
+from psycopg.conninfo import make_conninfo
+
+from infra import embedded, store
+from infra.lake import Lake
+from infra.settings import ATTRIBUTES
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_environment() -> Iterator[None]:
+    """The caller's settings do not reach the tests, and the tests' logs do not reach the caller's folders."""
+    for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory() as logs:
+        os.environ["LOOKALIKE_LOGS"] = logs
+        yield
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """An empty lake in a folder."""
+    return Lake((tmp_path / "lake").as_uri())
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Connection string of an embedded Postgres server that lives as long as the session."""
+    return embedded.uri(tmp_path_factory.mktemp("postgres"))
+
+
+@pytest.fixture
+def empty_database(postgres: str) -> Iterator[str]:
+    """Connection string of a new database of that server, without our schema."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        yield make_conninfo(postgres, dbname=name)
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def connection(empty_database: str, tmp_path) -> Iterator[psycopg.Connection]:
+    """A connection in autocommit mode to a new, migrated store."""
+    with store.connect(empty_database, tmp_path) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def load_run() -> Callable[..., int]:
+    """A function that loads a run and makes it live.
+
+    It takes (connection, run, ids int64 (n,), embeddings float32 (n, d), values: field → n values, lists: a
+    (filter combination, [(items, scores) of each product]) pair a precomputed cell), and returns the run_id.
+    """
+
+    def load(connection, run, ids, embeddings, values=None, lists=()) -> int:
+        values = values or {}
+        with connection.transaction():
+            store.lock(connection)
+            run_id = store.begin(connection, run, f"fingerprint of {run}", ["gender", "baseColour"])
+            columns = [values.get(name, [None] * len(ids)) for name in ATTRIBUTES]
+            rows = zip(ids, *columns, itertools.repeat(None), itertools.repeat("0" * 64), embeddings, strict=False)
+            store.load_products(connection, run_id, rows)
+            store.load_combinations(connection, run_id, [(filters, cell) for cell, (filters, _) in enumerate(lists)])
+            loaded = store.load_lists(
+                connection,
+                run_id,
+                (
+                    (
+                        np.full(len(ids), cell, np.int32),
+                        np.asarray(ids, np.int64),
+                        np.array([len(items) for items, _ in of_products]),
+                        np.concatenate([np.asarray(items, np.int64) for items, _ in of_products]),
+                        np.concatenate([np.asarray(scores, np.float32) for _, scores in of_products]),
+                    )
+                    for cell, (_, of_products) in enumerate(lists)
+                ),
+            )
+            store.attach(connection, run_id, {"products": len(ids), "lists": loaded})
+            store.flip(connection, run_id)
+        return run_id
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of an S3 server that lives as long as the session."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a new bucket; the environment points pyarrow, delta-rs and boto3 to its server."""
+    for name, value in {"ENDPOINT_URL": s3_endpoint, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = f"bucket-{next(_numbers)}"
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+    return name

@@ -1,0 +1,172 @@
+"""The lake: what is committed is all that readers see, once; the same on disk and on S3."""
+
+from __future__ import annotations
+
+import boto3
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from infra.errors import TransientError, UserError
+from infra.lake import UPLOAD_PART, Lake, Part, filesystem
+
+SCHEMA = pa.schema({"id": pa.int64(), "name": pa.string()})
+
+
+@pytest.fixture(params=["disk", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path) -> Lake:
+    if request.param == "disk":
+        return Lake(tmp_path.as_uri() + "/a lake")
+    return Lake(f"s3://{request.getfixturevalue('bucket')}/some/lake")
+
+
+def rows(*ids: int) -> pa.Table:
+    return pa.table({"id": ids, "name": [f"n{i}" for i in ids]}, schema=SCHEMA)
+
+
+def written(lake: Lake, *ids: int, salt: str = "s") -> Part:
+    return lake.write_part("things", rows(*ids), salt)
+
+
+def commit(lake: Lake, *ids: int, mode: str = "overwrite", fingerprint: str = "f"):
+    return lake.table("things").commit([written(lake, *ids)], SCHEMA, run="r", fingerprint=fingerprint, mode=mode)
+
+
+def ids(lake: Lake, version: int | None = None) -> list[int]:
+    return sorted(lake.table("things", version).read()["id"].to_pylist())
+
+
+def test_what_is_committed_is_read_back_with_its_fingerprint_and_figures(lake):
+    first = lake.table("things")
+    assert (first.version, first.fingerprint, first.figures, first.parts) == (-1, "", {}, [])
+    figures = {"rows": 3, "names": ["é", "x"]}
+    table = first.commit([written(lake, 1, 2), written(lake, 3)], SCHEMA, run="r", fingerprint="abc", figures=figures)
+    assert (table.version, table.fingerprint, table.figures) == (0, "abc", figures)
+    assert ids(lake) == [1, 2, 3]
+    assert table.read(["name"], pc.field("id") > 1)["name"].to_pylist() == ["n2", "n3"] or len(table.parts) == 2
+    assert sum(part.num_rows for part in table.iter_parts()) == 3
+
+
+def test_a_table_without_rows_has_its_schema(lake):
+    table = lake.table("things").commit([], SCHEMA, run="r", fingerprint="f")
+    assert table.read().num_rows == 0
+    assert table.read(["name"]).schema.names == ["name"]
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "append"])
+def test_a_commit_from_a_stale_snapshot_is_refused_and_changes_nothing(lake, mode):
+    commit(lake, 1)
+    stale = lake.table("things")
+    assert stale.version == 0
+    commit(lake, 2, mode="append")
+    with pytest.raises(TransientError, match="from version 0 to 1"):
+        stale.commit([written(lake, 3)], SCHEMA, run="late", fingerprint="f", mode=mode)
+    assert ids(lake) == [1, 2]
+    assert lake.table("things").version == 1
+
+
+def test_two_writers_that_both_found_no_table_end_in_one_commit(lake):
+    one, other = lake.table("things"), lake.table("things")
+    assert one.version == other.version == -1
+    one.commit([written(lake, 1)], SCHEMA, run="r", fingerprint="f")
+    with pytest.raises(TransientError, match="from version -1 to 0"):
+        other.commit([written(lake, 1)], SCHEMA, run="r", fingerprint="f")
+    assert ids(lake) == [1]
+
+
+def test_a_retried_part_has_the_same_name_and_is_committed_once(lake):
+    one, again, other = written(lake, 1, 2), written(lake, 1, 2), written(lake, 1, 2, salt="another model")
+    assert one == again
+    assert other.path != one.path
+    table = lake.table("things").commit([one, again], SCHEMA, run="r", fingerprint="f")
+    assert table.parts == [one.path]
+    assert ids(lake) == [1, 2]
+
+
+def test_readers_never_see_parts_that_are_not_committed(lake):
+    commit(lake, 1)
+    stray = written(lake, 9)
+    assert lake.exists(f"things/{stray.path}")
+    assert ids(lake) == [1]
+
+
+def test_overwrite_replaces_append_adds_and_old_versions_stay_readable(lake):
+    commit(lake, 1, fingerprint="a")
+    commit(lake, 2, mode="append", fingerprint="b")
+    commit(lake, 3, fingerprint="c")
+    assert [ids(lake, version) for version in (0, 1, 2)] == [[1], [1, 2], [3]]
+    assert [lake.table("things", version).fingerprint for version in (0, 1, 2)] == ["a", "b", "c"]
+
+
+def test_a_snapshot_is_what_it_was_when_it_was_taken(lake):
+    commit(lake, 1)
+    snapshot = lake.table("things")
+    assert snapshot.version == 0
+    commit(lake, 2)
+    assert snapshot.read()["id"].to_pylist() == [1]
+
+
+def test_an_absent_table_is_named_with_its_place(lake):
+    with pytest.raises(UserError, match="no table 'nothing'") as caught:
+        lake.table("nothing").read()
+    assert caught.value.where == f"{lake.uri}/nothing"
+
+
+@pytest.mark.parametrize("size", [0, 5, UPLOAD_PART, 2 * UPLOAD_PART + 5])
+def test_a_file_of_any_size_is_read_back(lake, size):
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    with lake.writing("raw/file") as stream:
+        for start in range(0, size, 5 * 2**20):
+            stream.write(data[start : start + 5 * 2**20])
+    assert lake.read_bytes("raw/file") == data
+
+
+@pytest.mark.parametrize("size", [5, UPLOAD_PART + 5])
+def test_writing_that_fails_leaves_no_file_and_keeps_the_old_one(lake, size):
+    lake.write_bytes("raw/old", b"old")
+
+    def fail(name: str) -> None:
+        with lake.writing(name) as stream:
+            stream.write(bytes(size))
+            raise KeyboardInterrupt
+
+    for name in ("raw/new", "raw/old"):
+        with pytest.raises(KeyboardInterrupt):
+            fail(name)
+    assert not lake.exists("raw/new")
+    assert lake.read_bytes("raw/old") == b"old"
+    if lake.uri.startswith("s3://"):
+        bucket = lake.path("").split("/")[0]
+        assert "Uploads" not in boto3.client("s3", region_name="us-east-1").list_multipart_uploads(Bucket=bucket)
+    else:
+        assert [item.name for item in (_folder(lake) / "raw").iterdir()] == ["old"]
+
+
+def _folder(lake: Lake):
+    from pathlib import Path
+
+    return Path(lake.path(""))
+
+
+def test_a_missing_file_is_a_file_not_found(lake):
+    with pytest.raises(FileNotFoundError):
+        lake.read_bytes("raw/none")
+    assert not lake.exists("raw/none")
+
+
+def test_a_bucket_that_does_not_exist_is_the_users_to_mend(bucket):
+    with pytest.raises(UserError, match="NoSuchBucket") as caught:
+        Lake("s3://no-such-bucket/lake").write_bytes("raw/x", b"x")
+    assert "AWS_" in caught.value.remedy
+
+
+def test_a_store_that_cannot_be_reached_is_transient(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(TransientError, match="could not be reached"):
+        Lake(f"s3://{bucket}/lake").exists("raw/x")
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "/a/path", "hdfs://x/y"])
+def test_another_scheme_is_refused_with_its_value(uri):
+    with pytest.raises(UserError, match=uri):
+        filesystem(uri)

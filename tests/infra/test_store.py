@@ -1,0 +1,274 @@
+"""The store on a real Postgres: connecting, migrating, loading, flipping, rolling back and pruning."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from infra import embedded, store
+from infra.errors import TransientError, UserError
+
+IDS = np.array([1, 2, 3])
+VECTORS = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
+LISTS = [({}, [((2, 3), (0.5, 0.25)), ((), ()), ((1,), (0.125,))])]
+
+
+def names(connection):
+    return [run.run for run in store.runs(connection)]
+
+
+# Connecting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://u:hunter2@127.0.0.1:1/x",
+        "postgresql://127.0.0.1:1/x?user=u&password=hunter2",
+        "host=127.0.0.1 port=1 user=u password=hunter2",
+        "postgresql://u:hun@ter2@127.0.0.1:1/x",
+        "postgresql://u:hun/ter2@127.0.0.1:1/x",
+        "postgresql://u:hunter2@127.0.0.1:port/x",
+        "postgresql://u:hunter2@127.0.0.1:1/x?nonsense=1",
+        "hunter2",
+    ],
+)
+def test_a_failed_connection_never_shows_the_password(uri, tmp_path):
+    with pytest.raises((TransientError, UserError)) as error, store.connect(uri, tmp_path):
+        pass
+    shown = f"{error.value}{error.value.__cause__}"
+    assert "hun" not in shown
+    assert "ter2" not in shown
+
+
+def test_a_server_that_refuses_is_transient_and_named(tmp_path):
+    with pytest.raises(TransientError, match="127.0.0.1:1/x"), store.connect("postgresql://127.0.0.1:1/x", tmp_path):
+        pass
+
+
+def test_an_unreadable_address_is_a_user_error_with_a_remedy(tmp_path):
+    with pytest.raises(UserError) as error, store.connect("postgresql://u:p@ss@host/x", tmp_path):
+        pass
+    assert "LOOKALIKE_STORE" in error.value.where
+    assert "%40" in error.value.remedy
+
+
+def test_a_connection_that_breaks_is_transient(empty_database, tmp_path):
+    with pytest.raises(TransientError, match="failed"), store.connect(empty_database, tmp_path) as connection:
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def test_a_mere_reader_can_connect_to_a_migrated_store(connection, empty_database, tmp_path):
+    connection.execute("DROP ROLE IF EXISTS test_reader")
+    connection.execute("CREATE ROLE test_reader LOGIN IN ROLE lookalike_reader")
+    with store.connect(make_conninfo(empty_database, user="test_reader"), tmp_path) as reader:
+        assert reader.execute("SELECT * FROM lookalike.live_run").fetchall() == []
+    connection.execute("DROP ROLE test_reader")
+
+
+# The embedded server ---------------------------------------------------------------------------------------------
+
+
+def servers(folder: Path) -> list[int]:
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in (p.info["cmdline"] or [])]
+
+
+def start_in_a_process(folder: Path) -> subprocess.Popen:
+    code = f"import sys; from pathlib import Path; from infra import embedded; print(embedded.uri(Path({str(folder)!r})), flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
+
+
+def test_the_embedded_server_lives_until_its_last_process_ends_even_if_another_was_killed(tmp_path):
+    killed, first, last = (start_in_a_process(tmp_path / "data") for _ in range(3))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    joined = start_in_a_process(tmp_path / "data")
+    for process in (first, joined):
+        process.communicate()
+        assert servers(tmp_path / "data")
+    last.communicate()
+    assert not servers(tmp_path / "data")
+
+
+def test_a_path_too_long_for_a_unix_socket_works(tmp_path):
+    process = start_in_a_process(tmp_path / ("a" * 80) / ("b" * 80))
+    assert servers(tmp_path / ("a" * 80) / ("b" * 80))
+    process.communicate()
+
+
+def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError) as error:
+        embedded.uri(tmp_path)
+    assert "LOOKALIKE_STORE_FOLDER" in error.value.where
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_a_file_in_place_of_the_folder_is_a_user_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file"):
+        embedded.uri(tmp_path / "file")
+
+
+# Migrating -------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_that_migrate_at_once_both_succeed(empty_database, tmp_path):
+    failures = []
+
+    def migrate():
+        try:
+            with store.connect(empty_database, tmp_path):
+                pass
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_migrating_again_changes_nothing(connection):
+    before = connection.execute("SELECT file, applied_at FROM lookalike.applied ORDER BY file").fetchall()
+    store.migrate(connection)
+    assert connection.execute("SELECT file, applied_at FROM lookalike.applied ORDER BY file").fetchall() == before
+
+
+def test_an_edited_migration_is_refused_and_an_edited_function_replaced(connection, tmp_path, monkeypatch):
+    shutil.copytree(store.SQL, tmp_path / "sql")
+    monkeypatch.setattr(store, "SQL", tmp_path / "sql")
+    function = tmp_path / "sql/functions/similar_items.sql"
+    function.write_text(function.read_text().replace("no run is live", "nothing is live"))
+    store.migrate(connection)
+    with pytest.raises(UserError, match="nothing is live"):
+        store.similar_items(connection, 1, {}, 10)
+    migration = sorted((tmp_path / "sql/migrations").iterdir())[0]
+    migration.write_text(migration.read_text() + "-- edited\n")
+    with pytest.raises(UserError, match=migration.name):
+        store.migrate(connection)
+
+
+# Loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_lists_of_every_length_come_back_as_they_were_loaded(connection, load_run):
+    n = 40
+    lengths = np.arange(n) % 11
+    lists = [((np.arange(length) - 2**40), np.arange(length) / 2**22) for length in lengths]
+    load_run(connection, "a", np.arange(n) - 2**40, np.tile(VECTORS[:1], (n, 1)), lists=[({}, lists)])
+    stored = connection.execute("SELECT items, scores FROM lookalike.lists ORDER BY product_id").fetchall()
+    assert stored == [(items.tolist(), scores.tolist()) for items, scores in lists]
+
+
+@pytest.mark.parametrize("width", [2, 256, 1280, 2048, 4032])
+def test_embeddings_of_every_backbones_width_are_stored_exactly(connection, load_run, width):
+    entries = np.random.default_rng(width).integers(-2048, 2049, (3, width)) / np.float32(2048)
+    values = {name: [name + " " * 20] * 3 for name in ("gender", "articleType", "productDisplayName")}
+    load_run(connection, "a", IDS, entries, values)
+    for row, (stored,) in zip(
+        entries, connection.execute("SELECT embedding::real[] FROM lookalike.products ORDER BY product_id"), strict=True
+    ):
+        assert stored == row.tolist()
+
+
+def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_run, empty_database):
+    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    with connection.transaction(force_rollback=True):
+        load_run(connection, "b", IDS, VECTORS, lists=LISTS)
+        store.prune(connection, 1)
+        assert names(connection) == ["b"]
+    assert names(connection) == ["a"]
+    assert store.live(connection).run == "a"
+    assert store.similar_items(connection, 1, {}, 10)[0].precomputed
+
+
+def test_a_list_of_a_product_that_is_not_loaded_is_not_counted(connection):
+    with connection.transaction(force_rollback=True):
+        run_id = store.begin(connection, "a", "f", ["gender"])
+        store.load_products(connection, run_id, [(1, *[None] * 10, "0" * 64, VECTORS[0])])
+        one = np.ones(2, np.int32)
+        store.load_lists(connection, run_id, [(one, np.array([1, 2]), one, np.array([5, 6]), np.ones(2, np.float32))])
+        assert store.counts(connection, run_id) == {"products": 1, "combinations": 0, "lists": 1}
+
+
+def test_a_member_of_lookalike_loader_can_publish_prune_and_roll_back(connection, load_run, empty_database, tmp_path):
+    """Both members, because only an owner may drop a partition: the one who loaded it must not be the only one."""
+    load_run(connection, "by the administrator", IDS, VECTORS, lists=LISTS)
+    members = ("test_loader_1", "test_loader_2")
+    for member in members:
+        connection.execute(f"DROP ROLE IF EXISTS {member}")
+        connection.execute(f"CREATE ROLE {member} LOGIN IN ROLE lookalike_loader")
+    for member in members:
+        with store.connect(make_conninfo(empty_database, user=member), tmp_path) as loader:
+            load_run(loader, f"by {member}", IDS, VECTORS, lists=LISTS)
+            with loader.transaction():
+                store.rollback(loader)
+            with loader.transaction():
+                store.flip(loader, store.runs(loader)[0].run_id)
+                store.prune(loader, 1)
+            assert names(loader) == [f"by {member}"]
+    for member in members:
+        connection.execute(f"DROP ROLE {member}")
+
+
+# Runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_rollback_goes_to_the_run_before_and_answers_from_it(connection, load_run):
+    load_run(connection, "old", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "new", IDS, VECTORS, lists=[({}, [((3,), (0.75,))] * 3)])
+    assert store.similar_items(connection, 1, {}, 10)[0].product_id == 3
+    assert store.rollback(connection).run == "old"
+    assert store.similar_items(connection, 1, {}, 10)[0].product_id == 2
+    with pytest.raises(UserError, match="no older run"):
+        store.rollback(connection)
+
+
+def test_rollback_without_any_run_is_a_user_error(connection):
+    assert store.live(connection) is None
+    with pytest.raises(UserError, match="no older run"):
+        store.rollback(connection)
+
+
+def test_prune_keeps_three_and_always_the_live_one(connection, load_run):
+    ids = [load_run(connection, name, IDS, VECTORS, lists=LISTS) for name in "abcde"]
+    store.flip(connection, ids[0])
+    assert store.prune(connection, 3) == [ids[1], ids[2]]
+    assert names(connection) == ["e", "d", "a"]
+    left = connection.execute(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'lookalike'::regnamespace AND relispartition AND relkind = 'r'"
+    ).fetchone()
+    assert left == (3 * len(store.PARTITIONED),)
+
+
+def test_only_one_run_can_be_live(connection, load_run):
+    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    run_id = load_run(connection, "b", IDS, VECTORS, lists=LISTS)
+    assert connection.execute("SELECT run_id FROM lookalike.live").fetchall() == [(run_id,)]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute("INSERT INTO lookalike.live (one, run_id) VALUES (false, %s)", (run_id,))
+
+
+def test_a_long_running_reader_delays_pruning_not_lookups(connection, load_run, empty_database):
+    old = load_run(connection, "old", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "new", IDS, VECTORS, lists=LISTS)
+    with psycopg.connect(empty_database) as reader:
+        reader.execute("SELECT count(*) FROM lookalike.live_products")  # its transaction stays open
+        assert store.prune(connection, 1) == []
+        assert names(connection) == ["new", "old"]
+        assert len(store.similar_items(connection, 1, {}, 20)) == 2
+    assert store.prune(connection, 1) == [old]

@@ -1,0 +1,245 @@
+"""catalog: the published file's quirks, users' bad input, and nothing lost silently."""
+
+import io
+import zipfile
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from infra.errors import UserError
+from jobs import catalog as catalog_step
+from jobs.step import execute
+from ml.images import decode
+from tests import catalogues
+from tests.catalogues import good_files, image, open_run, pulled, row, styles, zip_bytes
+
+
+def run_catalog(lake, files, **settings):
+    run = pulled(open_run(lake, **settings), files if isinstance(files, bytes) else zip_bytes(files))
+    return run, execute("catalog", run)
+
+
+def products(run) -> dict[int, dict]:
+    return {each["product_id"]: each for each in run.table("products").read().to_pylist()}
+
+
+def reasons(run) -> list[tuple[str | None, str]]:
+    return sorted((each["product_id"] or "", each["reason"]) for each in run.table("rejects").read().to_pylist())
+
+
+def with_styles(data: bytes, n: int = 3) -> dict[str, bytes]:
+    return {**good_files(n), "styles.csv": data}
+
+
+def test_good_rows_become_products_with_attributes_derived_type_and_image(lake):
+    run, result = run_catalog(lake, good_files(5))
+    found = products(run)
+    assert (result.rows, result.rejects, sorted(found)) == (5, 0, [1, 2, 3, 4, 5])
+    assert found[1]["derivedType"] == "Women Casual Shoes"
+    assert found[1]["productDisplayName"] == "Product 1"
+    images = {each["image_sha256"]: each for each in run.table("images").read().to_pylist()}
+    stored = images[found[1]["image_sha256"]]
+    assert stored["bytes"] == good_files(5)["images/1.jpg"]
+    assert (stored["width"], stored["height"]) == (30, 40)
+
+
+def test_unquoted_commas_of_the_last_column_belong_to_it(lake):
+    data = styles([row(1), row(2), row(3)]).replace(b"Product 2", b"Shirt, blue, slim,")
+    run, _ = run_catalog(lake, with_styles(data))
+    assert products(run)[2]["productDisplayName"] == "Shirt, blue, slim,"
+
+
+def test_quoted_commas_and_quotes_inside_names_are_read(lake):
+    data = styles([row(1, productDisplayName="a, b"), row(2), row(3)])
+    data = data.replace(b"Product 2", b'5" heels').replace(b"Product 3", b'"Best" shirt')
+    run, _ = run_catalog(lake, with_styles(data))
+    names = {key: value["productDisplayName"] for key, value in products(run).items()}
+    assert names == {1: "a, b", 2: '5" heels', 3: '"Best" shirt'}
+
+
+def test_a_stray_quote_swallows_no_rows_and_a_quoted_line_break_is_kept(lake):
+    data = styles([row(1), row(2, productDisplayName="two\nlines"), row(3)]).replace(b"Product 1", b'"Open')
+    run, _ = run_catalog(lake, with_styles(data))
+    names = {key: value["productDisplayName"] for key, value in products(run).items()}
+    assert names == {1: '"Open', 2: "two\nlines", 3: "Product 3"}
+
+
+def test_na_is_a_value_and_an_empty_one_is_missing(lake):
+    rows = [row(1, usage="NA", season="", year=""), row(2, baseColour="NA"), row(3)]
+    run, result = run_catalog(lake, with_styles(styles(rows)))
+    found = products(run)
+    assert (found[1]["usage"], found[1]["season"], found[1]["year"]) == ("NA", None, None)
+    assert found[2]["baseColour"] == "NA"
+    assert result.rejects == 0
+
+
+def test_windows_line_ends_a_byte_order_mark_and_western_bytes_are_read(lake):
+    data = styles([row(1), row(2), row(3)]).replace(b"\n", b"\r\n").replace(b"Product 2", b"Caf\xe9")
+    data = data.replace(b"Product 3", "Crème".encode())
+    run, _ = run_catalog(lake, with_styles(b"\xef\xbb\xbf" + data))
+    found = products(run)
+    assert (found[2]["productDisplayName"], found[3]["productDisplayName"]) == ("Café", "Crème")
+    assert found[1]["usage"] == "Casual"
+
+
+def test_reordered_and_further_columns_are_read_by_name(lake):
+    columns = ("productDisplayName", "price", *[name for name in catalogues.HEADER if name != "productDisplayName"])
+    rows = [row(n) | {"price": "9.99"} for n in (1, 2, 3)]
+    run, result = run_catalog(lake, with_styles(styles(rows, columns)))
+    assert result.rows == 3
+    assert products(run)[2]["articleType"] == row(2)["articleType"]
+
+
+def test_each_row_that_cannot_be_used_is_rejected_with_its_reason(lake):
+    lines = styles([row(n) for n in range(1, 41)]).decode().splitlines()
+    lines += ["abc," + lines[1].split(",", 1)[1], lines[1], "99,Men,Apparel", styles([row(77)]).decode().splitlines()[1]]
+    run, result = run_catalog(lake, with_styles("\n".join(lines).encode(), 40), reject_max=0.2)
+    assert reasons(run) == [("1", "duplicate id"), ("77", "no image"), ("99", "too few fields"), ("abc", "no product id")]
+    assert (result.rows, result.rejects) == (40, 4)
+    where = {each["reason"]: each["file"] for each in run.table("rejects").read().to_pylist()}
+    assert where["no product id"] == "styles.csv, line 42"
+
+
+def test_too_many_fields_are_rejected_where_the_last_column_is_no_free_text(lake):
+    columns = ("productDisplayName", *[name for name in catalogues.HEADER if name != "productDisplayName"])
+    data = styles([row(n) for n in range(1, 31)], columns).replace(b"Product 2,", b"Shirt, blue,")
+    run, _ = run_catalog(lake, with_styles(data, 30))
+    assert reasons(run) == [("2", "no row"), ("Shirt", "too many fields")]
+
+
+def test_an_image_without_a_row_is_listed_but_is_no_rejected_product(lake):
+    files = good_files(3) | {"images/99.jpg": image(99), "images/notes.txt": b"x", "images/cover.jpg": image(5)}
+    run, result = run_catalog(lake, files, reject_max=0.0)
+    assert reasons(run) == [("", "no product id in the name"), ("", "unknown kind of file"), ("99", "no row")]
+    assert result.rows == 3
+
+
+def test_bad_image_files_are_rejected_by_name_and_the_others_go_on(lake):
+    good = image(3)
+    files = good_files(40) | {"images/1.jpg": b"", "images/2.jpg": b"no image", "images/3.jpg": good[: len(good) // 2]}
+    run, result = run_catalog(lake, files, reject_max=0.1)
+    assert reasons(run) == [("1", "empty"), ("2", "not an image"), ("3", "damaged")]
+    assert (result.rows, result.rejects) == (37, 3)
+
+
+def test_suffixes_in_any_case_and_other_formats_are_taken_and_of_two_files_one(lake):
+    files = good_files(30)
+    for number, name in ((1, "1.JPG"), (2, "2.jpeg"), (3, "3.png"), (4, "4.webp")):
+        del files[f"images/{number}.jpg"]
+        files[f"images/{name}"] = image(number, kind="PNG" if name == "3.png" else "WEBP" if name == "4.webp" else "JPEG")
+    files["images/5.png"] = image(5, kind="PNG")
+    run, result = run_catalog(lake, files)
+    assert result.rows == 30
+    assert reasons(run) == [("5", "second image")]
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_images_are_products_like_any_other(lake, mode):
+    run, result = run_catalog(lake, good_files(2) | {"images/1.jpg": image(1, mode=mode)})
+    assert result.rows == 2
+    assert all(decode(each["bytes"]).shape == (40, 30, 3) for each in run.table("images").read().to_pylist())
+
+
+def test_large_images_are_stored_at_512_pixels(lake):
+    run, _ = run_catalog(lake, good_files(2) | {"images/1.jpg": image(1, size=(900, 1200))})
+    assert max(each["height"] for each in run.table("images").read().to_pylist()) == 512
+
+
+def test_one_content_under_two_ids_is_stored_once(lake):
+    files = good_files(3)
+    files["images/2.jpg"] = files["images/1.jpg"]
+    run, result = run_catalog(lake, files)
+    found = products(run)
+    assert found[1]["image_sha256"] == found[2]["image_sha256"]
+    assert result.figures["images_new"] == len(run.table("images").read()) == 2
+
+
+def test_the_catalogue_may_lie_in_a_folder_and_junk_beside_it_is_passed_over(lake):
+    files = {f"fashion-dataset/{name}": data for name, data in good_files(3).items()}
+    files |= {"__MACOSX/fashion-dataset/styles.csv": b"junk", "fashion-dataset/.DS_Store": b"junk"}
+    files |= {f"fashion-dataset/fashion-dataset/{name}": data for name, data in good_files(2).items()}
+    run, result = run_catalog(lake, files)
+    assert (result.rows, reasons(run)) == (3, [])
+    assert result.figures["styles"] == "fashion-dataset/styles.csv"
+
+
+@pytest.mark.parametrize("name", ["../../etc/images/9.jpg", "/images/9.jpg", "C:\\images\\9.jpg", "images/../../9.jpg"])
+def test_names_that_lead_out_of_the_archive_are_rejected_and_nothing_is_written_there(lake, tmp_path, name):
+    before = {path for path in tmp_path.parent.rglob("9.jpg")}
+    run, _ = run_catalog(lake, good_files(3) | {name: image(9)})
+    assert [reason for _, reason in reasons(run)] == ["unsafe name"]
+    assert {path for path in tmp_path.parent.rglob("9.jpg")} == before
+
+
+def test_an_image_larger_than_it_may_be_is_rejected_by_its_actual_size(lake):
+    files = good_files(30) | {"images/7.jpg": bytes(200_000)}
+    archive = zip_bytes(files, zipfile.ZIP_DEFLATED)
+    run, _ = run_catalog(lake, archive, image_max_bytes=100_000)
+    assert reasons(run) == [("7", "file too large")]
+
+
+def test_a_member_damaged_in_the_archive_is_rejected(lake):
+    files = good_files(30)
+    archive = bytearray(zip_bytes(files))
+    at = archive.index(files["images/7.jpg"]) + 20
+    archive[at] ^= 0xFF
+    run, _ = run_catalog(lake, bytes(archive))
+    assert reasons(run) == [("7", "damaged in the archive")]
+
+
+BAD_SOURCES = {
+    "a missing column": (with_styles(styles([row(1)]).replace(b"baseColour", b"shade")), ["baseColour", "shade"]),
+    "two missing columns": (with_styles(b"id,gender,season\n1,Men,Fall\n"), ["masterCategory", "usage", "are missing"]),
+    "no rows": (with_styles(styles([])), ["no product that can be read"]),
+    "an empty file": (with_styles(b""), ["missing; found nothing"]),
+    "a web page": (with_styles(b"<!doctype html><html>Sign in</html>"), ["found <!doctype html>"]),
+    "a spreadsheet": (with_styles(b"PK\x03\x04\0\0\0\0"), ["no CSV"]),
+    "no styles.csv": ({"images/1.jpg": image(1), "readme.txt": b"x"}, ["no styles.csv", "images/1.jpg, readme.txt"]),
+    "no images": ({"styles.csv": styles([row(n) for n in range(1, 10)])}, ["9 of 9 products", "no image"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_a_source_that_is_no_catalogue_stops_the_run_with_what_was_found(lake, name):
+    files, expected = BAD_SOURCES[name]
+    with pytest.raises(UserError) as caught:
+        run_catalog(lake, files)
+    assert all(text in str(caught.value) for text in expected), str(caught.value)
+    assert caught.value.remedy
+    assert lake.table("products").version == -1
+
+
+def test_more_rejects_than_allowed_stop_the_run_with_count_reason_and_example(lake):
+    files = good_files(10)
+    del files["images/4.jpg"]
+    with pytest.raises(UserError, match=r"1 of 10 products \(10.0%\).*1 × no image \(such as 4 in styles.csv\)") as caught:
+        run_catalog(lake, files)
+    assert "LOOKALIKE_REJECT_MAX" in caught.value.remedy
+
+
+def test_the_same_archive_again_changes_nothing_even_for_a_later_run(lake):
+    archive = zip_bytes(good_files(4))
+    first, _ = run_catalog(lake, archive)
+    later = pulled(open_run(lake, "2026-02-01"), archive)
+    result = execute("catalog", later)
+    assert (result.skipped, result.rows, result.figures["images_new"]) == (True, 4, 0)
+    assert later.table("products").version == first.table("products").version
+
+
+def test_a_changed_archive_adds_only_its_new_images(lake):
+    run_catalog(lake, good_files(4))
+    later = pulled(open_run(lake, "2026-02-01"), zip_bytes(good_files(6)))
+    result = execute("catalog", later)
+    assert result.figures["images_new"] == 2
+    counts = Counter(later.table("images").read(["image_sha256"])["image_sha256"].to_pylist())
+    assert set(counts.values()) == {1}
+    assert len(counts) == 6
+
+
+def test_images_are_stored_in_parts_of_bounded_size(lake, monkeypatch):
+    monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 4)
+    run, _ = run_catalog(lake, good_files(11))
+    assert sorted(len(part) for part in run.table("images").iter_parts()) == [3, 4, 4]
+    for each in run.table("images").read().to_pylist():
+        assert Image.open(io.BytesIO(each["bytes"])).size == (30, 40)

@@ -14,7 +14,8 @@ DOCS = {
     "catalog": """Reads `styles.csv` and the images into the tables `products`, `images` and `rejects`.
 
 **If it fails:** either the file is no catalogue (the log names the column or file), or more than `LOOKALIKE_REJECT_MAX`
-of the products cannot be used (the log counts the reasons). Mend the source and clear `pull`; the old tables serve on.""",
+of the products cannot be used (the log counts the reasons). Mend the source and clear `pull`; the old tables
+serve on.""",
     "embed": """Gives each new image its features. What has been embedded for this model is never embedded again.
 
 **If it fails:** look for a lost executor or memory in the log, then clear the task: finished parts of an unfinished
@@ -54,7 +55,7 @@ with DAG(
     },
     params={"dataset": Param("", type="string", description="Source of the catalogue; empty: LOOKALIKE_DATASET")},
     tags=["lookalike"],
-    doc_md="Turns the catalogue into similar-item tables and publishes them. Each task's page says what to do if it fails.",
+    doc_md="Turns the catalogue into similar-item tables and publishes them. Each task says what to do if it fails.",
 ) as dag:
 
     def step(name: str, operator: type = LocalStep, tables: tuple[str, ...] = ()):  # noqa: ANN201

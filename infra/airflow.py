@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ DAG = "nightly_refresh"
 PORT = 8080
 START_S = 180
 """Seconds that the UI may take to answer for the first time; it creates its database then."""
+STOP_S = 20
+"""Seconds that a process may take to end when interrupted."""
 
 
 def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
@@ -83,11 +86,20 @@ def test_run(run: str, env: dict[str, str], log: Path) -> subprocess.Popen[bytes
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a run that `test_run` started, with the step it is at."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+    _end(psutil.Process(process.pid))
+    process.wait()
+
+
+def _end(process: psutil.Process) -> None:
+    """Interrupt a process and its descendants, whatever sessions they opened; kill what is left after a while."""
+    family = [process, *process.children(recursive=True)]
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(family, timeout=STOP_S)
+    for each in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
@@ -134,11 +146,7 @@ def down(home: Path) -> bool:
     _pid_file(home).unlink(missing_ok=True)
     if process is None:
         return False
-    family = [process, *process.children(recursive=True)]
-    process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(family, timeout=20)
-    for left in alive:
-        left.kill()
+    _end(process)
     return True
 
 

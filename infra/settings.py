@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LOOKALIKE_", frozen=True, extra="ignore")
 
     dataset: str = "sample:2000?seed=7"
-    """Source of the catalogue: a `.zip`/`.tar` path, a folder, `s3://`, `https://`, `kaggle:owner/name`, `sample:N?seed=S`."""
+    """Source of the catalogue: archive, folder, `s3://`, `https://`, `kaggle:owner/name`, `sample:N?seed=S`."""
     lake: str = Field(default_factory=lambda: (Path.cwd() / "var/lake").as_uri())
     """URI of the lake: `file:///path` or `s3://bucket/prefix`."""
     store: str = ""

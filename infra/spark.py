@@ -8,18 +8,23 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from infra.errors import UserError
 from infra.lake import Part
 
+if TYPE_CHECKING:  # imported late where it is used: it takes a second
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
 POLL_S = 0.5
 JAVA_MIN = 17
 
 
-def session(name: str):  # type: ignore[no-untyped-def]  # SparkSession, imported late
-    """The Spark session of this process; master and resources come from spark-submit, `local[*]` where there is none."""
+def session(name: str) -> SparkSession:
+    """The Spark session of this process; master and resources come from spark-submit, else `local[*]`."""
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName(f"lookalike-{name}").config("spark.ui.showConsoleProgress", "false")
@@ -61,7 +66,7 @@ def gpu_address() -> str | None:
 
 
 def map_to_parts(
-    spark,  # type: ignore[no-untyped-def]
+    spark: SparkSession,
     items: Sequence[str],
     work: Callable[[str], Iterator[tuple[Part, dict[str, float]]]],
     progress: Callable[[int], None],
@@ -99,15 +104,15 @@ def map_to_parts(
     finally:
         done.set()
         watcher.join()
-        context.setLocalProperty("spark.jobGroup.id", None)
     progress(len(items))
     return [(Part(row.path, row.size, row.rows), json.loads(row.figures)) for row in rows]
 
 
-def _watch(context, group: str, progress: Callable[[int], None], done: threading.Event) -> None:  # type: ignore[no-untyped-def]
+def _watch(context: SparkContext, group: str, progress: Callable[[int], None], done: threading.Event) -> None:
     tracker = context.statusTracker()
     while not done.wait(POLL_S):
-        stages = {stage for job in tracker.getJobIdsForGroup(group) for stage in tracker.getJobInfo(job).stageIds}
+        jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
+        stages = {stage for job in jobs for stage in job.stageIds}
         infos = [info for info in map(tracker.getStageInfo, stages) if info]
         progress(sum(info.numCompletedTasks for info in infos))
 

@@ -1,7 +1,7 @@
 """The lookup store (Postgres with pgvector): migrate, load a run into partitions of its own, flip, roll back, read.
 
-A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. The pointer
-`lookalike.live` is flipped in one transaction. Functions take a connection and never commit: whoever opens the
+A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. The
+pointer `lookalike.live` is flipped in one transaction. Functions take a connection and never commit: whoever opens the
 transaction does. Connections are in autocommit mode, so `with connection.transaction():` is the transaction.
 """
 
@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ def connect(uri: str, folder: Path) -> Iterator[psycopg.Connection]:
 
 
 def _place(uri: str) -> str:
-    """Host, port and database of a connection string; what libpq misreads may be part of a password and is not shown."""
+    """Host, port and database of a connection string; what libpq misreads may be a password's end and is not shown."""
     try:
         given = conninfo_to_dict(uri)
     except psycopg.ProgrammingError:
@@ -122,7 +122,8 @@ def migrate(connection: psycopg.Connection) -> None:
     for file in replaceable:
         connection.execute(file.read_bytes())
     connection.cursor().executemany(
-        "INSERT INTO lookalike.applied (file, sha256) VALUES (%s, %s) ON CONFLICT (file) DO UPDATE SET sha256 = excluded.sha256",
+        "INSERT INTO lookalike.applied (file, sha256) VALUES (%s, %s)"
+        " ON CONFLICT (file) DO UPDATE SET sha256 = excluded.sha256",
         list(current.items()),
     )
 
@@ -132,12 +133,14 @@ def _sha256(file: Path) -> str:
 
 
 def _applied(connection: psycopg.Connection) -> dict[str, str]:
-    if connection.execute("SELECT to_regclass('lookalike.applied')").fetchone() == (None,):
+    # Not to_regclass: it may answer from a cache that does not know yet what was committed while this session waited.
+    found = "SELECT FROM pg_tables WHERE schemaname = 'lookalike' AND tablename = 'applied'"
+    if connection.execute(found).fetchone() is None:
         return {}
     return dict(connection.execute("SELECT file, sha256 FROM lookalike.applied").fetchall())
 
 
-# Loading ---------------------------------------------------------------------------------------------------------------
+# Loading --------------------------------------------------------------------------------------------------------------
 
 
 def lock(connection: psycopg.Connection) -> None:
@@ -159,7 +162,7 @@ def begin(connection: psycopg.Connection, run: str, fingerprint: str, fields: Se
                 _partition(table, run_id), _table(table)
             )
         )
-    # Embeddings stay in the row as long as a page can hold it (8,160 bytes), and move out only beyond: see migration 0002.
+    # Embeddings stay in the row as long as a page can hold it (8,160 bytes); see migration 0002.
     connection.execute(sql.SQL("ALTER TABLE {} SET (toast_tuple_target = 8160)").format(_partition("products", run_id)))
     return run_id
 
@@ -225,9 +228,7 @@ def load_lists(  # noqa: PLR0913
     return loaded
 
 
-def _binary_rows(
-    run_id: int, cell: np.ndarray, product_id: np.ndarray, items: np.ndarray, scores: np.ndarray
-) -> memoryview:
+def _binary_rows(run_id: int, cell: np.ndarray, product_id: np.ndarray, items: np.ndarray, scores: np.ndarray) -> bytes:
     """Rows of `lists` in the format of COPY BINARY (PostgreSQL manual, COPY, "Binary Format")."""
     k = items.shape[1]
 
@@ -256,7 +257,7 @@ def _binary_rows(
         rows[name]["bytes"], rows[name]["head"] = values["bytes"], values["head"]
         if k:
             rows[name]["elements"]["size"], rows[name]["elements"]["value"] = values["size"], values["value"]
-    return memoryview(rows.view(np.uint8).reshape(-1)) if len(rows) else memoryview(b"")
+    return rows.tobytes()
 
 
 def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
@@ -271,24 +272,29 @@ def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
     return dict(zip(PARTITIONED, row, strict=True))  # type: ignore[arg-type]
 
 
-def attach(connection: psycopg.Connection, run_id: int, figures: dict[str, object]) -> None:
+def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, object]) -> None:
     """Index a run's loaded partitions, attach them, and record the figures: from here on the run can go live."""
-    keys = {"products": "run_id, product_id", "combinations": "run_id, filters", "lists": "run_id, product_id, cell"}
+    keys = {
+        "products": ("run_id", "product_id"),
+        "combinations": ("run_id", "filters"),
+        "lists": ("run_id", "product_id", "cell"),
+    }
     for table, key in keys.items():
         partition, value = _partition(table, run_id), sql.Literal(run_id)
         # The check spares ATTACH a scan of the table.
         connection.execute(sql.SQL("ALTER TABLE {} ADD CHECK (run_id = {})").format(partition, value))
-        connection.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(partition, sql.SQL(key)))  # type: ignore[arg-type]
+        columns = sql.SQL(", ").join(map(sql.Identifier, key))
+        connection.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(partition, columns))
         connection.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(_table(table), partition, value)
         )
         connection.execute(sql.SQL("ANALYZE {}").format(partition))
     connection.execute(
-        "UPDATE lookalike.runs SET figures = %s, loaded_at = now() WHERE run_id = %s", (Jsonb(figures), run_id)
+        "UPDATE lookalike.runs SET figures = %s, loaded_at = now() WHERE run_id = %s", (Jsonb(dict(figures)), run_id)
     )
 
 
-# Runs ------------------------------------------------------------------------------------------------------------------
+# Runs -----------------------------------------------------------------------------------------------------------------
 
 _RUN_COLUMNS = "run_id, run, fingerprint, figures, loaded_at"
 
@@ -372,7 +378,7 @@ def _partition(table: str, run_id: int) -> sql.Identifier:
     return sql.Identifier("lookalike", f"{table}_{run_id}")
 
 
-# Reading ---------------------------------------------------------------------------------------------------------------
+# Reading --------------------------------------------------------------------------------------------------------------
 
 
 def similar_items(connection: psycopg.Connection, product_id: int, filters: dict[str, str], k: int) -> list[Item]:

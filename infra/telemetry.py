@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -40,16 +41,16 @@ def log_file(logs: Path, run: str, step: str) -> Path:
 class _Tee:
     """Writes each log line to a file and to stderr, where Airflow or spark-submit collects it."""
 
-    def __init__(self, stream: object) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._streams = (stream, sys.stderr)
 
     def write(self, text: str) -> None:
         for stream in self._streams:
-            stream.write(text)  # type: ignore[attr-defined]
+            stream.write(text)
 
     def flush(self) -> None:
         for stream in self._streams:
-            stream.flush()  # type: ignore[attr-defined]
+            stream.flush()
 
 
 class Progress:

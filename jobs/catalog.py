@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from infra.errors import UserError
-from infra.lake import Lake, Part
+from infra.lake import Part, Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
@@ -81,9 +81,7 @@ def catalog(run: Run) -> StepResult:
         rows = read_styles(zip_.read(source.styles), source.styles, rejects)
         found = sum(1 for _ in rows) + rejects.products
         products = _attach_images(rows, source, rejects)
-        parts, hashes = store_images(
-            run.lake, zip_, products, tables["images"], rejects, settings.image_max_bytes, mark
-        )
+        parts, hashes = store_images(zip_, products, tables["images"], rejects, settings.image_max_bytes, mark)
     usable = [{**product, "image_sha256": hashes[product["file"]]} for product in products if product["file"] in hashes]
     _check_share(rejects, found, len(usable), settings.reject_max, source.styles)
     table = pa.Table.from_pylist(sorted(usable, key=lambda product: product["product_id"]), schema=PRODUCTS)
@@ -112,7 +110,7 @@ def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # typ
     return StepResult(figures["products"], files, rejects, skipped=skipped, tables=versions, figures=figures)
 
 
-# The archive's members -------------------------------------------------------------------------------------------------
+# The archive's members ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def _parse_id(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and int(text) <= MAX_ID else None
 
 
-# styles.csv ------------------------------------------------------------------------------------------------------------
+# styles.csv -----------------------------------------------------------------------------------------------------------
 
 
 def read_styles(data: bytes, name: str, rejects: Rejects) -> list[dict]:
@@ -277,17 +275,11 @@ def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[d
     return [{**row, "file": source.images[row["product_id"]]} for row in rows if row["product_id"] in source.images]
 
 
-# Images ----------------------------------------------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------------------------------------------
 
 
-def store_images(  # noqa: PLR0913
-    lake: Lake,
-    archive: zipfile.ZipFile,
-    products: list[dict],
-    table,  # type: ignore[no-untyped-def]
-    rejects: Rejects,
-    max_bytes: int,
-    mark: str,
+def store_images(
+    archive: zipfile.ZipFile, products: list[dict], table: Table, rejects: Rejects, max_bytes: int, mark: str
 ) -> tuple[list[Part], dict[str, str]]:
     """Write the contents that the images table does not hold yet; returns the parts and each usable file's SHA-256."""
     known = set(table.read(["image_sha256"])["image_sha256"].to_pylist()) if table.version >= 0 else set()
@@ -318,7 +310,7 @@ def store_images(  # noqa: PLR0913
                     hashes[product["file"]] = sha
             while len(waiting) >= IMAGES_A_PART or (waiting and at + IMAGES_A_PART >= len(products)):
                 rows = pa.Table.from_pylist(waiting[:IMAGES_A_PART], schema=IMAGES)
-                parts.append(lake.write_part("images", rows, salt=mark))
+                parts.append(table.lake.write_part("images", rows, salt=mark))
                 del waiting[:IMAGES_A_PART]
             progress.add(len(chunk))
     return parts, hashes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,9 @@ from infra.settings import Settings, read_settings
 from infra.telemetry import log_file
 from jobs import console as display
 from jobs import step as steps
-from jobs.step import STEPS, Run, open_run
+from jobs.evaluate import result_grid
+from jobs.step import STEPS, Run
+from ml.grid import draw_grid
 
 app = typer.Typer(
     help="Look-alike tables for fashion catalogues.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -55,9 +58,11 @@ def refresh(dataset: Dataset = "", run: RunName = "") -> None:
                 watch.poll()
             watch.poll()
     except KeyboardInterrupt:
-        airflow.stop(process)
         out.print(f"stopped; `{_again(dataset, run)}` resumes")
         raise typer.Exit(130) from None
+    finally:
+        if process.poll() is None:
+            airflow.stop(process)
     if process.returncode or watch.failed or set(watch.results) != set(STEPS):
         _report_failure(watch, opened, log, _again(dataset, run))
     _report_success(watch, opened, time.perf_counter() - started)
@@ -185,6 +190,19 @@ def rollback() -> None:
     with _store(read_settings()) as connection, connection.transaction():
         live = store.rollback(connection)
     out.print(f"live: run {live.run}")
+
+
+@app.command()
+def grid(
+    file: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date.")],
+    rows: Annotated[int, typer.Option(min=1, max=50, help="Products to show.")] = 6,
+) -> None:
+    """Draw products of a run with their ten neighbours."""
+    settings = read_settings()
+    pictures = result_grid(Run(run, settings, Lake(settings.lake)), rows)
+    Image.fromarray(draw_grid(pictures)).save(file, optimize=True)
+    out.print(f"{file}: {rows} products, each followed by its ten most similar")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -55,7 +56,7 @@ class Watch:
             for event in self._new_events(step):
                 self._show(step, event)
 
-    def _new_events(self, step: str) -> Iterator[dict[str, object]]:
+    def _new_events(self, step: str) -> Iterator[dict[str, Any]]:
         file = self._files[step]
         if not file.exists():
             return
@@ -67,7 +68,7 @@ class Watch:
                 self._seen[step] += len(line)
                 yield json.loads(line)
 
-    def _show(self, step: str, event: dict[str, object]) -> None:
+    def _show(self, step: str, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "progress" and self._console.is_terminal:
             bar = self._bars.get(step)

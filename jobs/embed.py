@@ -146,13 +146,13 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
         schema=SCHEMA,
     )
     started = perf_counter()
-    part = lake.write_part("features", out, salt=model.fingerprint)
-    return part, seconds | {"write_s": perf_counter() - started}
+    written = lake.write_part("features", out, salt=model.fingerprint)
+    return written, seconds | {"write_s": perf_counter() - started}
 
 
 @lru_cache(maxsize=1)
 def _extractor(model: Model) -> features.Extractor:
-    """Built once a worker process, which Spark keeps from task to task. One thread: there is a worker for every core."""
+    """Built once a worker process, which Spark keeps from task to task. One thread: every core has its worker."""
     return features.build(model.name, _weights(model.weights), model.height, model.width, model.precision, threads=1)
 
 

@@ -23,6 +23,7 @@ from infra.lake import Table
 from jobs import step
 from jobs.step import Run, StepResult
 from ml import gates, metrics
+from ml.images import decode
 
 METRICS = pa.schema([("metric", pa.string()), ("value", pa.float64())])
 VERDICTS = pa.schema(
@@ -73,7 +74,10 @@ def evaluate(run: Run) -> StepResult:
     failed = [verdict.gate for verdict in verdicts if not verdict.passed]
     shown = {name: round(value, 2) for name, value in measured.items()}
     return StepResult(
-        len(products), 3, tables=versions, figures={**shown, "failed_gates": len(failed), "failed": failed, "report": report}
+        len(products),
+        3,
+        tables=versions,
+        figures={**shown, "failed_gates": len(failed), "failed": failed, "report": report},
     )
 
 
@@ -148,7 +152,7 @@ def _tolerances(run: Run) -> gates.Tolerances:
     return gates.Tolerances(settings.coverage_min, settings.shrink_max, settings.reject_max)
 
 
-# The report ------------------------------------------------------------------------------------------------------------
+# The report -----------------------------------------------------------------------------------------------------------
 
 
 def render(run, products, lists, codes, measured, verdicts, classifier) -> str:  # type: ignore[no-untyped-def]  # noqa: PLR0913
@@ -172,7 +176,9 @@ def render(run, products, lists, codes, measured, verdicts, classifier) -> str: 
         reject_reasons=Counter(rejects["reason"].to_pylist()).most_common(),
         reject_examples=rejects.slice(0, 10).to_pylist(),
         plots={
-            "Products right, by wrong neighbours allowed": _lines(tolerance, "wrong neighbours allowed", "% of products"),
+            "Products right, by wrong neighbours allowed": _lines(
+                tolerance, "wrong neighbours allowed", "% of products"
+            ),
             "Seconds a step": _bars({name: result.seconds for name, result in results.items()}, "s"),
             "Products by articleType, the 25 largest": _bars({str(name): count for name, count in types}, "products"),
         },
@@ -180,7 +186,9 @@ def render(run, products, lists, codes, measured, verdicts, classifier) -> str: 
     )
 
 
-def grid(run: Run, products: pa.Table, lists: Lists, codes: dict[str, np.ndarray], count: int = GRID_QUERIES) -> list[dict]:
+def grid(
+    run: Run, products: pa.Table, lists: Lists, codes: dict[str, np.ndarray], count: int = GRID_QUERIES
+) -> list[dict]:
     """Query products spread over the articleTypes, with their neighbours: names, scores, hits, images as data URIs."""
     queries = spread(codes["articleType"], count)
     shown = sorted({*queries, *(int(i) for query in queries for i in lists.neighbours[query] if i >= 0)})
@@ -190,7 +198,7 @@ def grid(run: Run, products: pa.Table, lists: Lists, codes: dict[str, np.ndarray
 
     def card(index: int, score: float | None = None, marks: tuple[str, ...] = ()) -> dict:
         row = {name: products[name][index].as_py() for name in COLUMNS}
-        return {**row, "score": score, "wrong": marks, "image": sources.get(row["image_sha256"], "")}
+        return {**row, "score": score, "wrong": marks, "image": _data_uri(sources[row["image_sha256"]])}
 
     return [
         {
@@ -214,26 +222,39 @@ def grid(run: Run, products: pa.Table, lists: Lists, codes: dict[str, np.ndarray
 
 
 def spread(codes: np.ndarray, count: int) -> list[int]:
-    """Indices of `count` products: the middle one of each of the largest groups, then further ones of these groups."""
+    """Indices of up to `count` products: as many of each of the largest groups, spread evenly over the group."""
     groups = [np.flatnonzero(codes == code) for code, _ in Counter(codes.tolist()).most_common(count)]
-    chosen: list[int] = []
-    for share in (2, 3, 5, 7, 11, 13):
-        for group in groups:
-            index = int(group[len(group) // share])
-            if index not in chosen and len(chosen) < count:
-                chosen.append(index)
-    return chosen
+    each = -(-count // len(groups)) if groups else 0
+    chosen = [int(group[(2 * turn + 1) * len(group) // (2 * each)]) for turn in range(each) for group in groups]
+    return list(dict.fromkeys(chosen))[:count]
 
 
-def _images(run: Run, hashes: list[str]) -> dict[str, str]:
-    """Data URIs by SHA-256; the kind is told from the first bytes."""
-    found, wanted, table = {}, pa.array(sorted(set(hashes))), run.table("images")
+def result_grid(run: Run, count: int) -> list[list[np.ndarray]]:
+    """The images of `count` products, each followed by its neighbours': lists of uint8 (h, w, 3), for `ml.grid`."""
+    products = run.table("products").read(["product_id", "articleType", "image_sha256"])
+    lists = read_unfiltered(run.table("lists"), products["product_id"].to_numpy())
+    rows = [
+        [query, *(int(i) for i in lists.neighbours[query] if i >= 0)]
+        for query in spread(encode(products["articleType"]), count)
+    ]
+    hashes = products["image_sha256"].to_pylist()
+    images = _images(run, [hashes[index] for row in rows for index in row])
+    return [[decode(images[hashes[index]]) for index in row] for row in rows]
+
+
+def _images(run: Run, hashes: list[str]) -> dict[str, bytes]:
+    """Stored image bytes by SHA-256."""
+    found: dict[str, bytes] = {}
+    wanted, table = pa.array(sorted(set(hashes))), run.table("images")
     for part in table.parts:
         rows = table.read_part(part, ["image_sha256", "bytes"], pc.field("image_sha256").isin(wanted))
-        for sha, data in zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
-            kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[8:12] == b"WEBP" else "jpeg"
-            found[sha] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        found |= zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
     return found
+
+
+def _data_uri(data: bytes) -> str:
+    kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _figure(width: float, height: float):  # type: ignore[no-untyped-def]

@@ -36,7 +36,7 @@ def publish(run: Run) -> StepResult:
         live = store.live(connection)
         if live and live.fingerprint == mark:
             store.rename(connection, live.run_id, run.name)
-            return StepResult(live.figures["lists"], skipped=True, figures=live.figures | {"live": run.name})
+            return StepResult(int(str(live.figures["lists"])), skipped=True, figures=live.figures | {"live": run.name})
         started = perf_counter()
         run_id = store.begin(connection, run.name, mark, run.settings.fields)
         store.load_products(connection, run_id, _products(tables["products"], tables["embeddings"]))
@@ -61,7 +61,7 @@ def check_verdicts(run: Run) -> None:
     failed = [row for row in verdicts.values() if not row["passed"]]
     if missing:
         raise UserError(
-            f"run {run.name} has no verdict of gate {', '.join(missing)}, so it is not published; the old run serves on",
+            f"run {run.name} is not published, the old run serves on: no verdict of gate {', '.join(missing)}",
             where=f"{run.lake.uri}/verdicts",
             remedy="set the gate's threshold and run evaluate again",
         )

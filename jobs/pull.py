@@ -193,7 +193,7 @@ def _in_memory(name: str, data: bytes) -> Member:
 
 def _fetch_kaggle(dataset: str, workspace: Workspace) -> Fetched:
     handle = dataset.removeprefix("kaggle:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", handle):
+    if not re.fullmatch(r"[\w-]+/[\w-]+(/versions/\d+)?", handle):
         raise _wrong(dataset, "names no Kaggle data set", "give kaggle:owner/name or kaggle:owner/name/versions/N")
     with _kaggle_errors(dataset):
         import kagglehub  # 1 s, and only this source needs it

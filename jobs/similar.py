@@ -118,7 +118,8 @@ def _lists(lake: Lake, version: int, cells: Cells, n: int, mark: str) -> list[Pa
 def lists_of(lake: Lake, version: int, cells: Cells, start: int, stop: int, mark: str) -> Part:
     """Worker: the lists of query products `start` to `stop`, written as one part."""
     ids, embeddings = _embeddings(lake.uri, version)
-    best, scores = [], []
+    best: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
     for at in range(start, stop, BLOCK_QUERIES):
         own = np.arange(at, min(at + BLOCK_QUERIES, stop))
         block = embeddings[own] @ embeddings.T

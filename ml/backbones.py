@@ -148,7 +148,7 @@ BACKBONES: dict[str, Backbone] = {
 
 # Weights in torch's file format, without torch and without running anything the file names --------------------------
 _MAGIC = 0x1950A86A20F9469CFC6C
-_STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_STORAGES: dict[str, np.dtype] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 class _Restricted(pickle.Unpickler):

@@ -28,14 +28,15 @@ class Cells:
 
 
 def single_field_cells(values: dict[str, list[str | None]], n: int, cell_min: int) -> Cells:
-    """The cell of the empty filter, whatever its size, and that of every `field = value` with at least `cell_min` members.
+    """The cell of the empty filter, whatever its size, and that of every `field = value` with enough members.
 
     Args:
         values: field → the n products' values; None never matches a filter.
         n: number of products.
         cell_min: members a cell needs, the empty filter's excepted.
 
-    Combinations with the same members share one cell, in the order they are met: empty filter first, then by field and value.
+    Combinations with the same members share one cell; cells come in the order they are met: the empty filter first,
+    then by field and value.
     """
     found: dict[bytes, tuple[np.ndarray, list[dict[str, str]]]] = {}
     everything = np.arange(n, dtype=np.int32)

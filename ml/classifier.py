@@ -18,7 +18,9 @@ VALIDATION_SHARE = 0.2
 MIN_GROUPS = 3
 """Groups that a class needs to be on every side: one each for training, validation and test."""
 
-BATCH = 512
+BATCHES = 64
+"""Batches an epoch, as far as `BATCH_SIZES` lets them: small catalogues learn in as few epochs as large ones."""
+BATCH_SIZES = (16, 512)
 LEARNING_RATE = 5e-4
 EPOCHS = 100
 PATIENCE = 5
@@ -114,7 +116,9 @@ def fit(
     keras.utils.set_random_seed(seed)
     known = features[split.train]
     inputs = keras.Input((features.shape[1],), name="features")
-    x = keras.layers.Normalization(**_standard(known), name="standardised")(inputs)
+    # In float64: the mean of a feature that never varies is then that feature, and it gets no weight.
+    mean, variance = (each(axis=0, dtype=np.float64).astype(np.float32) for each in (known.mean, known.var))
+    x = keras.layers.Normalization(mean=mean, variance=variance, name="standardised")(inputs)
     outputs = keras.layers.Dense(
         int(classes.max()) + 1, activation="softmax", kernel_initializer="zeros", name="subCategory"
     )(x)
@@ -124,7 +128,7 @@ def fit(
     history = model.fit(
         known,
         classes[split.train],
-        batch_size=BATCH,
+        batch_size=int(np.clip(len(known) // BATCHES, *BATCH_SIZES)),
         epochs=EPOCHS,
         validation_data=(features[split.validation], classes[split.validation]) if validated else None,
         callbacks=[
@@ -138,13 +142,6 @@ def fit(
     # A model of its own around the trained layers: without the optimizer, whose state is twice the weights.
     trained = keras.Model(inputs, outputs, name="classifier")
     return Fitted(trained, {name: [float(value) for value in values] for name, values in history.items()})
-
-
-def _standard(features: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean and variance of each feature, float32 (d,); variance 1 for one that never varies, lest noise be blown up."""
-    varies = features.min(axis=0) < features.max(axis=0)
-    variance = np.where(varies, features.var(axis=0, dtype=np.float64), 1.0)
-    return {"mean": features.mean(axis=0, dtype=np.float64).astype(np.float32), "variance": variance.astype(np.float32)}
 
 
 def predict(model, features: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]  # keras.Model

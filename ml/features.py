@@ -57,7 +57,7 @@ def _compiled(model):  # type: ignore[no-untyped-def]
 
 
 def build(name: str, weights: bytes | None, height: int, width: int, precision: str, threads: int) -> Extractor:
-    """The extractor of backbone `name`; `threads` bounds the CPU threads of one call, from the process's first one on."""
+    """The extractor of backbone `name`; `threads` bounds the CPU threads of a call, for the whole process."""
     import keras
 
     from ml.backbones import BACKBONES

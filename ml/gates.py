@@ -65,7 +65,9 @@ def verdicts(new: Figures, live_products: int | None, tolerances: Tolerances) ->
 def _coverage(new: Figures, least: float) -> Verdict:
     share = new.covered / new.products if new.products else 0.0
     detail = f"{new.covered} of {new.products} products have a full list, {share:.2%}; at least {least:.2%} must"
-    return Verdict("coverage", share, least, share >= least, detail, "Look for products without neighbours in the lists.")
+    return Verdict(
+        "coverage", share, least, share >= least, detail, "Look for products without neighbours in the lists."
+    )
 
 
 def _finite(new: Figures) -> Verdict:
@@ -84,7 +86,9 @@ def _products(new: Figures, live: int | None, shrink_max: float) -> Verdict:
     bound = 1.0 if live is None else live * (1 - shrink_max)
     against = "no run is live yet" if live is None else f"the live run has {live}; at most {shrink_max:.0%} may go"
     remedy = "Check the source for missing products; if the loss is meant, raise LOOKALIKE_SHRINK_MAX for this run."
-    return Verdict("products", new.products, bound, new.products >= bound, f"{new.products} products; {against}", remedy)
+    return Verdict(
+        "products", new.products, bound, new.products >= bound, f"{new.products} products; {against}", remedy
+    )
 
 
 def _rejects(new: Figures, most: float) -> Verdict:

@@ -1,7 +1,7 @@
 """How good lists are: the nine percentages of the seed report, and recall.
 
-Protocol (from the report this project grew out of, "Fashion product recommendation", ResNet50 section): take the products
-whose articleType has at least 500 images; for each, the share of its ten unfiltered neighbours that have the same
+Protocol (that of the seed report on ResNet50 features and the Fashion Product Images data set): take the products whose
+articleType has at least 500 images; for each, the share of its ten unfiltered neighbours that have the same
 articleType, the same gender, or both; a product counts as right at tolerance t when its error, 1 − share, is at most t.
 """
 
@@ -55,7 +55,7 @@ def nine_percentages(
 
 
 def share_right(neighbours: np.ndarray, article_types: np.ndarray, genders: np.ndarray) -> np.ndarray:
-    """Percentage of all products whose wrong neighbours number at most 0, 1, … 10: float (3, 11) by type, gender, both."""
+    """Percentage of all products whose wrong neighbours number at most 0 … 10: float (3, 11) by type, gender, both."""
     same_type, same_gender = hits(neighbours, article_types), hits(neighbours, genders)
     wrong = [K - hit.sum(axis=1) for hit in (same_type, same_gender, same_type & same_gender)]
     return np.array([[100 * float((each <= limit).mean()) for limit in range(K + 1)] for each in wrong])

@@ -51,7 +51,9 @@ def styles(rows: list[dict[str, str]], columns: tuple[str, ...] = HEADER) -> byt
     return out.getvalue().encode()
 
 
-def image(product_id: int, colour: str = "Red", size: tuple[int, int] = (30, 40), kind: str = "JPEG", mode: str = "RGB"):
+def image(
+    product_id: int, colour: str = "Red", size: tuple[int, int] = (30, 40), kind: str = "JPEG", mode: str = "RGB"
+):
     """Bytes of a small drawing that differs with the product id and the colour."""
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
@@ -98,7 +100,13 @@ def write_result(run: Run, step: str, **fields: object) -> None:
 
 
 PULLS = pa.schema(
-    [("uri", pa.string()), ("archive", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64()), ("members", pa.int32())]
+    [
+        ("uri", pa.string()),
+        ("archive", pa.string()),
+        ("sha256", pa.string()),
+        ("bytes", pa.int64()),
+        ("members", pa.int32()),
+    ]
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import boto3
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,7 +45,7 @@ def test_what_is_committed_is_read_back_with_its_fingerprint_and_figures(lake):
     table = first.commit([written(lake, 1, 2), written(lake, 3)], SCHEMA, run="r", fingerprint="abc", figures=figures)
     assert (table.version, table.fingerprint, table.figures) == (0, "abc", figures)
     assert ids(lake) == [1, 2, 3]
-    assert table.read(["name"], pc.field("id") > 1)["name"].to_pylist() == ["n2", "n3"] or len(table.parts) == 2
+    assert sorted(table.read(["name"], pc.field("id") > 1)["name"].to_pylist()) == ["n2", "n3"]
     assert sum(part.num_rows for part in table.iter_parts()) == 3
 
 
@@ -95,7 +97,7 @@ def test_overwrite_replaces_append_adds_and_old_versions_stay_readable(lake):
     commit(lake, 2, mode="append", fingerprint="b")
     commit(lake, 3, fingerprint="c")
     assert [ids(lake, version) for version in (0, 1, 2)] == [[1], [1, 2], [3]]
-    assert [lake.table("things", version).fingerprint for version in (0, 1, 2)] == ["a", "b", "c"]
+    assert [lake.table("things", version).fingerprint for version in (0, 1, 2, None)] == ["a", "b", "c", "c"]
 
 
 def test_a_snapshot_is_what_it_was_when_it_was_taken(lake):
@@ -139,13 +141,7 @@ def test_writing_that_fails_leaves_no_file_and_keeps_the_old_one(lake, size):
         bucket = lake.path("").split("/")[0]
         assert "Uploads" not in boto3.client("s3", region_name="us-east-1").list_multipart_uploads(Bucket=bucket)
     else:
-        assert [item.name for item in (_folder(lake) / "raw").iterdir()] == ["old"]
-
-
-def _folder(lake: Lake):
-    from pathlib import Path
-
-    return Path(lake.path(""))
+        assert [item.name for item in Path(lake.path("raw")).iterdir()] == ["old"]
 
 
 def test_a_missing_file_is_a_file_not_found(lake):

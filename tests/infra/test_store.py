@@ -83,9 +83,9 @@ def servers(folder: Path) -> list[int]:
 
 
 def start_in_a_process(folder: Path) -> subprocess.Popen:
-    code = f"import sys; from pathlib import Path; from infra import embedded; print(embedded.uri(Path({str(folder)!r})), flush=True); sys.stdin.read()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    process.stdout.readline()
+    code = "import sys, pathlib, infra.embedded as e; print(e.uri(pathlib.Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline()
     return process
 
 
@@ -170,7 +170,7 @@ def test_lists_of_every_length_come_back_as_they_were_loaded(connection, load_ru
     lengths = np.arange(n) % 11
     lists = [((np.arange(length) - 2**40), np.arange(length) / 2**22) for length in lengths]
     load_run(connection, "a", np.arange(n) - 2**40, np.tile(VECTORS[:1], (n, 1)), lists=[({}, lists)])
-    stored = connection.execute("SELECT items, scores FROM lookalike.lists ORDER BY product_id").fetchall()
+    stored = connection.execute("SELECT items, scores::float8[] FROM lookalike.lists ORDER BY product_id").fetchall()
     assert stored == [(items.tolist(), scores.tolist()) for items, scores in lists]
 
 
@@ -180,7 +180,9 @@ def test_embeddings_of_every_backbones_width_are_stored_exactly(connection, load
     values = {name: [name + " " * 20] * 3 for name in ("gender", "articleType", "productDisplayName")}
     load_run(connection, "a", IDS, entries, values)
     for row, (stored,) in zip(
-        entries, connection.execute("SELECT embedding::real[] FROM lookalike.products ORDER BY product_id"), strict=True
+        entries,
+        connection.execute("SELECT embedding::real[]::float8[] FROM lookalike.products ORDER BY product_id"),
+        strict=True,
     ):
         assert stored == row.tolist()
 
@@ -250,7 +252,7 @@ def test_prune_keeps_three_and_always_the_live_one(connection, load_run):
     assert store.prune(connection, 3) == [ids[1], ids[2]]
     assert names(connection) == ["e", "d", "a"]
     left = connection.execute(
-        "SELECT count(*) FROM pg_class WHERE relnamespace = 'lookalike'::regnamespace AND relispartition AND relkind = 'r'"
+        "SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = 'lookalike'::regnamespace"
     ).fetchone()
     assert left == (3 * len(store.PARTITIONED),)
 

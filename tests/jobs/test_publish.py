@@ -38,7 +38,9 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
     """A run whose steps before publish are done; `angle` decides the content, `missing` lists are left out."""
     lake = (tmp_path / "lake").as_uri()
     run = Run(name, Settings(lake=lake, store=uri, store_folder=tmp_path / "unused", **settings), Lake(lake))
-    vectors = np.rint(np.stack([np.cos(np.arange(N) + angle), np.sin(np.arange(N))], 1) * 1024).astype(np.float32) / 2048
+    vectors = (
+        np.rint(np.stack([np.cos(np.arange(N) + angle), np.sin(np.arange(N))], 1) * 1024).astype(np.float32) / 2048
+    )
     scores = vectors @ vectors.T
     texts = {field: pa.array(COLOUR if field == "baseColour" else [f"{field} x"] * N) for field in ATTRIBUTES}
     products = {"product_id": IDS, **texts, "derivedType": ["Men x"] * N, "image_sha256": ["0" * 64] * N}
@@ -55,7 +57,9 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
         run,
         "similar",
         {
-            "embeddings": commit(run, "embeddings", {"product_id": IDS, "embedding": step.to_lists(vectors)}, mark, parts=2),
+            "embeddings": commit(
+                run, "embeddings", {"product_id": IDS, "embedding": step.to_lists(vectors)}, mark, parts=2
+            ),
             "cells": commit(run, "cells", CELLS, mark),
             "lists": commit(run, "lists", lists[: len(lists) - missing], mark, figures, parts=1 if missing else 3),
         },

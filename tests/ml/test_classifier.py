@@ -1,4 +1,4 @@
-"""The classifier: a split that cannot leak, figures that equal scikit-learn's, and a file that loads as it was saved."""
+"""The classifier: a split that cannot leak, figures equal to scikit-learn's, and a file that loads as it was saved."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from ml import classifier
 from ml.classifier import MIN_GROUPS, Split
 
 
-def clouds(seed=0, n=300, d=8, c=3):
+def clouds(seed=0, n=150, d=8, c=3):
     """Features in c clouds far apart, on very different scales, one of them constant."""
     rng = np.random.default_rng(seed)
     classes = np.arange(n) % c
@@ -26,10 +26,18 @@ def clouds(seed=0, n=300, d=8, c=3):
     return features.astype(np.float32), classes
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_epochs():
+    """Weights start at zero, so the first steps already point the right way; more would only take time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "EPOCHS", 12)
+        yield
+
+
 @pytest.fixture(scope="module")
 def fitted():
     features, classes = clouds()
-    return classifier.fit(features, classes, classifier.split(classes, np.arange(300), 0), seed=0)
+    return classifier.fit(features, classes, classifier.split(classes, np.arange(150), 0), seed=0)
 
 
 # The split ------------------------------------------------------------------------------------------------------------
@@ -83,6 +91,13 @@ def test_large_groups_still_give_shares_near_a_fifth():
     assert [len(side) for side in vars(sides).values()] == [640, 160, 200]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([1, 30]), min_size=MIN_GROUPS, max_size=6), st.integers(0, 3))
+def test_a_class_of_three_groups_or_more_has_one_on_every_side_however_uneven_they_are(sizes, seed):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    assert all(len(side) for side in vars(classifier.split(np.zeros(len(groups), int), groups, seed)).values())
+
+
 def test_another_seed_gives_another_split():
     classes = np.zeros(100, int)
     one, other = (classifier.split(classes, np.arange(100), seed) for seed in (0, 1))
@@ -101,7 +116,7 @@ def test_an_image_of_a_common_and_a_rare_class_stays_where_the_rare_one_can_be_l
 
 def test_separable_classes_are_told_apart_on_samples_never_seen(fitted):
     features, classes = clouds()
-    test = classifier.split(classes, np.arange(300), 0).test
+    test = classifier.split(classes, np.arange(150), 0).test
     probabilities = classifier.predict(fitted.model, features[test])
     assert (probabilities.argmax(axis=1) == classes[test]).all()
     assert probabilities.dtype == np.float32
@@ -129,24 +144,22 @@ def test_training_stops_when_validation_stops_improving_and_keeps_the_best_weigh
 
 def test_training_again_gives_the_same_file(fitted):
     features, classes = clouds()
-    again = classifier.fit(features, classes, classifier.split(classes, np.arange(300), 0), seed=0)
+    again = classifier.fit(features, classes, classifier.split(classes, np.arange(150), 0), seed=0)
     assert classifier.to_bytes(again.model) == classifier.to_bytes(fitted.model)
 
 
 def test_a_feature_that_never_varied_in_training_cannot_decide_a_prediction(fitted):
     features, _ = clouds()
     changed = features[:20].copy()
-    changed[:, 0] = 0.1001
-    assert classifier.predict(fitted.model, changed) == pytest.approx(
-        classifier.predict(fitted.model, features[:20]), abs=1e-3
-    )
+    changed[:, 0] = 0.2
+    assert np.array_equal(classifier.predict(fitted.model, changed), classifier.predict(fitted.model, features[:20]))
 
 
 def test_a_single_class_is_always_predicted():
     features = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
     classes = np.zeros(10, int)
     result = classifier.fit(features, classes, classifier.split(classes, np.arange(10), 0), seed=0)
-    assert classifier.predict(result.model, features).tolist() == [[1.0]] * 10
+    assert classifier.predict(result.model, features) == pytest.approx(1)
 
 
 def test_classes_too_small_to_split_are_learnt_without_validation():
@@ -182,14 +195,14 @@ def test_metrics_equal_those_of_scikit_learn(seed, n, c):
     found = classifier.metrics(probabilities, classes, [f"class {i}" for i in range(c)])
     predicted, every = probabilities.argmax(axis=1), np.arange(c)
     each = precision_recall_fscore_support(classes, predicted, labels=every, zero_division=0)
-    for name, values in zip(("precision", "recall", "f1", "support"), each):
+    for name, values in zip(("precision", "recall", "f1", "support"), each, strict=True):
         assert [found["classes"][f"class {i}"][name] for i in every] == pytest.approx(values)
     macro = precision_recall_fscore_support(classes, predicted, average="macro", zero_division=0)[2]
     assert found["macro_f1"] == pytest.approx(macro)
     assert found["accuracy"] == accuracy_score(classes, predicted)
     if c > 3:
         assert found["top3_accuracy"] == top_k_accuracy_score(classes, probabilities, k=3, labels=every)
-    pairs = [(int(t), int(p)) for t, p in zip(classes, predicted) if t != p]
+    pairs = [(int(t), int(p)) for t, p in zip(classes, predicted, strict=True) if t != p]
     expected = sorted(set(pairs), key=lambda pair: (-pairs.count(pair), pair))[: classifier.CONFUSIONS]
     assert [(row["true"], row["predicted"], row["count"]) for row in found["confusions"]] == [
         (f"class {t}", f"class {p}", pairs.count((t, p))) for t, p in expected
@@ -216,7 +229,8 @@ def test_the_file_holds_no_time_and_no_optimizer(fitted):
     with zipfile.ZipFile(io.BytesIO(classifier.to_bytes(fitted.model))) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert json.loads(archive.read("metadata.json")) == {"keras_version": keras.__version__}
-        assert json.loads(archive.read("config.json"))["compile_config"] is None
+        assert json.loads(archive.read("config.json"))["compile_config"] == {}
+        assert not any("optimizer" in name for name in archive.namelist())
 
 
 def test_a_file_that_was_changed_is_refused(fitted):

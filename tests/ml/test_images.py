@@ -142,7 +142,11 @@ def test_a_decompression_bomb_is_refused_by_its_header():
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(JPEG) - 1), st.binary(min_size=1, max_size=20))
 def test_damaged_bytes_give_an_image_or_a_named_reason_never_another_error(at, junk):
-    try:
-        assert decode(JPEG[:at] + junk + JPEG[at + len(junk) :]).ndim == 3
-    except ImageError as error:
-        assert error.reason in {"empty", "not an image", "too many pixels", "damaged"}
+    def outcome(data):
+        try:
+            return "image" if decode(data).ndim == 3 else "no array of an image"
+        except ImageError as error:
+            return error.reason
+
+    reasons = {"empty", "not an image", "too many pixels", "damaged"}
+    assert outcome(JPEG[:at] + junk + JPEG[at + len(junk) :]) in {"image", *reasons}

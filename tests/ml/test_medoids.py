@@ -29,7 +29,9 @@ def test_medoids_and_their_similarity_equal_an_integer_reference_with_ties_and_d
     found, similarity = medoids(embeddings, groups)
     expected = reference(embeddings, groups)
     assert found.tolist() == [index for _, index in expected]
-    assert similarity.tolist() == [-total * UNIT**2 / n for (total, _), n in zip(expected, np.bincount(groups))]
+    assert similarity.tolist() == [
+        -total * UNIT**2 / n for (total, _), n in zip(expected, np.bincount(groups), strict=True)
+    ]
 
 
 @settings(max_examples=10, deadline=None)
@@ -39,12 +41,12 @@ def test_the_result_does_not_depend_on_the_order_in_which_dimensions_are_summed(
     embeddings = to_embedding(rng.exponential(size=(200, 1280)))
     groups = rng.integers(0, 3, 200)
     shuffled = embeddings[:, rng.permutation(1280)]
-    for one, other in zip(medoids(embeddings, groups), medoids(shuffled, groups)):
+    for one, other in zip(medoids(embeddings, groups), medoids(shuffled, groups), strict=True):
         assert np.array_equal(one, other)
 
 
 def test_the_medoid_is_the_middle_one_and_not_the_odd_one_out():
-    features = np.array([[1, 0.2], [1, 0], [0, 1], [1, -0.2]], np.float32)
+    features = np.array([[1, 0.2], [1, 0], [-1, 0], [1, -0.2]], np.float32)
     assert medoids(to_embedding(features), np.zeros(4, int))[0].tolist() == [1]
 
 

@@ -28,7 +28,8 @@ def test_lists_equal_an_integer_reference_with_ties_duplicates_and_tiny_cells(se
     best, scores = top_k_of_cells(embeddings @ embeddings.T, own, np.concatenate(cells), offsets, k)
     for query in range(n):
         for cell, members in enumerate(cells):
-            found = [(m, round(float(s) / UNIT**2)) for m, s in zip(best[query, cell], scores[query, cell]) if m >= 0]
+            ranked = zip(best[query, cell], scores[query, cell], strict=True)
+            found = [(m, round(float(s) / UNIT**2)) for m, s in ranked if m >= 0]
             assert found == reference(embeddings, query, members, k)
 
 

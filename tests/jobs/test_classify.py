@@ -1,0 +1,150 @@
+"""The step classify: a trained, measured and saved classifier, from a small hand-made lake."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from infra.errors import UserError
+from infra.lake import Lake
+from infra.settings import read_settings
+from jobs import step
+from jobs.step import Run, StepResult
+from ml import classifier
+
+KINDS = ("Bags", "Shoes", "Watches")
+N = 120
+
+
+def catalogue():
+    """120 products in three separable kinds, each fourth on the image of another of its kind, then two unlabelled."""
+    rng = np.random.default_rng(0)
+    centres = 8 * rng.normal(size=(3, 6))
+    rows = []
+    for i in range(N):
+        image = i - 3 if i % 4 == 3 else i
+        rows.append((100 + i, KINDS[i % 3], f"image {image}"))
+    features = {f"image {i}": (rng.normal(size=6) + centres[i % 3]).tolist() for i in range(N + 2)}
+    return [*rows, (100 + N, None, f"image {N}"), (101 + N, None, f"image {N + 1}")], features
+
+
+def lake_with(folder, rows, features, name="night"):
+    """A run whose catalog and embed are done: what those steps would have committed."""
+    lake = Lake((folder / "lake").as_uri())
+    run = Run(name, read_settings(lake=lake.uri), lake)
+    ids, labels, images = zip(*rows, strict=True)
+    products = pa.table({"product_id": ids, "subCategory": pa.array(labels, pa.string()), "image_sha256": images})
+    vectors = pa.array(list(features.values()), pa.list_(pa.float32()))
+    embedded = pa.table(
+        {"image_sha256": list(features), "model": ["model"] * len(features), "average": vectors, "maximum": vectors}
+    )
+    for table, content, author in (("products", products, "catalog"), ("features", embedded, "embed")):
+        part = lake.write_part(table, content, salt="")
+        mark = step.fingerprint(content.to_pylist())
+        committed = lake.table(table).commit([part], content.schema, run=name, fingerprint=mark)
+        result = StepResult(tables={table: committed.version}, figures={"model": "model"})
+        lake.write_bytes(f"runs/{name}/{author}.json", json.dumps(asdict(result)).encode())
+    return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_epochs():
+    """Weights start at zero, so the first steps already point the right way; more would only take time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "EPOCHS", 12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """A run with its classifier trained: (folder, run, the step's result, the table's row)."""
+    folder = tmp_path_factory.mktemp("classify")
+    run = lake_with(folder, *catalogue())
+    result = step.execute("classify", run)
+    return folder, run, result, run.table("classifier").read().to_pylist()[0]
+
+
+def test_separable_kinds_are_told_apart_and_the_figures_say_so(night):
+    _, _, result, row = night
+    figures = result.figures
+    assert (result.rows, result.skipped) == (1, False)
+    assert (figures["test_accuracy"], figures["macro_f1"], figures["classes"]) == (1.0, 1.0, 3)
+    assert figures["without_subcategory"] == 2
+    assert (figures["train"], figures["validation"], figures["test"]) == tuple(
+        len(row[side]) for side in ("train_ids", "validation_ids", "test_ids")
+    )
+    assert row["labels"] == list(KINDS)
+    metrics = json.loads(row["metrics"])
+    assert metrics["accuracy"] == 1.0
+    assert metrics["classes"]["Bags"]["support"] > 0
+    assert len(metrics["history"]["val_loss"]) == figures["epochs"]
+
+
+def test_the_sides_hold_every_labelled_product_once_and_never_share_an_image(night):
+    row = night[3]
+    sides = [row[side] for side in ("train_ids", "validation_ids", "test_ids")]
+    assert sorted(sum(sides, [])) == list(range(100, 100 + N))
+    image = {product_id: name for product_id, _, name in catalogue()[0]}
+    train, validation, test = ({image[product_id] for product_id in side} for side in sides)
+    assert len(train) + len(validation) + len(test) == len(train | validation | test) == 90
+
+
+def test_the_saved_file_is_named_by_its_hash_and_gives_the_metrics_in_the_table(night):
+    _, run, _, row = night
+    assert row["model_file"] == f"models/{row['model_sha256']}.keras"
+    model = classifier.from_bytes(run.lake.read_bytes(row["model_file"]), row["model_sha256"])
+    rows, features = catalogue()
+    kind, image = ({row[0]: row[column] for row in rows} for column in (1, 2))
+    vectors = np.array([features[image[product_id]] for product_id in row["test_ids"]], np.float32)
+    predicted = [row["labels"][best] for best in classifier.predict(model, vectors).argmax(axis=1)]
+    right = np.mean([found == kind[product_id] for found, product_id in zip(predicted, row["test_ids"], strict=True)])
+    assert right == json.loads(row["metrics"])["accuracy"]
+
+
+def test_a_model_file_that_was_tampered_with_is_refused(night):
+    _, run, _, row = night
+    data = bytearray(run.lake.read_bytes(row["model_file"]))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(ValueError, match=row["model_sha256"]):
+        classifier.from_bytes(bytes(data), row["model_sha256"])
+
+
+def test_the_same_products_and_model_are_skipped_whatever_the_run_is_called(night):
+    folder, _, first, _ = night
+    again = step.execute("classify", lake_with(folder, *catalogue(), name="next"))
+    assert again.skipped
+    assert (again.tables, again.rows, again.figures) == (first.tables, first.rows, first.figures)
+
+
+def test_training_again_elsewhere_gives_the_same_row_and_file(night, tmp_path):
+    run = lake_with(tmp_path, *catalogue())
+    step.execute("classify", run)
+    assert run.table("classifier").read().to_pylist() == [night[3]]
+    assert run.lake.exists(night[3]["model_file"])
+
+
+def test_a_changed_label_trains_anew_and_replaces_the_row(night):
+    folder, _, _, before = night
+    rows, features = catalogue()
+    run = lake_with(folder, [(rows[0][0], KINDS[1], rows[0][2]), *rows[1:]], features, name="changed")
+    assert not step.execute("classify", run).skipped
+    (after,) = run.table("classifier").read().to_pylist()
+    assert after["fingerprint"] != before["fingerprint"]
+    assert after["model_sha256"] != before["model_sha256"]
+
+
+def test_products_without_any_subcategory_are_refused_with_a_remedy(tmp_path):
+    rows, features = catalogue()
+    run = lake_with(tmp_path, [(product_id, None, image) for product_id, _, image in rows], features)
+    with pytest.raises(UserError, match="none of the 122 products has a subCategory") as error:
+        step.execute("classify", run)
+    assert "subCategory of styles.csv" in str(error.value)
+
+
+def test_a_catalogue_too_small_to_hold_out_is_learnt_and_its_accuracy_is_unknown(tmp_path):
+    rows, features = catalogue()
+    result = step.execute("classify", lake_with(tmp_path, rows[:3], features))
+    assert result.figures["test_accuracy"] is None
+    assert (result.figures["train"], result.figures["validation"], result.figures["test"]) == (3, 0, 0)

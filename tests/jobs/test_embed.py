@@ -1,0 +1,78 @@
+"""embed on a real Spark with the real backbone: each image once a model, the same features however they were cut."""
+
+import numpy as np
+import pytest
+
+from infra.errors import UserError
+from jobs import catalog as catalog_step
+from jobs.embed import choose_model
+from jobs.step import execute
+from tests.catalogues import good_files, open_run, pulled, zip_bytes
+
+SIZE = {"input_height": 64, "input_width": 48}
+
+
+def embedded(lake, n, name, **settings):
+    run = pulled(open_run(lake, name, **SIZE | settings), zip_bytes(good_files(n)))
+    execute("catalog", run)
+    return run, execute("embed", run)
+
+
+def features(run) -> dict[tuple[str, str], np.ndarray]:
+    rows = run.table("features").read().to_pylist()
+    found = {(each["image_sha256"], each["model"]): np.array(each["average"] + each["maximum"]) for each in rows}
+    assert len(found) == len(rows)  # no image twice
+    return found
+
+
+def test_only_images_without_features_of_the_model_are_embedded(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 7)
+    run, first = embedded(lake, 20, "2026-01-01")
+    assert (first.rows, first.figures["embedded"]) == (20, 20)
+    run, second = embedded(lake, 26, "2026-01-02")
+    assert second.figures["embedded"] == 6
+    run, third = embedded(lake, 26, "2026-01-03")
+    assert (third.skipped, third.figures["embedded"]) == (True, 0)
+    in_pieces = features(run)
+    assert all(len(vector) == 2 * 1280 and np.isfinite(vector).all() for vector in in_pieces.values())
+    monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 1024)
+    from infra.lake import Lake
+
+    other, at_once = embedded(Lake((tmp_path / "other").as_uri()), 26, "2026-01-01")
+    assert at_once.figures["embedded"] == 26
+    whole = features(other)
+    assert whole.keys() == in_pieces.keys()
+    assert all(np.array_equal(whole[key], in_pieces[key]) for key in whole)
+
+
+def test_another_model_has_features_of_its_own_beside_the_first(lake):
+    run, _ = embedded(lake, 3, "2026-01-01")
+    run, second = embedded(lake, 3, "2026-01-02", input_height=96)
+    assert second.figures["embedded"] == 3
+    assert len({model for _, model in features(run)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"backbone": "vgg"}, ["no backbone 'vgg'", "efficientnet-lite0, resnet50"]),
+        ({"backbone": "resnet50"}, ["no installed package holds weights for resnet50", "LOOKALIKE_WEIGHTS=package"]),
+        ({"weights": "/nowhere/x.pth"}, ["cannot be read", "/nowhere/x.pth"]),
+        ({"weights_sha256": "00ff"}, ["expected 00ff", "LOOKALIKE_WEIGHTS_SHA256"]),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_a_clear_error(lake, settings, expected):
+    with pytest.raises(UserError) as caught:
+        choose_model(open_run(lake, **settings).settings)
+    assert all(text in str(caught.value) for text in expected), str(caught.value)
+
+
+def test_precision_and_weights_are_part_of_the_fingerprint(lake, tmp_path):
+    half = choose_model(open_run(lake, precision="bfloat16").settings)
+    full = choose_model(open_run(lake).settings)
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"weights")
+    assert (
+        len({half.fingerprint, full.fingerprint, choose_model(open_run(lake, weights=str(other)).settings).fingerprint})
+        == 3
+    )

@@ -1,0 +1,598 @@
+"""pull: every kind of source becomes one zip named by its content; hostile and broken ones are refused."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import struct
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra import archives
+from infra.errors import TransientError, UserError
+from infra.lake import Lake
+from infra.settings import read_settings
+from jobs import step
+from jobs.pull import PULLS, pull, shown
+from jobs.step import Run
+from ml.sample import COLUMNS, sample
+
+FILES = {"styles.csv": b"id,gender\n1,Men\n", "images/1.jpg": b"\xff\xd8one", "images/2.jpg": b"\xff\xd8two" * 500}
+
+
+def a_run(tmp_path: Path, dataset: object, lake: str = "", **changes: object) -> Run:
+    lake = lake or (tmp_path / "lake").as_uri()
+    return Run("r", read_settings(dataset=str(dataset), lake=lake, logs=tmp_path / "logs", **changes), Lake(lake))
+
+
+def zipped(files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_STORED) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return sink.getvalue()
+
+
+def tarred(files: dict[str, bytes] = FILES, mode: str = "w", extra: tuple[tarfile.TarInfo, ...] = ()) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+        for entry in extra:
+            archive.addfile(entry)
+    return sink.getvalue()
+
+
+def saved(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def folder(path: Path, files: dict[str, bytes] = FILES) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def raw(run: Run) -> list[str]:
+    files = Path(run.lake.path("raw"))
+    return sorted(item.name for item in files.iterdir()) if files.exists() else []
+
+
+def row(run: Run) -> dict[str, object]:
+    (only,) = run.lake.table("pulls").read().to_pylist()
+    return only
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(run.lake.read_bytes(str(row(run)["archive"])))) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+# What the lake holds afterwards
+
+
+def test_a_zip_is_copied_byte_for_byte_and_described_in_pulls(tmp_path):
+    data = zipped(method=zipfile.ZIP_DEFLATED)
+    source = saved(tmp_path / "a b.zip", data)
+    run = a_run(tmp_path, source)
+    result = pull(run)
+    sha = hashlib.sha256(data).hexdigest()
+    assert run.lake.read_bytes(f"raw/{sha}.zip") == data
+    expected = {"uri": source.as_uri(), "archive": f"raw/{sha}.zip", "sha256": sha, "bytes": len(data), "members": 3}
+    assert row(run) == expected
+    assert run.lake.table("pulls").read().schema == PULLS
+    assert run.lake.table("pulls").fingerprint == step.fingerprint(1, sha)
+    assert (result.rows, result.files, result.skipped, result.tables) == (1, 3, False, {"pulls": 0})
+    assert result.figures == {**expected, "added": True, "left_out": 0}
+
+
+def test_an_unchanged_source_adds_nothing_and_a_changed_one_adds_a_file(tmp_path):
+    source = saved(tmp_path / "a.zip", zipped())
+    run = a_run(tmp_path, source)
+    pull(run)
+    before = raw(run)
+    again = pull(run)
+    assert (again.skipped, again.tables, again.figures["added"], again.files) == (True, {"pulls": 0}, False, 3)
+    assert raw(run) == before
+    saved(source, zipped({**FILES, "images/3.jpg": b"three"}))
+    changed = pull(run)
+    assert (changed.skipped, changed.tables, changed.figures["added"]) == (False, {"pulls": 1}, True)
+    assert len(raw(run)) == 2
+
+
+def test_the_same_content_from_elsewhere_is_the_same_input_under_its_new_address(tmp_path):
+    run = a_run(tmp_path, saved(tmp_path / "a.zip", zipped()))
+    pull(run)
+    first = run.lake.table("pulls").fingerprint
+    moved = a_run(tmp_path, saved(tmp_path / "b.zip", zipped()))
+    result = pull(moved)
+    assert (result.skipped, result.figures["added"]) == (False, False)
+    assert row(moved)["uri"] == (tmp_path / "b.zip").as_uri()
+    assert run.lake.table("pulls").fingerprint == first
+    assert len(raw(run)) == 1
+
+
+def test_a_raw_file_that_was_removed_is_brought_back(tmp_path):
+    run = a_run(tmp_path, saved(tmp_path / "a.zip", zipped()))
+    pull(run)
+    (name,) = raw(run)
+    Path(run.lake.path(f"raw/{name}")).unlink()
+    assert pull(run).figures["added"] is True
+    assert raw(run) == [name]
+
+
+def test_folder_and_tars_of_the_same_files_become_the_same_zip_whatever_order_and_dates(tmp_path):
+    one, other = folder(tmp_path / "one"), folder(tmp_path / "other", dict(reversed(FILES.items())))
+    os.utime(other / "styles.csv", (1, 1))
+    sources = [
+        one,
+        other.as_uri(),
+        saved(tmp_path / "a.tar", tarred()),
+        saved(tmp_path / "b.tar.gz", tarred(dict(reversed(FILES.items())), "w:gz")),
+        saved(tmp_path / "c.tgz", gzip.compress(tarred(), mtime=99)),
+    ]
+    for source in sources:
+        run = a_run(tmp_path, source)
+        pull(run)
+        assert contents(run) == FILES
+    assert len(raw(run)) == 1
+    with zipfile.ZipFile(run.lake.path(f"raw/{raw(run)[0]}")) as archive:
+        assert archive.namelist() == sorted(FILES)
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_relative_path_is_recorded_absolute(tmp_path, monkeypatch):
+    saved(tmp_path / "a.zip", zipped())
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path, "./a.zip")
+    pull(run)
+    assert row(run)["uri"] == (tmp_path / "a.zip").as_uri()
+
+
+def test_the_sample_is_drawn_once_and_holds_what_it_lists(tmp_path):
+    run = a_run(tmp_path, "sample:160?seed=3")
+    pull(run)
+    assert pull(run).skipped
+    files = contents(run)
+    products = list(sample(160, 3))
+    lines = files.pop("styles.csv").decode().splitlines()
+    assert lines == [",".join(COLUMNS), *(",".join(product.row) for product in products)]
+    assert files == {f"images/{p.row[0]}.jpg": p.image for p in products if p.image is not None}
+    assert len(files) == 159
+    assert row(run)["uri"] == "sample:160?seed=3"
+    assert len(raw(run)) == 1
+
+
+# S3
+
+
+@pytest.fixture
+def objects(bucket):
+    def put(files: dict[str, bytes]) -> str:
+        for key, data in files.items():
+            boto3.client("s3", region_name="us-east-1").put_object(Bucket=bucket, Key=key, Body=data)
+        return f"s3://{bucket}"
+
+    return put
+
+
+def test_an_archive_on_s3_is_copied_byte_for_byte(tmp_path, objects):
+    data = zipped()
+    source = objects({"in/a.zip": data}) + "/in/a.zip"
+    run = a_run(tmp_path, source)
+    pull(run)
+    assert (row(run)["uri"], row(run)["sha256"]) == (source, hashlib.sha256(data).hexdigest())
+
+
+def test_a_prefix_on_s3_becomes_the_same_zip_as_the_folder(tmp_path, objects):
+    many = FILES | {f"images/{i}.jpg": bytes([i]) * i for i in range(3, 60)}
+    source = objects({f"in/{name}": data for name, data in many.items()} | {"in-other/x": b"x"}) + "/in/"
+    for dataset in (source, folder(tmp_path / "folder", many)):
+        run = a_run(tmp_path, dataset)
+        pull(run)
+        assert contents(run) == many
+    assert len(raw(run)) == 1
+
+
+def test_a_lake_on_s3_takes_an_archive_of_several_parts_once(tmp_path, bucket):
+    data = zipped({**FILES, "images/big.jpg": os.urandom(17 * 2**20)})
+    run = a_run(tmp_path, saved(tmp_path / "a.zip", data), lake=f"s3://{bucket}/lake")
+    assert pull(run).figures["added"] is True
+    assert pull(run).skipped
+    assert run.lake.read_bytes(str(row(run)["archive"])) == data
+    listed = boto3.client("s3", region_name="us-east-1").list_objects_v2(Bucket=bucket, Prefix="lake/raw/")
+    assert [item["Size"] for item in listed["Contents"]] == [len(data)]
+
+
+@pytest.mark.parametrize("source", ["s3://no-such-bucket-here/a.zip", "s3://{bucket}/none.zip", "s3://{bucket}/none/"])
+def test_what_is_not_on_s3_is_named(tmp_path, bucket, source):
+    uri = source.format(bucket=bucket)
+    with pytest.raises(UserError, match="isn't there") as caught:
+        pull(a_run(tmp_path, uri))
+    assert uri in str(caught.value)
+
+
+def test_s3_that_cannot_be_reached_is_transient(tmp_path, monkeypatch, bucket):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(TransientError, match="could not be reached"):
+        pull(a_run(tmp_path, f"s3://{bucket}/a.zip"))
+
+
+# The web
+
+
+class Site:
+    """A web server that answers from `answers` (path → status, body) and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, bytes, dict[str, str]]] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.asked.append((self.path, dict(self.headers)))
+                status, body, headers = site.answers[self.path.split("?")[0]]
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_HEAD = do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, path: str, status: int, body: bytes = b"", **headers: str) -> str:
+        self.answers[path] = status, body, {name.replace("_", "-"): value for name, value in headers.items()}
+        return f"http://{self.host}{path}"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.server.shutdown()
+    site.server.server_close()
+
+
+@pytest.mark.parametrize("data", [zipped(), tarred(mode="w:gz")], ids=["zip", "tgz"])
+def test_an_archive_on_the_web_is_fetched_and_unchanged_adds_nothing(tmp_path, site, data):
+    run = a_run(tmp_path, site.answer("/a", 200, data))
+    assert pull(run).figures["added"] is True
+    assert contents(run) == FILES
+    assert pull(run).skipped
+    assert len(raw(run)) == 1
+
+
+def test_a_redirect_is_followed_and_the_asked_address_recorded(tmp_path, site):
+    target = site.answer("/real.zip", 200, zipped())
+    asked = site.answer("/a.zip", 302, Location=target)
+    run = a_run(tmp_path, asked)
+    pull(run)
+    assert row(run)["uri"] == asked
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_an_answer_that_will_not_change_is_the_users_to_mend(tmp_path, site, status):
+    url = site.answer("/a.zip", status)
+    with pytest.raises(UserError, match=f"the server answered {status}") as caught:
+        pull(a_run(tmp_path, url))
+    assert url in str(caught.value)
+    assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_failing_server_is_asked_again_and_then_is_transient(tmp_path, site, status):
+    with pytest.raises(TransientError, match=f"the server answered {status}"):
+        pull(a_run(tmp_path, site.answer("/a.zip", status)))
+    assert len(site.asked) == 4
+
+
+def test_a_server_that_breaks_off_or_is_not_there_is_transient_and_leaves_nothing(tmp_path, site):
+    run = a_run(tmp_path, site.answer("/a.zip", 200, zipped(), Content_Length="99999"))
+    with pytest.raises(TransientError, match="broke off"):
+        pull(run)
+    assert raw(run) == []
+    with pytest.raises(TransientError, match="can't be reached"):
+        pull(a_run(tmp_path, "http://127.0.0.1:9/a.zip"))
+
+
+def test_credentials_in_an_address_are_used_but_never_stored_shown_or_logged(tmp_path, site, caplog, capfd):
+    site.answer("/a.zip", 200, zipped())
+    address = f"http://user:s3cret@{site.host}/a.zip?X-Signature=s3cret#s3cret"
+    run = a_run(tmp_path, address)
+    result = pull(run)
+    assert site.asked[0][0] == "/a.zip?X-Signature=s3cret"
+    assert site.asked[0][1]["Authorization"].startswith("Basic ")
+    assert row(run)["uri"] == f"http://{site.host}/a.zip"
+    said = [str(result), str(run.lake.table("pulls").figures)]
+    site.answer("/a.zip", 503)
+    for failing in (
+        address,
+        address.replace(site.host, "127.0.0.1:9"),
+        address.replace("a.zip", "404"),
+        address.replace("http://", "ftp://"),
+        "http://user:s3cret@[::1/a.zip?s3cret",
+    ):
+        site.answer("/404", 404)
+        with pytest.raises((UserError, TransientError)) as caught:
+            pull(a_run(tmp_path, failing))
+        said.append(str(caught.value))
+    said += [caplog.text, *capfd.readouterr()]
+    assert all("s3cret" not in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("https://u:p@h:1/a/b.zip?sig=1#x", "https://h:1/a/b.zip"),
+        ("s3://k:s@bucket/a", "s3://bucket/a"),
+        ("sample:10?seed=1", "sample:10?seed=1"),
+        ("a/b?c.zip", "a/b?c.zip"),
+    ],
+)
+def test_what_is_shown_of_an_address_has_no_credentials(given_, expected):
+    assert shown(given_) == expected
+
+
+def test_s3_that_refuses_is_the_users_to_mend(tmp_path, monkeypatch, bucket, site):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{site.host}")
+    site.answer("/bucket/a.zip", 403)
+    with pytest.raises(UserError, match="ACCESS_DENIED") as caught:
+        pull(a_run(tmp_path, "s3://bucket/a.zip"))
+    assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
+
+
+# Kaggle: the real client, towards a server of ours or nothing
+
+
+@pytest.fixture
+def kaggle(monkeypatch, tmp_path, site) -> Site:
+    """Kaggle's client finds `site` in Kaggle's place, no credentials, and an empty cache."""
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("http_proxy", f"http://{site.host}")
+    return site
+
+
+def test_a_kaggle_data_set_is_downloaded_by_its_client_and_packed_as_a_folder(tmp_path, kaggle):
+    kaggle.answers["http://localhost/api/v1/datasets.DatasetApiService/DownloadDataset"] = 200, zipped(), {}
+    run = a_run(tmp_path, "kaggle:owner/name/versions/3")
+    pull(run)
+    assert contents(run) == FILES
+    assert row(run)["uri"] == "kaggle:owner/name/versions/3"
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, UserError), (404, UserError), (500, TransientError)])
+def test_what_kaggle_refuses_says_how_to_sign_in(tmp_path, kaggle, status, error):
+    kaggle.answers = _Everything((status, b"{}", {}))
+    with pytest.raises(error, match=f"Kaggle answered {status}") as caught:
+        pull(a_run(tmp_path, "kaggle:owner/name"))
+    assert error is TransientError or "KAGGLE_API_TOKEN" in caught.value.remedy
+
+
+class _Everything(dict):
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def __missing__(self, key: str) -> object:
+        return self._answer
+
+
+def test_kaggle_without_a_network_is_transient(tmp_path, kaggle, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(TransientError, match="kaggle:owner/name: Kaggle can't be reached"):
+        pull(a_run(tmp_path, "kaggle:owner/name"))
+
+
+# Hostile and broken archives
+
+
+def refused(tmp_path: Path, source: object, **changes: object) -> UserError:
+    run = a_run(tmp_path, source, **changes)
+    with pytest.raises(UserError) as caught:
+        pull(run)
+    assert raw(run) == []
+    assert run.lake.table("pulls").version == -1
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_a_zip_above_the_limit_by_its_declared_size_is_refused(tmp_path):
+    source = saved(tmp_path / "a.zip", zipped({"a": bytes(2000)}, zipfile.ZIP_DEFLATED))
+    assert "bomb: it unpacks to at least 2,000 bytes, and 1,999 are" in str(
+        refused(tmp_path, source, archive_max_bytes=1999)
+    )
+    pull(a_run(tmp_path, source, archive_max_bytes=2000))
+
+
+def test_a_zip_that_declares_less_than_it_holds_is_refused(tmp_path):
+    data = bytearray(zipped({"a": bytes(5000)}, zipfile.ZIP_DEFLATED))
+    for size in (
+        data.index(b"PK\x01\x02") + 24,
+        22,
+    ):  # the uncompressed size in the directory and in the member's header
+        struct.pack_into("<L", data, size, 10)
+    assert "damaged: Bad CRC-32" in str(refused(tmp_path, saved(tmp_path / "a.zip", bytes(data))))
+
+
+def test_a_zip_that_unpacks_to_hundreds_of_times_its_size_is_refused(tmp_path):
+    bomb = zipped({"a": bytes(archives.RATIO_FROM + 1)}, zipfile.ZIP_DEFLATED)
+    assert "more than 200 times as much" in str(refused(tmp_path, saved(tmp_path / "a.zip", bomb)))
+
+
+def test_a_zip_whose_members_share_bytes_is_refused(tmp_path):
+    data = zipped({"a": os.urandom(3000), "b": b"x" * 3000})
+    directory = data.index(b"PK\x01\x02")
+    entry = data[directory : data.index(b"PK\x01\x02", directory + 4)]
+    twice = bytearray(data[:directory] + entry * 2 + data[-22:])
+    struct.pack_into("<L", twice, len(twice) - 10, 2 * len(entry))
+    assert "overlaps another" in str(refused(tmp_path, saved(tmp_path / "a.zip", bytes(twice))))
+
+
+def test_an_encrypted_zip_is_refused_with_its_member(tmp_path):
+    data = bytearray(zipped())
+    struct.pack_into("<H", data, data.index(b"PK\x01\x02") + 8, 1)
+    assert "'styles.csv' is encrypted" in str(refused(tmp_path, saved(tmp_path / "a.zip", bytes(data))))
+
+
+def test_a_zip_packed_by_another_method_is_refused_with_its_member(tmp_path):
+    source = saved(tmp_path / "a.zip", zipped(method=zipfile.ZIP_LZMA))
+    assert "'styles.csv' is packed by method 14" in str(refused(tmp_path, source))
+
+
+def test_a_zip_cut_short_or_with_a_flipped_byte_is_refused_as_damaged(tmp_path):
+    data = zipped({"styles.csv": os.urandom(4000)}, zipfile.ZIP_DEFLATED)
+    assert "damaged" in str(refused(tmp_path, saved(tmp_path / "cut.zip", data[:2000])))
+    flipped = data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
+    assert "damaged" in str(refused(tmp_path, saved(tmp_path / "flip.zip", flipped)))
+
+
+def test_names_that_leave_the_folder_stay_in_the_zip_and_write_nothing(tmp_path):
+    hostile = {"../../outside.txt": b"x", "/tmp/absolute.txt": b"y", **FILES}
+    for source in (saved(tmp_path / "a.zip", zipped(hostile)), saved(tmp_path / "a.tar", tarred(hostile))):
+        run = a_run(tmp_path, source)
+        pull(run)
+        assert contents(run) == hostile
+    assert not list(tmp_path.parent.rglob("outside.txt")) + list(tmp_path.rglob("absolute.txt"))
+
+
+def test_links_and_devices_of_a_tar_are_left_out_and_counted(tmp_path):
+    extra = []
+    for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+        entry = tarfile.TarInfo(f"images/special{number}.jpg")
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        extra.append(entry)
+    folder_entry = tarfile.TarInfo("images")
+    folder_entry.type = tarfile.DIRTYPE
+    run = a_run(tmp_path, saved(tmp_path / "a.tar", tarred(extra=(folder_entry, *extra))))
+    assert pull(run).figures["left_out"] == 4
+    assert contents(run) == FILES
+
+
+def test_links_and_pipes_in_a_folder_are_left_out_and_counted(tmp_path):
+    source = folder(tmp_path / "in")
+    (source / "images/link.jpg").symlink_to("/etc/passwd")
+    (source / "up").symlink_to("..")
+    os.mkfifo(source / "images/pipe.jpg")
+    run = a_run(tmp_path, source)
+    assert pull(run).figures["left_out"] == 3
+    assert contents(run) == FILES
+
+
+def test_the_last_of_several_tar_members_of_one_name_counts(tmp_path):
+    first = tarred({"styles.csv": b"old", "images/1.jpg": b"1"})
+    both = first[: 4 * 512] + tarred({"styles.csv": b"new"})
+    run = a_run(tmp_path, saved(tmp_path / "a.tar", both))
+    pull(run)
+    assert contents(run) == {"styles.csv": b"new", "images/1.jpg": b"1"}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_above_the_limit_is_refused(tmp_path, mode):
+    source = saved(tmp_path / "a.tar", tarred({"a": bytes(20_000)}, mode))
+    assert "archive bomb" in str(refused(tmp_path, source, archive_max_bytes=19_999))
+
+
+def test_a_gzip_bomb_is_refused_by_what_it_unpacks_to(tmp_path):
+    bomb = gzip.compress(bytes(archives.RATIO_FROM + 2**20))
+    assert "more than 200 times as much" in str(refused(tmp_path, saved(tmp_path / "a.tgz", bomb)))
+
+
+def test_a_tar_with_a_header_of_absurd_size_is_refused_before_it_is_read(tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, archives.HEADER_MAX + 1
+    data = header.tobuf(tarfile.GNU_FORMAT) + bytes(archives.HEADER_MAX + 1024)
+    assert "a header declares" in str(refused(tmp_path, saved(tmp_path / "a.tar", data)))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_cut_short_is_refused_or_says_that_a_member_ends_early(tmp_path, mode):
+    data = tarred({"a": os.urandom(30_000), "b": b"b"}, mode)
+    run = a_run(tmp_path, saved(tmp_path / "a.tar", data[:15_000]))
+    with pytest.raises(UserError, match="damaged"):
+        pull(run)
+    assert raw(run) == []
+
+
+@given(data=st.data())
+@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_archive_with_changed_bytes_is_taken_or_refused_but_never_a_crash(data, tmp_path):
+    whole = data.draw(st.sampled_from([zipped(method=zipfile.ZIP_DEFLATED), zipped(), tarred(), tarred(mode="w:gz")]))
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    source = saved(tmp_path / "a", bytes(changed[: cut if data.draw(st.booleans()) else None]))
+    with suppress(UserError):
+        assert pull(a_run(tmp_path, source)).files >= 1
+
+
+# What else can be wrong with a source
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("", "'' isn't there"),
+        ("/no/such/file.zip", "'/no/such/file.zip' isn't there"),
+        ("file:///no/such/file.zip", "isn't there"),
+        ("file://host/a.zip", "another machine, 'host'"),
+        ("/dev/null", "neither a file nor a folder"),
+        ("ftp://host/a.zip", "a kind of source that isn't known"),
+        ("hdfs://host/a.zip", "a kind of source that isn't known"),
+        ("sample:0", "is no sample"),
+        ("sample:ten", "is no sample"),
+        ("sample:10?seed=-1", "is no sample"),
+        ("kaggle:name", "names no Kaggle data set"),
+        ("kaggle:../..", "names no Kaggle data set"),
+        ("http://", "can't be fetched"),
+    ],
+)
+def test_a_source_that_cannot_be_is_named_with_its_value_place_and_remedy(tmp_path, dataset, message):
+    error = refused(tmp_path, dataset)
+    assert message in str(error)
+    assert dataset.removeprefix("file://") in str(error)
+    assert "LOOKALIKE_DATASET" in error.where
+
+
+@pytest.mark.parametrize(("data", "found"), [(b"", "it is empty"), (b"<!DOCTYPE html><p>Sign in", "<!DOCTYPE html>")])
+def test_a_file_that_is_no_archive_is_refused_with_what_it_is(tmp_path, data, found):
+    assert found in str(refused(tmp_path, saved(tmp_path / "a.zip", data)))
+
+
+def test_a_source_without_files_is_refused(tmp_path):
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    only_folder = tarfile.TarInfo("images")
+    only_folder.type = tarfile.DIRTYPE
+    tar = saved(tmp_path / "a.tar", tarred({}, extra=(only_folder,)))
+    for source in (tmp_path / "empty", tar, saved(tmp_path / "a.zip", zipped({}))):
+        assert "holds no file" in str(refused(tmp_path, source))

@@ -1,0 +1,54 @@
+"""May a run be published? The truth table of the gates."""
+
+from dataclasses import replace
+
+import pytest
+
+from ml.gates import GATES, Figures, Tolerances, verdicts
+
+GOOD = Figures(products=1000, covered=1000, cells=5, lists=5000, not_finite=0, rejected=0.01)
+BOUNDS = Tolerances(coverage_min=0.95, shrink_max=0.2, reject_max=0.05)
+
+
+def failed(new, live=1000, tolerances=BOUNDS):
+    return [verdict.gate for verdict in verdicts(new, live, tolerances) if not verdict.passed]
+
+
+@pytest.mark.parametrize(
+    ("change", "live", "expected"),
+    [
+        ({}, 1000, []),
+        ({}, None, []),
+        ({"covered": 950}, 1000, []),
+        ({"covered": 949}, 1000, ["coverage"]),
+        ({"not_finite": 1}, 1000, ["finite"]),
+        ({"lists": 4999}, 1000, ["lists"]),
+        ({"lists": 5001}, 1000, ["lists"]),
+        ({}, 1250, []),
+        ({}, 1251, ["products"]),
+        ({"rejected": 0.05}, 1000, []),
+        ({"rejected": 0.051}, 1000, ["rejects"]),
+        ({"products": 0, "covered": 0, "lists": 0}, None, ["coverage", "products"]),
+        ({"covered": 0, "not_finite": 9}, 9000, ["finite", "coverage", "products"]),
+    ],
+)
+def test_a_run_fails_just_the_gates_that_it_breaks(change, live, expected):
+    assert failed(replace(GOOD, **change), live) == expected
+
+
+def test_every_gate_has_a_verdict_when_every_threshold_is_set():
+    assert {verdict.gate for verdict in verdicts(GOOD, 1000, BOUNDS)} == set(GATES)
+
+
+@pytest.mark.parametrize(
+    ("unset", "gate"), [("coverage_min", "coverage"), ("shrink_max", "products"), ("reject_max", "rejects")]
+)
+def test_no_threshold_set_means_no_verdict(unset, gate):
+    assert gate not in {verdict.gate for verdict in verdicts(GOOD, 1000, replace(BOUNDS, **{unset: None}))}
+
+
+def test_a_failed_verdict_says_by_how_much_and_what_to_do():
+    verdict = next(v for v in verdicts(replace(GOOD, covered=900), 1000, BOUNDS) if v.gate == "coverage")
+    assert (verdict.value, verdict.bound) == (0.9, 0.95)
+    assert "900 of 1000" in verdict.detail
+    assert verdict.remedy

@@ -1,0 +1,77 @@
+"""The nine percentages against the protocol spelled out in loops."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.metrics import hits, nine_percentages, recall_at_k, share_right
+
+
+def reference(neighbours, types, genders, least):
+    """The protocol in fractions: for each product the error 1 − share, right when error ≤ tolerance."""
+    counts = Counter(t for t in types if t != -1)
+    chosen = [i for i, t in enumerate(types) if t != -1 and counts[t] >= least]
+    right = Counter()
+    for i in chosen:
+        shares = Counter()
+        for j in neighbours[i]:
+            same_type = j >= 0 and types[j] == types[i]
+            same_gender = j >= 0 and genders[j] == genders[i] != -1
+            shares["articleType"] += same_type
+            shares["gender"] += same_gender
+            shares["both"] += same_type and same_gender
+        for name in ("articleType", "gender", "both"):
+            error = 1 - Fraction(shares[name], 10)
+            for tolerance in ("0.2", "0.1", "0"):
+                right[f"{name}_{tolerance}"] += error <= Fraction(tolerance)
+    return len(chosen), right
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(1, 20))
+def test_percentages_equal_the_protocol_in_exact_fractions(seed, n, least):
+    rng = np.random.default_rng(seed)
+    types, genders = rng.integers(-1, 3, n), rng.integers(-1, 2, n)
+    neighbours = rng.integers(0, n, (n, 10))
+    neighbours[rng.random((n, 10)) < 0.1] = -1
+    found = nine_percentages(neighbours, types, genders, least)
+    chosen, right = reference(neighbours, types, genders, least)
+    assert found.pop("products") == chosen
+    assert len(found) == 9
+    for name, value in found.items():
+        assert value == pytest.approx(100 * right[name] / chosen) if chosen else math.isnan(value)
+
+
+def test_eight_of_ten_are_right_at_a_fifth_and_wrong_at_a_tenth():
+    neighbours = np.array([[1, 1, 1, 1, 1, 1, 1, 1, 2, 2]] * 3)
+    found = nine_percentages(neighbours, np.array([0, 0, 1]), np.zeros(3, int), min_products=2)
+    assert (found["articleType_0.2"], found["articleType_0.1"], found["gender_0"]) == (100, 0, 100)
+
+
+def test_an_attribute_that_is_missing_equals_nothing():
+    assert not hits(np.array([[1], [0]]), np.array([-1, -1])).any()
+
+
+def test_a_list_that_is_too_short_has_wrong_neighbours():
+    found = nine_percentages(np.array([[1] + [-1] * 9, [0] + [-1] * 9]), np.zeros(2, int), np.zeros(2, int), 1)
+    assert found["both_0.2"] == 0
+
+
+def test_the_curve_rises_to_everything_and_meets_the_percentages():
+    rng = np.random.default_rng(0)
+    neighbours, types, genders = rng.integers(0, 50, (50, 10)), rng.integers(0, 2, 50), rng.integers(0, 2, 50)
+    curve = share_right(neighbours, types, genders)
+    found = nine_percentages(neighbours, types, genders, 1)
+    assert (np.diff(curve) >= 0).all()
+    assert (curve[:, 10] == 100).all()
+    assert curve[2, :3].tolist() == [found["both_0"], found["both_0.1"], found["both_0.2"]]
+
+
+def test_recall_is_the_mean_share_of_the_exact_items_that_were_found():
+    exact = np.array([[1, 2, 3, 4], [5, 6, -1, -1]])
+    assert recall_at_k(np.array([[4, 3, 9, 9], [5, 6, 7, 8]]), exact) == pytest.approx((0.5 + 1) / 2)

@@ -32,13 +32,15 @@ def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
     The lake, store and logs are made absolute, because Airflow runs tasks in folders of their own.
     """
     executables = str(Path(sys.executable).parent)
+    port = os.environ.get("AIRFLOW__API__PORT", str(PORT))
     ours = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": str(os.cpu_count() or 2),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs / "airflow"),
-        "AIRFLOW__API__PORT": str(PORT),
+        "AIRFLOW__API__PORT": port,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[*]"}),
         "PYSPARK_PYTHON": sys.executable,

@@ -80,7 +80,8 @@ class Watch:
             self.failed.pop(step, None)
             result = StepResult(**{name: event[name] for name in StepResult.__dataclass_fields__})
             self.results[step] = result
-            self._console.print(f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}")
+            line = f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
+            self._console.print(line, soft_wrap=True)
         elif kind == "failed":
             self._drop_bar(step)
             self.failed[step] = str(event.get("message", ""))

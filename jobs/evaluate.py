@@ -72,12 +72,13 @@ def evaluate(run: Run) -> StepResult:
         "verdicts": _write(run, "verdicts", [asdict(verdict) for verdict in verdicts], VERDICTS),
     }
     failed = [verdict.gate for verdict in verdicts if not verdict.passed]
-    shown = {name: round(value, 2) for name, value in measured.items()}
+    # JSON knows no NaN, and Airflow keeps figures as JSON.
+    shown = {name: None if np.isnan(value) else round(value, 2) for name, value in measured.items()}
     return StepResult(
         len(products),
         3,
         tables=versions,
-        figures={**shown, "failed_gates": len(failed), "failed": failed, "report": report},
+        figures={**shown, "failed_gates": len(failed), "failed": failed, "report": report, "judged": step.content(run)},
     )
 
 

@@ -23,14 +23,13 @@ from jobs.step import Run, StepResult
 from ml.gates import GATES
 
 CODE_VERSION = 1
-TABLES = ("products", "embeddings", "cells", "lists")
 
 
 def publish(run: Run) -> StepResult:
     """Load the run into the store and make it live."""
     check_verdicts(run)
-    tables = {name: run.table(name) for name in TABLES}
-    mark = step.fingerprint(CODE_VERSION, [table.fingerprint for table in tables.values()], run.settings.fields)
+    tables = {name: run.table(name) for name in step.PUBLISHED}
+    mark = step.fingerprint(CODE_VERSION, step.content(run), run.settings.fields)
     with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
         store.lock(connection)
         live = store.live(connection)
@@ -55,7 +54,13 @@ def publish(run: Run) -> StepResult:
 
 
 def check_verdicts(run: Run) -> None:
-    """Raises UserError where a gate has no verdict or a verdict that does not pass."""
+    """Raises UserError where a gate has no verdict, one that fails, or one on other tables."""
+    if run.result("evaluate").figures["judged"] != step.content(run):
+        raise UserError(
+            f"run {run.name} is not published, the old run serves on: its tables changed after they were evaluated",
+            where=f"{run.lake.uri}/verdicts",
+            remedy=f"run `lookalike step evaluate --run {run.name}`, then publish again",
+        )
     verdicts = {row["gate"]: row for row in run.table("verdicts").read().to_pylist()}
     missing = [gate for gate in GATES if gate not in verdicts]
     failed = [row for row in verdicts.values() if not row["passed"]]

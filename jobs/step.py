@@ -43,6 +43,7 @@ WRITES = {
     "verdicts": "evaluate",
 }
 """Table → the step that writes it."""
+PUBLISHED = ("products", "embeddings", "cells", "lists")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class Run:
     def results(self) -> dict[str, StepResult]:
         """Results of the steps done so far, in their order."""
         return {step: self.result(step) for step in STEPS if self.lake.exists(f"runs/{self.name}/{step}.json")}
+
+
+def content(run: Run) -> str:
+    """Fingerprint of the tables that a run publishes: what evaluate judged must be what publish loads."""
+    return fingerprint(*(run.table(name).fingerprint for name in PUBLISHED))
 
 
 def read_features(run: Run, column: str) -> np.ndarray:

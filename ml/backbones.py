@@ -133,8 +133,8 @@ def _keras_application(module: str, function: str) -> Callable[[bytes | None, in
 
 
 BACKBONES: dict[str, Backbone] = {
-    # 192 × 144 keeps the 4:3 of a studio shot: 2 points of the nine percentages above 160 × 120.
-    "efficientnet-lite0": Backbone(192, 144, _efficientnet_lite0),
+    # The 4:3 of a studio shot. 192 × 144 costs 40 % more time for 1–2 points of the nine percentages: a setting.
+    "efficientnet-lite0": Backbone(160, 120, _efficientnet_lite0),
     "resnet50": Backbone(224, 224, _keras_application("resnet", "ResNet50")),
     "resnet50v2": Backbone(224, 224, _keras_application("resnet_v2", "ResNet50V2")),
     "resnet152": Backbone(224, 224, _keras_application("resnet", "ResNet152")),

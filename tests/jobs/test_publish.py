@@ -30,8 +30,9 @@ def commit(run, name, rows, salt="", figures=None, parts=1):
     return size.commit(written, table.schema, run=run.name, fingerprint=salt or name, figures=figures).version
 
 
-def vouch(run, name, tables):
-    run.lake.write_bytes(f"runs/{run.name}/{name}.json", json.dumps(asdict(StepResult(tables=tables))).encode())
+def vouch(run, name, tables, **figures):
+    result = StepResult(tables=tables, figures=figures)
+    run.lake.write_bytes(f"runs/{run.name}/{name}.json", json.dumps(asdict(result)).encode())
 
 
 def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
@@ -77,7 +78,7 @@ def judge(run, gates=GATES, failed=()):
         "detail": [f"detail of {gate}" for gate in gates],
         "remedy": [f"remedy of {gate}" for gate in gates],
     }
-    vouch(run, "evaluate", {"verdicts": commit(run, "verdicts", rows)})
+    vouch(run, "evaluate", {"verdicts": commit(run, "verdicts", rows)}, judged=step.content(run))
 
 
 def stored(connection):
@@ -129,6 +130,17 @@ def test_it_refuses_without_passed_verdicts_and_the_old_run_serves_on(
     with pytest.raises(UserError) as error:
         publish(run)
     assert all(text in str(error.value) for text in message)
+    assert stored(connection) == (["old"], "old")
+
+
+def test_it_refuses_tables_that_changed_after_they_were_evaluated(tmp_path, connection, empty_database):
+    publish(ready(tmp_path, empty_database, "old"))
+    run = ready(tmp_path, empty_database, "new", angle=0.5)
+    judged = run.lake.read_bytes("runs/new/evaluate.json")
+    run = ready(tmp_path, empty_database, "new", angle=0.7)
+    run.lake.write_bytes("runs/new/evaluate.json", judged)
+    with pytest.raises(UserError, match="changed after they were evaluated"):
+        publish(run)
     assert stored(connection) == (["old"], "old")
 
 

@@ -56,10 +56,12 @@ def results(folder: Path, run: str) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="sample:2000?seed=7")
+    parser.add_argument("--folder", type=Path, help="an empty folder to work in and keep; default: a temporary one")
     given = parser.parse_args()
     dataset = given.dataset if ":" in given.dataset else str(Path(given.dataset).resolve())
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as name:
-        folder = Path(name)
+        folder = given.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         first_s, first_mb = refresh(dataset, folder, "2026-01-01")
         second_s, second_mb = refresh(dataset, folder, "2026-01-02")
         first, second = results(folder, "2026-01-01"), results(folder, "2026-01-02")

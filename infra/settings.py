@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.errors import UserError
 
@@ -39,7 +40,7 @@ class Settings(BaseSettings):
     logs: Path = Field(default_factory=lambda: Path.cwd() / "var/logs")
     """Folder that receives one log file a step and run."""
 
-    fields: tuple[str, ...] = (
+    fields: Annotated[tuple[str, ...], NoDecode] = (
         "gender",
         "masterCategory",
         "subCategory",
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
         "season",
         "usage",
     )
-    """Fields a filter may name (JSON list); each must be one of the nine attributes."""
+    """Fields that a filter may name, separated by commas; each is one of the nine attributes."""
     cell_min: int = Field(default=1000, ge=1)
     """Members a cell needs to be precomputed; smaller cells are answered on read."""
     reject_max: float = Field(default=0.05, ge=0, le=1)
@@ -78,9 +79,10 @@ class Settings(BaseSettings):
     keep_runs: int = Field(default=3, ge=1)
     """Runs kept in the store, the live one included."""
 
-    @field_validator("fields")
+    @field_validator("fields", mode="before")
     @classmethod
-    def _known_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_fields(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        value = tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
         unknown = [name for name in value if name not in ATTRIBUTES]
         if unknown or not value:
             raise ValueError(f"unknown field {', '.join(unknown) or '(none given)'}; known: {', '.join(ATTRIBUTES)}")

@@ -1,0 +1,69 @@
+"""`make up`: the UI answers, a run triggered there does what `make refresh` does, and `make down` ends it all."""
+
+import json
+import re
+import socket
+import time
+
+import psutil
+import pytest
+import requests
+
+from tests.end_to_end.test_refresh import lookalike, result
+
+WAIT_S = 600
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory):
+    """(folder, address, session with a token) of an Airflow started by `lookalike up` on a free port."""
+    folder = tmp_path_factory.mktemp("ui")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = {"AIRFLOW__API__PORT": port, "LOOKALIKE_DATASET": "sample:300?seed=1"}
+    shown = lookalike(folder, "up", **env)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    address, user, password = re.search(r"(http://\S+)/dags.*?login: +(\S+) / (\S+)", shown.stdout, re.DOTALL).groups()
+    session = requests.Session()
+    token = session.post(f"{address}/auth/token", json={"username": user, "password": password}, timeout=30).json()
+    session.headers["Authorization"] = f"Bearer {token['access_token']}"
+    yield folder, f"{address}/api/v2/dags/nightly_refresh", session
+    lookalike(folder, "down", **env)
+
+
+def wait_for(what):
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(1)
+    raise AssertionError(f"nothing after {WAIT_S} s")
+
+
+def test_without_a_token_the_api_answers_nothing(airflow):
+    _, dag, _ = airflow
+    assert requests.get(dag, timeout=30).status_code == 401
+
+
+def test_a_run_triggered_in_the_ui_publishes_and_shows_its_figures(airflow):
+    folder, dag, session = airflow
+    wait_for(lambda: session.get(dag, timeout=30).ok)
+    # Triggering a paused DAG queues the run; unpausing alone would also start the latest night.
+    run = session.post(f"{dag}/dagRuns", json={"logical_date": "2026-01-31T00:00:00Z"}, timeout=30).json()
+    session.patch(dag, json={"is_paused": False}, timeout=30)
+    address = f"{dag}/dagRuns/{run['dag_run_id']}"
+    state = wait_for(lambda: (s := session.get(address, timeout=30).json()["state"]) in ("success", "failed") and s)
+    assert state == "success"
+    assert result(folder, "publish")["rows"] > 250
+    entry = session.get(f"{address}/taskInstances/embed/xcomEntries/return_value", timeout=30).json()["value"]
+    figures = json.loads(entry) if isinstance(entry, str) else entry
+    assert figures["figures"]["embedded"] == result(folder, "embed")["figures"]["embedded"] > 250
+
+
+def test_down_leaves_no_process(airflow):
+    folder, _, _ = airflow
+    assert "stopped" in lookalike(folder, "down").stdout
+    left = [p.info["pid"] for p in psutil.process_iter(["pid", "environ"]) if str(folder) in str(p.info["environ"])]
+    assert left == []
+    assert "not running" in lookalike(folder, "down").stdout

@@ -1,0 +1,64 @@
+"""Spark's surroundings: which Java will do, and items mapped to parts on a real session."""
+
+import pytest
+
+from infra import spark
+from infra.errors import UserError
+from infra.lake import Part
+
+MODULE = "jdk.incubator.vector@17"
+
+
+def fake_java(folder, version: str, modules: str) -> None:
+    java = folder / "bin/java"
+    java.parent.mkdir()
+    java.write_text(
+        f"#!/bin/sh\nif [ $1 = -version ]; then echo 'openjdk version \"{version}\"' >&2; else echo '{modules}'; fi\n"
+    )
+    java.chmod(0o755)
+
+
+@pytest.mark.parametrize("version", ["17.0.15", "21", "24.0.1"])
+def test_java_17_and_newer_will_do(tmp_path, monkeypatch, version):
+    fake_java(tmp_path, version, MODULE)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert version in spark.check_java()
+
+
+@pytest.mark.parametrize(
+    ("version", "modules", "expected"),
+    [
+        ("11.0.2", MODULE, "found openjdk version"),
+        ("1.8.0_402", MODULE, "1.8.0_402"),
+        ("17.0.1", "java.base@17", "no module jdk.incubator.vector"),
+    ],
+)
+def test_another_java_is_a_clear_error_with_the_remedy(tmp_path, monkeypatch, version, modules, expected):
+    fake_java(tmp_path, version, modules)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=expected) as caught:
+        spark.check_java()
+    assert "openjdk-17" in caught.value.remedy
+
+
+def test_no_java_at_all_is_a_clear_error_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="does not run") as caught:
+        spark.check_java()
+    assert "JAVA_HOME" in caught.value.remedy
+
+
+def test_every_item_is_worked_on_once_and_its_part_comes_back():
+    session, seen = spark.session("test"), []
+    try:
+        items = [f"item-{i}" for i in range(7)]
+
+        def work(item):
+            yield Part(f"{item}.parquet", len(item), 1), {"seconds": 0.5}
+
+        found = spark.map_to_parts(session, items, work, seen.append)
+        assert sorted(part.path for part, _ in found) == [f"{item}.parquet" for item in items]
+        assert {tuple(figures.items()) for _, figures in found} == {(("seconds", 0.5),)}
+        assert seen[-1] == 7
+    finally:
+        session.stop()

@@ -1,0 +1,94 @@
+"""What the steps share: results that make a step done, features in product order, errors that become exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from infra.errors import TransientError, UserError
+from jobs import catalog as catalog_step
+from jobs import embed as embed_step
+from jobs import step
+from tests.catalogues import RUN, open_run, row, write_result, write_table
+
+
+def test_a_step_that_needs_another_says_which_and_how_to_run_it(lake):
+    with pytest.raises(UserError) as caught:
+        open_run(lake).table("products")
+    assert "needs" in str(caught.value)
+    assert f"lookalike step catalog --run {RUN}" in caught.value.remedy
+
+
+def test_a_run_reads_the_version_that_its_own_step_wrote(lake):
+    first, second = open_run(lake, "2026-01-01"), open_run(lake, "2026-01-02")
+    for run, name in ((first, "a"), (second, "b")):
+        rows = [{"product_id": None, "file": name, "reason": "r", "detail": ""}]
+        write_result(run, "catalog", tables={"rejects": write_table(run, "rejects", rows, catalog_step.REJECTS)})
+    assert first.table("rejects").read()["file"].to_pylist() == ["a"]
+    assert second.table("rejects").read()["file"].to_pylist() == ["b"]
+
+
+def run_with_features(lake, hashes, features):
+    run = open_run(lake)
+    products = [
+        {**{k: v for k, v in row(i).items() if k != "id"}, "product_id": i, "derivedType": "x", "image_sha256": sha}
+        for i, sha in enumerate(hashes, 1)
+    ]
+    write_result(run, "catalog", tables={"products": write_table(run, "products", products, catalog_step.PRODUCTS)})
+    version = write_table(run, "features", features, embed_step.SCHEMA)
+    write_result(run, "embed", tables={"features": version}, figures={"model": "m"})
+    return run
+
+
+def feature(sha, value, model="m"):
+    return {"image_sha256": sha, "model": model, "average": [value, 1.0], "maximum": [0.0, value]}
+
+
+def test_features_come_in_product_order_of_the_runs_model_and_shared_images_share_them(lake):
+    stored = [feature("c", 3.0), feature("a", 9.0, "another"), feature("a", 1.0), feature("b", 2.0), feature("z", 7.0)]
+    run = run_with_features(lake, ["b", "a", "c", "a"], stored)
+    assert step.read_features(run, "average").tolist() == [[2, 1], [1, 1], [3, 1], [1, 1]]
+    assert step.read_features(run, "maximum").dtype == np.float32
+
+
+def test_an_image_without_features_is_named_with_the_remedy(lake):
+    run = run_with_features(lake, ["a", "b"], [feature("a", 1.0)])
+    with pytest.raises(UserError, match="1 of 2 images have no features of model m, such as b") as caught:
+        step.read_features(run, "average")
+    assert "lookalike step embed" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 65, "a b"])
+def test_a_name_that_cannot_be_part_of_a_path_is_no_run(name):
+    with pytest.raises(UserError, match="cannot name a run"):
+        step.open_run(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("no such thing", where="here", remedy="do this"), 64), (TransientError("away"), 75)],
+)
+def test_expected_errors_become_their_exit_codes_and_a_message_in_the_log(tmp_path, monkeypatch, capsys, error, code):
+    def fail(run):
+        raise error
+
+    monkeypatch.setattr("jobs.pull.pull", fail)
+    monkeypatch.setenv("LOOKALIKE_LAKE", (tmp_path / "lake").as_uri())
+    monkeypatch.setenv("LOOKALIKE_LOGS", str(tmp_path / "logs"))
+    assert step.main("pull", ["--run", RUN]) == code
+    shown = capsys.readouterr().err
+    assert str(error) in shown
+    assert "Traceback" not in shown
+    events = [json.loads(line) for line in (tmp_path / f"logs/{RUN}/pull.jsonl").read_text().splitlines()]
+    assert events[-1]["event"] == "failed"
+    assert events[-1]["message"] == str(error)
+    assert (events[-1]["run"], events[-1]["step"]) == (RUN, "pull")
+
+
+def test_our_own_bug_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.pull.pull", lambda run: 1 / 0)
+    monkeypatch.setenv("LOOKALIKE_LAKE", (tmp_path / "lake").as_uri())
+    monkeypatch.setenv("LOOKALIKE_LOGS", str(tmp_path / "logs"))
+    with pytest.raises(ZeroDivisionError):
+        step.main("pull", ["--run", RUN])
+    assert "ZeroDivisionError" in (tmp_path / f"logs/{RUN}/pull.jsonl").read_text()

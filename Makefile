@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.8
-UV_INSTALL = uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock && uv pip install -q --python $(BIN)/python --no-deps -e .
+# --no-deps: the lock is complete, and leaves out pyspark-client, whose files would overwrite those of pyspark.
+UV_INSTALL = uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock && uv pip install -q --python $(BIN)/python --no-deps -e .
 PIP_INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 DATASET ?=
 RUN ?=
@@ -25,7 +26,7 @@ $(STAMP): requirements.lock setup.py
 	else \
 	  $$(command -v python3.11 || command -v python3) -m venv --clear $(VENV); \
 	  $(PIP_INSTALL) uv==$(UV_VERSION) && $(UV_INSTALL) || { \
-	    $(PIP_INSTALL) --no-compile --require-hashes -r requirements.lock && $(PIP_INSTALL) --no-deps -e . ; } ; \
+	    $(PIP_INSTALL) --no-compile --no-deps --require-hashes -r requirements.lock && $(PIP_INSTALL) --no-deps -e . ; } ; \
 	fi
 	@touch $@
 
@@ -52,7 +53,7 @@ down: ## Stop what `make up` started
 	@$(BIN)/lookalike down
 
 lock: ## Pin the versions again (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --extra test setup.py -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-emit-package pyspark-client --extra test setup.py -o requirements.lock
 
 clean: ## Remove the lake, store, logs and Airflow's files in var/
 	rm -rf var

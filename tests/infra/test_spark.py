@@ -1,5 +1,7 @@
 """Spark's surroundings: which Java will do, and items mapped to parts on a real session."""
 
+from importlib.metadata import packages_distributions
+
 import pytest
 
 from infra import spark
@@ -46,6 +48,11 @@ def test_no_java_at_all_is_a_clear_error_with_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not run") as caught:
         spark.check_java()
     assert "JAVA_HOME" in caught.value.remedy
+
+
+def test_one_package_owns_pyspark():
+    """Airflow's provider asks for pyspark-client, which installs other files under the same names: the lock omits it."""
+    assert set(packages_distributions()["pyspark"]) == {"pyspark"}
 
 
 def test_every_item_is_worked_on_once_and_its_part_comes_back():

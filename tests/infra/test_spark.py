@@ -51,7 +51,7 @@ def test_no_java_at_all_is_a_clear_error_with_the_remedy(tmp_path, monkeypatch):
 
 
 def test_one_package_owns_pyspark():
-    """Airflow's provider asks for pyspark-client, which installs other files under the same names: the lock omits it."""
+    """Airflow's provider asks for pyspark-client, whose files have the same names: the lock omits it."""
     assert set(packages_distributions()["pyspark"]) == {"pyspark"}
 
 

@@ -3,7 +3,7 @@
     python benchmarks/refresh.py --dataset ../shared/data/fashion-product-images-small.zip
 
 Both run in a fresh temporary folder through the same command as `make refresh`. `peak_mb` is the largest resident set
-that any single process of the refresh reached, sampled four times a second.
+that any single process of the refresh reached, sampled once a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 0.25
+SAMPLE_S = 1.0
 
 
 def refresh(dataset: str, folder: Path, run: str) -> tuple[float, float]:

@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 ROOT = Path(__file__).resolve().parents[1]
-POLL_S = 0.3
+POLL_S = 0.5
 
 Dataset = Annotated[str, typer.Option(help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S.")]
 RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]

@@ -9,27 +9,39 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from infra.errors import UserError
-from infra.lake import Part, Table
+from infra.lake import Lake, Part, Table, reaching
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
 from jobs.step import Run, StepResult
 from ml.images import ImageError, normalise
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
-IMAGES_A_PART = 1024
+IMAGES_A_PART = 992
+"""At most 1,000, and a multiple of the 32 that the embed step takes a call."""
+BATCH_BYTES = 128 * 2**20
+"""Bytes of image files that are held at once, give or take a file."""
+DECODERS = min(4, os.cpu_count() or 1)
+"""Threads: each may hold an image of the largest size, and small ones gain nothing from more."""
+READ_AHEAD = 2**20
+"""Bytes that are read from the lake at once: thousands of small members a request."""
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
 MAX_ID = 2**63 - 1
 MAX_LINES_A_RECORD = 20
 
@@ -49,14 +61,14 @@ REJECTS = pa.schema([(name, pa.string()) for name in ("product_id", "file", "rea
 
 @dataclass
 class Rejects:
-    """Everything that could not be used, a row each; `products` counts those that are rows of styles.csv."""
+    """Everything that could not be used, a row each; `products` counts by reason those that are rows of styles.csv."""
 
     rows: list[dict[str, str | None]] = field(default_factory=list)
-    products: int = 0
+    products: Counter[str] = field(default_factory=Counter)
 
     def product(self, product_id: str | None, file: str, reason: str, detail: str = "") -> None:
         """Reject a row of styles.csv."""
-        self.products += 1
+        self.products[reason] += 1
         self.file(product_id, file, reason, detail)
 
     def file(self, product_id: str | None, file: str, reason: str, detail: str = "") -> None:
@@ -71,32 +83,30 @@ def catalog(run: Run) -> StepResult:
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if tables["products"].fingerprint == tables["rejects"].fingerprint == mark:
         return _result(tables, skipped=True)
-    name = pulled.read(["sha256"])["sha256"][0].as_py()
+    (origin,) = pulled.read(["uri", "archive"]).to_pylist()
     rejects = Rejects()
-    with (
-        run.lake.filesystem.open_input_file(run.lake.path(f"raw/{name}.zip")) as stream,
-        zipfile.ZipFile(stream) as zip_,
-    ):
-        source = find_members(zip_, rejects)
-        rows = read_styles(zip_.read(source.styles), source.styles, rejects)
-        found = sum(1 for _ in rows) + rejects.products
+    with _opened(run.lake, origin["archive"]) as archive:
+        source = find_members(archive, origin["uri"], rejects)
+        rows, not_utf8 = read_styles(source.read_styles(), source.styles, rejects)
+        found = len(rows) + rejects.products.total()
         products = _attach_images(rows, source, rejects)
-        parts, hashes = store_images(zip_, products, tables["images"], rejects, settings.image_max_bytes, mark)
-    usable = [{**product, "image_sha256": hashes[product["file"]]} for product in products if product["file"] in hashes]
-    _check_share(rejects, found, len(usable), settings.reject_max, source.styles)
-    table = pa.Table.from_pylist(sorted(usable, key=lambda product: product["product_id"]), schema=PRODUCTS)
+        parts, products = store_images(source, products, tables["images"], rejects, settings.image_max_bytes, mark)
+    _check_share(rejects, found, len(products), settings.reject_max, source.styles)
     figures = {
-        "products": len(usable),
+        "products": len(products),
         "images_new": sum(part.rows for part in parts),
         "rejects": len(rejects.rows),
+        "rejected_products": rejects.products.total(),
         "reject_reasons": dict(Counter(row["reason"] for row in rejects.rows).most_common()),
         "styles": source.styles,
+        "lines_not_utf8": not_utf8,
     }
     if parts or tables["images"].version < 0:
         tables["images"] = tables["images"].commit(parts, IMAGES, run=run.name, fingerprint=mark, mode="append")
     part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS), salt=mark)
     tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name, fingerprint=mark)
-    part = run.lake.write_part("products", table, salt=mark)
+    products.sort(key=lambda product: product["product_id"])
+    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS), salt=mark)
     tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name, fingerprint=mark, figures=figures)
     return _result(tables, files=len(parts) + 2)
 
@@ -113,53 +123,89 @@ def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # typ
 # The archive's members ------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _opened(lake: Lake, name: str) -> Iterator[zipfile.ZipFile]:
+    with (
+        reaching(lake.uri),
+        lake.filesystem.open_input_file(lake.path(name)) as stream,
+        zipfile.ZipFile(io.BufferedReader(stream, READ_AHEAD)) as archive,  # type: ignore[type-var]
+    ):
+        yield archive
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where the catalogue lies in its archive: the member name of styles.csv, and those of the images by product id."""
+    """Where the catalogue lies in its archive: members by path, the path of styles.csv, image paths by product id."""
 
+    archive: zipfile.ZipFile
+    members: dict[str, zipfile.ZipInfo]
     styles: str
     images: dict[int, str]
 
+    def read_styles(self) -> bytes:
+        """Content of styles.csv.
 
-def find_members(archive: zipfile.ZipFile, rejects: Rejects) -> Source:
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return self.archive.read(self.members[self.styles])
+        except DAMAGE as error:
+            raise UserError(
+                f"styles.csv is damaged in the archive: {error}", where=self.styles, remedy="fetch or pack it again"
+            ) from None
+
+
+def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source:
     """The shallowest `styles.csv` and the image files in the folder `images` beside it.
 
     Raises:
         UserError: no member is called styles.csv.
     """
-    names = []
-    for name in archive.namelist():
-        path = PurePosixPath(name.replace("\\", "/"))
-        if name.endswith("/") or path.name.startswith(".") or "__MACOSX" in path.parts:
-            continue
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-            rejects.file(None, name, "unsafe name", "the name leads out of the archive; the file was not used")
-        else:
-            names.append(name)
-    styles = [name for name in names if PurePosixPath(name).name == "styles.csv"]
+    members = _members(archive, rejects)
+    styles = [name for name in members if PurePosixPath(name).name == "styles.csv"]
     if not styles:
-        shown = ", ".join(names[:5]) or "no files"
+        shown = ", ".join(list(members)[:5]) or "no files"
         raise UserError(
-            f"the source has no styles.csv; it holds {shown}{' …' if len(names) > 5 else ''}",
-            where="LOOKALIKE_DATASET",
-            remedy="give a source with styles.csv and a folder images beside it",
+            f"the source has no styles.csv; it holds {shown}{' …' if len(members) > 5 else ''}",
+            where=uri,
+            remedy="give a source (LOOKALIKE_DATASET) with styles.csv and a folder images beside it",
         )
     chosen = min(styles, key=lambda name: (name.count("/"), name))
-    return Source(chosen, _image_members(names, str(PurePosixPath(chosen).parent / "images"), rejects))
+    folder = str(PurePosixPath(chosen).parent / "images") + "/"
+    images = _image_members([name for name in members if name.startswith(folder)], rejects)
+    return Source(archive, members, chosen, images)
 
 
-def _image_members(names: list[str], folder: str, rejects: Rejects) -> dict[int, str]:
+def _members(archive: zipfile.ZipFile, rejects: Rejects) -> dict[str, zipfile.ZipInfo]:
+    """Members by their path within the archive, written one way: tar writes `./a/b`, old Windows tools `a\\b`."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")
+        parts = PurePosixPath(name).parts
+        if name.endswith("/"):
+            continue
+        if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
+            rejects.file(None, name, "unsafe name", "the name is no path within the archive; the file was not used")
+        elif "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+            continue
+        elif members.setdefault("/".join(parts), member) is not member:
+            rejects.file(None, name, "duplicate name", "the first file of this name is used")
+    return members
+
+
+def _image_members(names: list[str], rejects: Rejects) -> dict[int, str]:
     images: dict[int, str] = {}
-    candidates = [PurePosixPath(name) for name in names if str(PurePosixPath(name).parent) == folder]
     ranked = []
-    for path in candidates:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            rejects.file(None, str(path), "unknown kind of file", f"images end in {', '.join(IMAGE_SUFFIXES)}")
-        elif (product_id := _parse_id(path.stem)) is None:
-            rejects.file(None, str(path), "no product id in the name", f"{path.stem!r} is no whole number")
+    for name in names:
+        stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
+        if suffix not in IMAGE_SUFFIXES:
+            rejects.file(None, name, "unknown kind of file", f"images end in {', '.join(IMAGE_SUFFIXES)}")
+        elif (product_id := _parse_id(stem)) is None:
+            rejects.file(None, name, "no product id in the name", f"{stem[:40]!r} is no whole number")
         else:
-            ranked.append((product_id, IMAGE_SUFFIXES.index(path.suffix.lower()), str(path)))
-    for product_id, _, name in sorted(ranked):
+            ranked.append((product_id, name.count("/"), IMAGE_SUFFIXES.index(suffix), name))
+    for product_id, _, _, name in sorted(ranked):
         if images.setdefault(product_id, name) != name:
             rejects.file(str(product_id), name, "second image", f"{images[product_id]} is used")
     return images
@@ -167,21 +213,26 @@ def _image_members(names: list[str], folder: str, rejects: Rejects) -> dict[int,
 
 def _parse_id(text: str) -> int | None:
     text = text.strip()
-    return int(text) if text.isascii() and text.isdigit() and int(text) <= MAX_ID else None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID))):  # int() refuses very long texts
+        return None
+    return int(text) if int(text) <= MAX_ID else None
 
 
 # styles.csv -----------------------------------------------------------------------------------------------------------
 
 
-def read_styles(data: bytes, name: str, rejects: Rejects) -> list[dict]:
+def read_styles(data: bytes, name: str, rejects: Rejects) -> tuple[list[dict], int]:
     """Rows of styles.csv as dicts of `product_id`, the nine attributes and derivedType; empty values are None.
+
+    Also returns how many lines were not UTF-8.
 
     The published file does not quote its last column, so further commas in a row belong to it; `NA` is a value.
 
     Raises:
         UserError: the file is no CSV with the columns of a catalogue, or has no rows.
     """
-    records = _records(_lines(data, name))
+    lines, not_utf8 = _lines(data, name)
+    records = _records(lines)
     header = [column.strip() for column in next(records, (0, []))[1]]
     missing = [column for column in ("id", *ATTRIBUTES) if column not in header]
     if missing:
@@ -196,7 +247,9 @@ def read_styles(data: bytes, name: str, rejects: Rejects) -> list[dict]:
         where = f"{name}, line {line}"
         values = _fit(record, header)
         product_id = _parse_id(values["id"]) if values else None
-        if values is None:
+        if any("\0" in text for text in record):
+            rejects.product(record[0][:40].replace("\0", ""), where, "zero byte", "the row is damaged: text has none")
+        elif values is None:
             problem = "too few fields" if len(record) < len(header) else "too many fields"
             rejects.product(record[0][:40], where, problem, f"{len(record)} instead of {len(header)}")
         elif product_id is None:
@@ -207,21 +260,23 @@ def read_styles(data: bytes, name: str, rejects: Rejects) -> list[dict]:
             rows[product_id] = _product(product_id, values)
     if not rows:
         raise UserError("styles.csv has no product that can be read", where=name, remedy="give a file with products")
-    return list(rows.values())
+    return list(rows.values()), not_utf8
 
 
-def _lines(data: bytes, name: str) -> list[str]:
-    if b"\0" in data:
+def _lines(data: bytes, name: str) -> tuple[list[str], int]:
+    """The lines, and how many of them were not UTF-8."""
+    lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if lines and b"\0" in lines[0]:
         raise UserError("styles.csv is no CSV: it holds zero bytes", where=name, remedy="give a UTF-8 CSV file")
-    return [_text(line) for line in data.removeprefix(b"\xef\xbb\xbf").splitlines()]
-
-
-def _text(line: bytes) -> str:
-    """UTF-8, and Windows' Western encoding for a line that is not: spreadsheets write it."""
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        return line.decode("cp1252", errors="replace")
+    not_utf8 = 0
+    texts = []
+    for line in lines:
+        try:
+            texts.append(line.decode("utf-8"))
+        except UnicodeDecodeError:  # Windows' Western encoding: spreadsheets write it
+            texts.append(line.decode("cp1252", errors="replace"))
+            not_utf8 += 1
+    return texts, not_utf8
 
 
 def _records(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
@@ -251,9 +306,10 @@ def _record(lines: list[str], at: int) -> tuple[int, list[str]]:
 
 def _fit(record: list[str], header: list[str]) -> dict[str, str] | None:
     """Values by column, or None where the record cannot be one of this header."""
-    extra = len(record) - len(header)
-    if extra > 0 and header[-1] == "productDisplayName":
-        record = [*record[: len(header) - 1], ",".join(record[len(header) - 1 :])]
+    extra, last = len(record) - len(header), len(header) - 1
+    # A quote that opens before the last column may hold a comma, so nothing tells where the last column begins.
+    if extra > 0 and header[last] == "productDisplayName" and not any(text.startswith('"') for text in record[:last]):
+        record = [*record[:last], ",".join(record[last:])]
     return dict(zip(header, record, strict=True)) if len(record) == len(header) else None
 
 
@@ -279,53 +335,83 @@ def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[d
 
 
 def store_images(
-    archive: zipfile.ZipFile, products: list[dict], table: Table, rejects: Rejects, max_bytes: int, mark: str
-) -> tuple[list[Part], dict[str, str]]:
-    """Write the contents that the images table does not hold yet; returns the parts and each usable file's SHA-256."""
+    source: Source, products: list[dict], table: Table, rejects: Rejects, max_bytes: int, mark: str
+) -> tuple[list[Part], list[dict]]:
+    """Write the contents that the images table does not hold yet.
+
+    Returns the parts, and the products whose image can be used, each with its `image_sha256`.
+    """
     known = set(table.read(["image_sha256"])["image_sha256"].to_pylist()) if table.version >= 0 else set()
-    hashes: dict[str, str] = {}
+    names = [product["file"] for product in products]
+    files: dict[str, str | ImageError] = {}
     bad: dict[str, ImageError] = {}
     parts: list[Part] = []
     waiting: list[dict] = []
-    progress = Progress("images", len(products))
-    with ThreadPoolExecutor() as pool:
-        for at in range(0, len(products), IMAGES_A_PART):
-            chunk = [
-                (product, *_read(archive, product["file"], max_bytes)) for product in products[at : at + IMAGES_A_PART]
-            ]
-            fresh = {
-                sha: data for _, sha, data in chunk if isinstance(data, bytes) and sha not in known and sha not in bad
-            }
-            for sha, image in zip(fresh, pool.map(_normalise, fresh.values()), strict=True):
+
+    def write() -> None:
+        rows = pa.Table.from_pylist(waiting[:IMAGES_A_PART], schema=IMAGES)
+        parts.append(table.lake.write_part("images", rows, salt=mark))
+        del waiting[:IMAGES_A_PART]
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for batch in _batches(_new_contents(source, names, known, max_bytes, files)):
+            for sha, image in zip(batch, pool.map(_normalise, batch.values()), strict=True):
                 if isinstance(image, ImageError):
                     bad[sha] = image
                 else:
-                    known.add(sha)
                     waiting.append(dict(zip(IMAGES.names, (sha, *image), strict=True)))
-            for product, sha, data in chunk:
-                error = data if isinstance(data, ImageError) else bad.get(sha)
-                if error:
-                    rejects.product(str(product["product_id"]), product["file"], error.reason, error.detail)
-                else:
-                    hashes[product["file"]] = sha
-            while len(waiting) >= IMAGES_A_PART or (waiting and at + IMAGES_A_PART >= len(products)):
-                rows = pa.Table.from_pylist(waiting[:IMAGES_A_PART], schema=IMAGES)
-                parts.append(table.lake.write_part("images", rows, salt=mark))
-                del waiting[:IMAGES_A_PART]
-            progress.add(len(chunk))
-    return parts, hashes
+            if len(waiting) >= IMAGES_A_PART:
+                write()
+    if waiting:
+        write()
+    usable = []
+    for product in products:
+        content = files[product["file"]]
+        error = content if isinstance(content, ImageError) else bad.get(content)
+        if error:
+            rejects.product(str(product["product_id"]), product["file"], error.reason, error.detail)
+        else:
+            usable.append({**product, "image_sha256": content})
+    return parts, usable
 
 
-def _read(archive: zipfile.ZipFile, name: str, max_bytes: int) -> tuple[str, bytes | ImageError]:
-    """SHA-256 and bytes of a member; at most `max_bytes` are unpacked, whatever the archive declares."""
-    try:
-        with archive.open(name) as member:
-            data = member.read(max_bytes + 1)
-            if len(data) > max_bytes:
-                return "", ImageError("file too large", f"more than {max_bytes:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-            return hashlib.sha256(data).hexdigest(), data
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        return "", ImageError("damaged in the archive", str(error))
+def _new_contents(
+    source: Source, names: list[str], known: set[str], max_bytes: int, files: dict[str, str | ImageError]
+) -> Iterator[tuple[str, bytes]]:
+    """(SHA-256, bytes) of each content that is not `known`, once; `files` receives each name's SHA-256 or its fault.
+
+    At most `max_bytes` are unpacked, whatever the archive declares. In the order of the archive: one pass over it.
+    """
+    progress, seen = Progress("images", len(names)), set(known)
+    for name in sorted(names, key=lambda name: source.members[name].header_offset):
+        progress.add(1)
+        try:
+            with source.archive.open(source.members[name]) as member:
+                data = member.read(max_bytes + 1)
+        except DAMAGE as error:
+            files[name] = ImageError("damaged in the archive", str(error))
+            continue
+        if len(data) > max_bytes:
+            files[name] = ImageError("file too large", f"more than {max_bytes:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+            continue
+        files[name] = sha = hashlib.sha256(data).hexdigest()
+        if sha not in seen:
+            seen.add(sha)
+            yield sha, data
+
+
+def _batches(contents: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
+    """Contents in groups of at most IMAGES_A_PART and about BATCH_BYTES: what memory holds of the files at once."""
+    batch: dict[str, bytes] = {}
+    size = 0
+    for sha, data in contents:
+        batch[sha] = data
+        size += len(data)
+        if len(batch) == IMAGES_A_PART or size >= BATCH_BYTES:
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch
 
 
 def _normalise(data: bytes) -> tuple[bytes, int, int] | ImageError:
@@ -336,17 +422,23 @@ def _normalise(data: bytes) -> tuple[bytes, int, int] | ImageError:
 
 
 def _check_share(rejects: Rejects, rows: int, usable: int, limit: float, styles: str) -> None:
-    share = rejects.products / rows
+    """Stop where too many rows of styles.csv are rejected; files that no row asks for are no products and don't count.
+
+    Raises:
+        UserError: the share is above `limit`, or no product is left.
+    """
+    rejected = rejects.products.total()
+    share = rejected / rows
     if share <= limit and usable:
         return
-    reasons = Counter(row["reason"] for row in rejects.rows).most_common(3)
+    reasons = rejects.products.most_common(3)
     examples = [next(row for row in rejects.rows if row["reason"] == reason) for reason, _ in reasons]
     shown = "; ".join(
         f"{count} × {reason} (such as {example['product_id'] or ''} in {example['file']})"
         for (reason, count), example in zip(reasons, examples, strict=True)
     )
     raise UserError(
-        f"{rejects.products} of {rows} products ({share:.1%}) cannot be used, at most {limit:.1%} may be: {shown}",
+        f"{rejected} of {rows} products ({share:.1%}) cannot be used, at most {limit:.1%} may be: {shown}",
         where=styles,
         remedy="mend the source, or allow more with LOOKALIKE_REJECT_MAX",
     )

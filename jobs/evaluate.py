@@ -119,8 +119,7 @@ def _figures(run: Run, lists: Lists) -> gates.Figures:
     n = len(lists.neighbours)
     full = min(metrics.K, n - 1)
     catalogued, similar = run.result("catalog"), run.result("similar")
-    no_row = catalogued.figures["reject_reasons"].get("no row", 0)  # type: ignore[attr-defined]  # files, not products
-    rejected = max(0, catalogued.rejects - no_row)
+    rejected = int(str(catalogued.figures["rejected_products"]))
     return gates.Figures(
         products=n,
         covered=int(((lists.neighbours >= 0).sum(axis=1) >= full).sum()) if full > 0 else 0,

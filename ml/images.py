@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Decoders that may run on users' bytes; Pillow has many more, rarely used and less tested."""
 MAX_PIXELS = 64_000_000
 LONG_SIDE = 512
 """Largest side of a stored image, in pixels."""
+MAX_KEPT_BYTES = 2**20
+"""Largest file that is stored as it is: 512 × 512 pixels take 0.75 MiB raw, so a larger one is mostly metadata."""
 _ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # value of the EXIF tag → what undoes it (EXIF 2.32, 4.6.4 A); not ImageOps.exif_transpose, which fails on bad EXIF
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
+"""What Pillow's decoders raise on damaged bytes."""
 
 
 class ImageError(ValueError):
@@ -40,20 +54,20 @@ def load(data: bytes, height: int, width: int) -> np.ndarray:
 def normalise(data: bytes, long_side: int = LONG_SIDE) -> tuple[bytes, int, int]:
     """What the lake stores of an image file: its bytes, width and height in pixels.
 
-    A plain image within `long_side` keeps its bytes; any other becomes an RGB JPEG (quality 95, no chroma subsampling)
-    of at most `long_side` pixels on the long side.
+    A plain image within `long_side` and `MAX_KEPT_BYTES` keeps its bytes; any other becomes an RGB JPEG (quality 95,
+    no chroma subsampling, no metadata) of at most `long_side` pixels on the long side.
 
     Raises:
         ImageError: the bytes give no image within the limits.
     """
     image = _open(data, MAX_PIXELS)
     plain = image.format in ("JPEG", "PNG", "WEBP") and image.mode in ("RGB", "L") and _is_plain(image)
-    if plain and max(image.size) <= long_side:
+    if plain and max(image.size) <= long_side and len(data) <= MAX_KEPT_BYTES:
         return data, *image.size
     image = _rgb(image)
     image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=95, subsampling=0)
+    image.save(out, "JPEG", quality=95, subsampling=0, comment=b"")  # else the comment of a GIF, of any length
     return out.getvalue(), *image.size
 
 
@@ -70,23 +84,32 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("not an image", f"no {', '.join(FORMATS)}; it begins with {data[:8]!r}") from None
     except Image.DecompressionBombError as error:
         raise ImageError("too many pixels", str(error)) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError("damaged", str(error)) from None  # Pillow's decoders raise all of these on damaged bytes
+    except ImageError:
+        raise
+    except _DAMAGE as error:
+        raise ImageError("damaged", str(error)) from None
     return image
 
 
 def _is_plain(image: Image.Image) -> bool:
     """Whether the pixels are as stored: not rotated by EXIF, not transparent, not animated."""
-    rotated = image.getexif().get(_ORIENTATION, 1) != 1
-    return not (rotated or "transparency" in image.info or getattr(image, "is_animated", False))
+    return not (_orientation(image) in _UPRIGHT or "transparency" in image.info or getattr(image, "is_animated", False))
+
+
+def _orientation(image: Image.Image) -> object:
+    """Value of the EXIF tag; None where there is none or the EXIF is damaged, which leaves the pixels good."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except _DAMAGE:
+        return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and _is_plain(image):
         return image
-    image = ImageOps.exif_transpose(image)
+    turn = _UPRIGHT.get(_orientation(image))  # type: ignore[call-overload]
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit greyscale
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:

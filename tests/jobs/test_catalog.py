@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from infra.errors import UserError
+from infra.lake import Lake
 from jobs import catalog as catalog_step
 from jobs.step import execute
 from ml.images import decode
@@ -77,10 +78,11 @@ def test_na_is_a_value_and_an_empty_one_is_missing(lake):
 def test_windows_line_ends_a_byte_order_mark_and_western_bytes_are_read(lake):
     data = styles([row(1), row(2), row(3)]).replace(b"\n", b"\r\n").replace(b"Product 2", b"Caf\xe9")
     data = data.replace(b"Product 3", "Crème".encode())
-    run, _ = run_catalog(lake, with_styles(b"\xef\xbb\xbf" + data))
+    run, result = run_catalog(lake, with_styles(b"\xef\xbb\xbf" + data))
     found = products(run)
     assert (found[2]["productDisplayName"], found[3]["productDisplayName"]) == ("Café", "Crème")
     assert found[1]["usage"] == "Casual"
+    assert result.figures["lines_not_utf8"] == 1
 
 
 def test_reordered_and_further_columns_are_read_by_name(lake):
@@ -118,11 +120,42 @@ def test_too_many_fields_are_rejected_where_the_last_column_is_no_free_text(lake
     assert reasons(run) == [("2", "no row"), ("Shirt", "too many fields")]
 
 
+def test_unquoted_commas_are_rejected_where_an_earlier_value_is_quoted_too(lake):
+    data = styles([row(n) for n in range(1, 41)])
+    data = data.replace(b"\n7,Women,", b'\n7,"Women, Girls",').replace(b"Product 7\n", b'"Best" shirt\n')
+    run, _ = run_catalog(lake, with_styles(data, 40))
+    assert reasons(run) == [("7", "no row"), ("7", "too many fields")]
+
+
+def test_a_zero_byte_in_a_row_costs_that_row_only(lake):
+    data = styles([row(n) for n in range(1, 41)]).replace(b"Product 7\n", b"Prod\0uct 7\n")
+    run, result = run_catalog(lake, with_styles(data, 40))
+    assert reasons(run) == [("7", "no row"), ("7", "zero byte")]
+    assert result.rows == 39
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "9223372036854775808", "-1", "1.5", "", "²"])
+def test_an_id_that_is_no_64_bit_whole_number_costs_that_row_only(lake, text):
+    data = styles([row(n) for n in range(1, 31)] + [row(0, id=text)])
+    run, result = run_catalog(lake, with_styles(data, 30) | {f"images/{text[:40]}.jpg": image(1)})
+    assert (text[:40], "no product id") in reasons(run)
+    assert result.rows == 30
+
+
+def test_leading_zeros_do_not_change_an_id(lake):
+    files = good_files(3)
+    files["images/0002.jpg"] = files.pop("images/2.jpg")
+    files["styles.csv"] = files["styles.csv"].replace(b"\n3,", b"\n003,")
+    run, result = run_catalog(lake, files)
+    assert sorted(products(run)) == [1, 2, 3]
+    assert result.rejects == 0
+
+
 def test_an_image_without_a_row_is_listed_but_is_no_rejected_product(lake):
     files = good_files(3) | {"images/99.jpg": image(99), "images/notes.txt": b"x", "images/cover.jpg": image(5)}
     run, result = run_catalog(lake, files, reject_max=0.0)
     assert reasons(run) == [("", "no product id in the name"), ("", "unknown kind of file"), ("99", "no row")]
-    assert result.rows == 3
+    assert (result.rows, result.figures["rejected_products"]) == (3, 0)
 
 
 def test_bad_image_files_are_rejected_by_name_and_the_others_go_on(lake):
@@ -144,6 +177,13 @@ def test_suffixes_in_any_case_and_other_formats_are_taken_and_of_two_files_one(l
     run, result = run_catalog(lake, files)
     assert result.rows == 30
     assert reasons(run) == [("5", "second image")]
+
+
+def test_an_image_with_damaged_exif_is_a_product_like_any_other(lake):
+    out = io.BytesIO()
+    Image.new("RGB", (30, 40)).save(out, "PNG", exif=b"Exif\0\0garbage!!garbage")
+    _, result = run_catalog(lake, good_files(2) | {"images/1.jpg": out.getvalue()})
+    assert result.rows == 2
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -176,7 +216,33 @@ def test_the_catalogue_may_lie_in_a_folder_and_junk_beside_it_is_passed_over(lak
     assert result.figures["styles"] == "fashion-dataset/styles.csv"
 
 
-@pytest.mark.parametrize("name", ["../../etc/images/9.jpg", "/images/9.jpg", "C:\\images\\9.jpg", "images/../../9.jpg"])
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"./{name}",  # tar -C folder .
+        lambda name: name.replace("/", "\\"),  # zip tools of old Windows
+        lambda name: name.replace("images/", f"images/{len(name) % 2}/"),
+    ],
+    ids=["dot", "backslash", "subfolders"],
+)
+def test_other_ways_of_writing_the_same_tree_are_the_same_catalogue(lake, rename):
+    run, result = run_catalog(lake, {rename(name): data for name, data in good_files(5).items()})
+    assert (result.rows, reasons(run)) == (5, [])
+
+
+def test_of_two_members_of_one_name_the_first_is_used(lake):
+    files = good_files(3)
+    archive = io.BytesIO(zip_bytes(files))
+    with zipfile.ZipFile(archive, "a") as more, pytest.warns(UserWarning, match="Duplicate name"):
+        more.writestr("images/2.jpg", image(99, "Green"))
+    run, _ = run_catalog(lake, archive.getvalue())
+    assert reasons(run) == [("", "duplicate name")]
+    assert files["images/2.jpg"] in run.table("images").read(["bytes"])["bytes"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "../../etc/images/9.jpg", "/images/9.jpg", "C:\\images\\9.jpg", "images/../../9.jpg"]
+)
 def test_names_that_lead_out_of_the_archive_are_rejected_and_nothing_is_written_there(lake, tmp_path, name):
     before = set(tmp_path.parent.rglob("9.jpg"))
     run, _ = run_catalog(lake, good_files(3) | {name: image(9)})
@@ -189,6 +255,12 @@ def test_an_image_larger_than_it_may_be_is_rejected_by_its_actual_size(lake):
     archive = zip_bytes(files, zipfile.ZIP_DEFLATED)
     run, _ = run_catalog(lake, archive, image_max_bytes=100_000)
     assert reasons(run) == [("7", "file too large")]
+
+
+def test_a_styles_file_damaged_in_the_archive_stops_the_run(lake):
+    archive = zip_bytes(good_files(3)).replace(b"Product 2\n", b"Product 9\n", 1)
+    with pytest.raises(UserError, match="styles.csv is damaged in the archive: Bad CRC-32"):
+        run_catalog(lake, archive)
 
 
 def test_a_member_damaged_in_the_archive_is_rejected(lake):
@@ -232,6 +304,14 @@ def test_more_rejects_than_allowed_stop_the_run_with_count_reason_and_example(la
     assert "LOOKALIKE_REJECT_MAX" in caught.value.remedy
 
 
+def test_the_error_names_reasons_of_products_not_of_files_that_none_asks_for(lake):
+    files = good_files(10) | {f"images/{n}.jpg": image(n) for n in range(90, 99)}
+    del files["images/4.jpg"]
+    with pytest.raises(UserError, match=r"1 of 10 products.*1 × no image") as caught:
+        run_catalog(lake, files)
+    assert "no row" not in caught.value.problem
+
+
 def test_the_same_archive_again_changes_nothing_even_for_a_later_run(lake):
     archive = zip_bytes(good_files(4))
     first, _ = run_catalog(lake, archive)
@@ -254,6 +334,24 @@ def test_a_changed_archive_adds_only_its_new_images(lake):
 def test_images_are_stored_in_parts_of_bounded_size(lake, monkeypatch):
     monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 4)
     run, _ = run_catalog(lake, good_files(11))
+    assert len(products(run)) == 11
     assert sorted(len(part) for part in run.table("images").iter_parts()) == [3, 4, 4]
     for each in run.table("images").read().to_pylist():
         assert Image.open(io.BytesIO(each["bytes"])).size == (30, 40)
+
+
+def test_large_files_are_taken_in_small_batches_with_the_same_result(lake, tmp_path, monkeypatch):
+    files = good_files(11)
+    run, _ = run_catalog(lake, files)
+    monkeypatch.setattr(catalog_step, "BATCH_BYTES", len(files["images/1.jpg"]) * 2)
+    other, _ = run_catalog(Lake((tmp_path / "other").as_uri()), files)
+    assert products(other) == products(run)
+    assert other.table("images").read().equals(run.table("images").read())
+
+
+def test_a_lake_in_s3_gets_the_same_tables_as_one_in_a_folder(lake, bucket):
+    files = good_files(30) | {"images/7.jpg": b"", "images/99.jpg": image(99)}
+    run, _ = run_catalog(lake, files)
+    other, _ = run_catalog(Lake(f"s3://{bucket}/lake"), files)
+    for table in ("products", "images", "rejects"):
+        assert other.table(table).read().equals(run.table(table).read())

@@ -64,7 +64,7 @@ def small_run(lake, empty_database, damage=lambda tables: None):
         },
     }
     figures = {
-        "catalog": {"products": N, "reject_reasons": {"damaged": 1, "no row": 1}},
+        "catalog": {"products": N, "rejected_products": 1},
         "embed": {"model": "m", "backbone": "efficientnet-lite0"},
         "similar": {"cells": 1, "lists": N, "products": N},
     }

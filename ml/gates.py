@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 GATES = ("coverage", "finite", "lists", "products", "rejects")
 """Every gate; a run without a verdict of each is not published."""
@@ -16,7 +18,7 @@ class Figures:
         products: products of the run.
         covered: products whose unfiltered list has full length (ten, or all others where there are fewer).
         cells: precomputed cells.
-        lists: lists in the table.
+        lists: lists in the table that belong to a product of the run.
         not_finite: values of features or embeddings that are NaN or infinite.
         rejected: share of the source's products that could not be used, 0–1.
     """
@@ -64,31 +66,30 @@ def verdicts(new: Figures, live_products: int | None, tolerances: Tolerances) ->
 
 def _coverage(new: Figures, least: float) -> Verdict:
     share = new.covered / new.products if new.products else 0.0
-    detail = f"{new.covered} of {new.products} products have a full list, {share:.2%}; at least {least:.2%} must"
-    return Verdict(
-        "coverage", share, least, share >= least, detail, "Look for products without neighbours in the lists."
-    )
+    detail = f"{new.covered:,} of {new.products:,} products have a full list, {share:.2%}; at least {least:.2%} must"
+    remedy = "Run similar again: its lists are short or belong to other products than the run's."
+    return Verdict("coverage", share, least, share >= least, detail, remedy)
 
 
 def _finite(new: Figures) -> Verdict:
-    detail = f"{new.not_finite} values of features or embeddings are NaN or infinite; none may be"
+    detail = f"{new.not_finite:,} values of features or embeddings are NaN or infinite; none may be"
     remedy = "Check the backbone's weights and precision, then run embed again under a new setting."
     return Verdict("finite", new.not_finite, 0, new.not_finite == 0, detail, remedy)
 
 
 def _lists(new: Figures) -> Verdict:
     expected = new.products * new.cells
-    detail = f"{new.lists} lists for {new.products} products in {new.cells} cells; {expected} are due"
+    detail = f"{new.lists:,} lists for {new.products:,} products in {new.cells:,} cells; {expected:,} are due"
     return Verdict("lists", new.lists, expected, new.lists == expected, detail, "Run similar again.")
 
 
 def _products(new: Figures, live: int | None, shrink_max: float) -> Verdict:
-    bound = 1.0 if live is None else live * (1 - shrink_max)
-    against = "no run is live yet" if live is None else f"the live run has {live}; at most {shrink_max:.0%} may go"
+    # The share as it was typed: in floating point 1 − 0.7 is more than 0.3. No run may be empty.
+    bound = max(1, math.ceil((live or 0) * (1 - Fraction(str(shrink_max)))))
+    against = "no run is live yet" if live is None else f"the live run has {live:,}; at most {shrink_max:.0%} may go"
+    detail = f"{new.products:,} products; {against}"
     remedy = "Check the source for missing products; if the loss is meant, raise LOOKALIKE_SHRINK_MAX for this run."
-    return Verdict(
-        "products", new.products, bound, new.products >= bound, f"{new.products} products; {against}", remedy
-    )
+    return Verdict("products", new.products, bound, new.products >= bound, detail, remedy)
 
 
 def _rejects(new: Figures, most: float) -> Verdict:

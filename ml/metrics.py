@@ -1,8 +1,9 @@
 """How good lists are: the nine percentages of the seed report, and recall.
 
 Protocol (that of the seed report on ResNet50 features and the Fashion Product Images data set): take the products whose
-articleType has at least 500 images; for each, the share of its ten unfiltered neighbours that have the same
+articleType has at least 500 products; for each, the share of its ten unfiltered neighbours that have the same
 articleType, the same gender, or both; a product counts as right at tolerance t when its error, 1 − share, is at most t.
+Shares are over ten: in a list with fewer neighbours those that are missing count as wrong.
 """
 
 from __future__ import annotations
@@ -62,9 +63,15 @@ def share_right(neighbours: np.ndarray, article_types: np.ndarray, genders: np.n
 
 
 def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
-    """Mean share of the exact lists' items that the found lists hold; int (n, k) indices each, −1 for none.
+    """Mean share of the exact lists' items that the found lists hold; NaN where every exact list is empty.
+
+    Args:
+        found: int (n, j), indices of the lists to judge, −1 past a list's end.
+        exact: int (n, k), those of the exact lists; an empty one takes no part.
 
     Source: the measure of ANN-Benchmarks (Aumüller, Bernhardsson, Faithfull 2020), without its tie tolerance.
     """
-    matched = [(np.isin(e[e >= 0], f[f >= 0])).mean() for f, e in zip(found, exact, strict=True) if (e >= 0).any()]
-    return float(np.mean(matched)) if matched else float("nan")
+    there = exact >= 0
+    matched = ((exact[:, :, None] == found[:, None, :]).any(axis=2) & there).sum(axis=1)
+    due = there.sum(axis=1)
+    return float((matched[due > 0] / due[due > 0]).mean()) if due.any() else float("nan")

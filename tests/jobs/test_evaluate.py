@@ -1,14 +1,17 @@
 """evaluate: figures, verdicts and a report that anyone may open, from a small lake made by hand."""
 
+import base64
+import io
 import json
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from infra.errors import UserError
 from jobs import candidates, catalog, classify, embed, similar
-from jobs.evaluate import GRID_QUERIES, spread
+from jobs.evaluate import GRID_QUERIES, THUMBNAIL, spread
 from jobs.publish import check_verdicts
 from jobs.step import STEPS, execute
 from tests.catalogues import PULLS, image, open_run, row, write_result, write_table
@@ -29,7 +32,8 @@ def small_run(lake, empty_database, damage=lambda tables: None):
             {"image_sha256": sha, "bytes": image(number, attributes["baseColour"]), "width": 30, "height": 40}
         )
         features.append({"image_sha256": sha, "model": "m", "average": [1.0, number], "maximum": [1.0, 2.0]})
-    products[0]["productDisplayName"] = HOSTILE
+    products[0] |= {"productDisplayName": HOSTILE, "articleType": "$\\frac$ <i>\x01"}
+    products[1] |= {"productDisplayName": None, "articleType": None, "gender": None}
     others = [[other for other in range(1, N + 1) if other != number][:10] for number in range(1, N + 1)]
     lists = [
         {"cell": 0, "product_id": number, "items": items, "scores": [0.5] * len(items)}
@@ -39,7 +43,8 @@ def small_run(lake, empty_database, damage=lambda tables: None):
         {"product_id": "77", "file": "images/77.jpg", "reason": "damaged", "detail": "<b>cut</b>"},
         {"product_id": "99", "file": "images/99.jpg", "reason": "no row", "detail": ""},
     ]
-    tables = {"products": products, "features": features, "lists": lists}
+    cells = [{"cell": 0, "members": N, "filters": "[{}]"}]
+    tables = {"products": products, "images": images, "features": features, "cells": cells, "lists": lists}
     damage(tables)
     confusions = [{"true": "Bags", "predicted": "Shoes", "count": 3}]
     classifier = dict.fromkeys(classify.CLASSIFIER.names) | {
@@ -49,7 +54,7 @@ def small_run(lake, empty_database, damage=lambda tables: None):
         "pull": {"pulls": write_table(run, "pulls", [{"uri": "sample:24"}], PULLS)},
         "catalog": {
             "products": write_table(run, "products", tables["products"], catalog.PRODUCTS),
-            "images": write_table(run, "images", images, catalog.IMAGES),
+            "images": write_table(run, "images", tables["images"], catalog.IMAGES),
             "rejects": write_table(run, "rejects", rejects, catalog.REJECTS),
         },
         "embed": {"features": write_table(run, "features", tables["features"], embed.SCHEMA)},
@@ -59,7 +64,7 @@ def small_run(lake, empty_database, damage=lambda tables: None):
             "embeddings": write_table(
                 run, "embeddings", [{"product_id": 1, "embedding": [1.0, 0.0]}], similar.EMBEDDINGS
             ),
-            "cells": write_table(run, "cells", [{"cell": 0, "members": N, "filters": "[{}]"}], similar.CELLS),
+            "cells": write_table(run, "cells", tables["cells"], similar.CELLS),
             "lists": write_table(run, "lists", tables["lists"], similar.LISTS),
         },
     }
@@ -109,9 +114,30 @@ def shorten_lists(tables):
         each["items"], each["scores"] = each["items"][:9], each["scores"][:9]
 
 
+def list_products_that_are_gone(tables):
+    for each in tables["lists"][:5]:
+        each["items"][0] += 1000
+
+
+def keep_lists_of_products_that_are_gone(tables):
+    for each in tables["lists"][:5]:
+        each["product_id"] += 1000
+
+
+def forget_the_unfiltered_cell(tables):
+    tables["cells"][0]["filters"] = '[{"gender": "Men"}]'
+
+
 @pytest.mark.parametrize(
     ("damage", "failed"),
-    [(spoil_features, {"finite"}), (drop_a_list, {"lists", "coverage"}), (shorten_lists, {"coverage"})],
+    [
+        (spoil_features, {"finite"}),
+        (drop_a_list, {"lists", "coverage"}),
+        (shorten_lists, {"coverage"}),
+        (list_products_that_are_gone, {"coverage"}),
+        (keep_lists_of_products_that_are_gone, {"coverage", "lists"}),
+        (forget_the_unfiltered_cell, {"coverage"}),
+    ],
 )
 def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(lake, empty_database, damage, failed):
     run = small_run(lake, empty_database, damage)
@@ -123,6 +149,52 @@ def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(lake, e
         check_verdicts(run)
 
 
+def test_features_of_images_and_models_that_the_run_does_not_use_cannot_fail_it(lake, empty_database):
+    def add_features_of_others(tables):
+        spoilt = {"average": [float("nan"), 1.0], "maximum": [1.0, float("inf")]}
+        tables["features"].append({"image_sha256": "f" * 64, "model": "m", **spoilt})
+        tables["features"].append({"image_sha256": f"{1:064d}", "model": "another", **spoilt})
+
+    run = small_run(lake, empty_database, add_features_of_others)
+    assert execute("evaluate", run).figures["failed"] == []
+
+
+def test_the_unfiltered_lists_are_found_by_their_cell_s_filters(lake, empty_database):
+    def put_another_cell_first(tables):
+        for each in tables["lists"]:
+            each["cell"] = 7
+        short = [{**each, "cell": 0, "items": each["items"][:1], "scores": [0.1]} for each in tables["lists"]]
+        tables["lists"] += short
+        tables["cells"][:] = [
+            {"cell": 0, "members": 2, "filters": '[{"gender": "Men"}]'},
+            {"cell": 7, "members": N, "filters": '[{}, {"season": "Summer"}]'},
+        ]
+
+    run = small_run(lake, empty_database, put_another_cell_first)
+    result = execute("evaluate", run)
+    assert (result.figures["coverage"], result.figures["failed"]) == (1, [])
+
+
+def test_evaluating_again_changes_nothing(lake, empty_database):
+    run = small_run(lake, empty_database)
+    first = execute("evaluate", run)
+    page = lake.read_bytes(first.figures["report"])
+    again = execute("evaluate", run)
+    assert (again.figures, again.tables) == (first.figures, first.tables)
+    assert lake.read_bytes(again.figures["report"]) == page
+
+
+def test_large_images_are_shown_small(lake, empty_database):
+    def enlarge(tables):
+        for number, each in enumerate(tables["images"], 1):
+            each |= {"bytes": image(number, size=(400, 500)), "width": 400, "height": 500}
+
+    page = lake.read_bytes(execute("evaluate", small_run(lake, empty_database, enlarge)).figures["report"]).decode()
+    shown = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert len(shown) == GRID_QUERIES * 11
+    assert {max(Image.open(io.BytesIO(base64.b64decode(each))).size) for each in set(shown)} == {THUMBNAIL}
+
+
 def test_the_report_stands_alone_and_escapes_what_users_wrote(lake, empty_database):
     run = small_run(lake, empty_database)
     result = execute("evaluate", run)
@@ -130,8 +202,10 @@ def test_the_report_stands_alone_and_escapes_what_users_wrote(lake, empty_databa
     assert "<script" not in page
     assert "&lt;script&gt;alert" in page
     assert "&lt;b&gt;cut&lt;/b&gt;" in page
+    assert "<i>" not in page
+    assert "None" not in re.sub(r"base64,[^\"]*", "", page).replace("<p>None.</p>", "")
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert not re.search(r"url\(|@import", page)
+    assert not re.search(r"url\(|@import|https?:", page)
     assert page.count('class="list"') == GRID_QUERIES
     assert page.count("data:image/jpeg;base64,") == GRID_QUERIES * 11
     assert "Bags" in page
@@ -143,6 +217,14 @@ def test_queries_of_the_grid_spread_over_the_largest_groups():
     chosen = spread(codes, 6)
     assert len(set(chosen)) == 6
     assert {int(codes[index]) for index in chosen} == {0, 1, 2}
+
+
+def test_small_groups_leave_their_places_in_the_grid_to_large_ones():
+    chosen = spread(np.array([0] * 1000 + [1] * 3), 24)
+    assert len(set(chosen)) == 24
+    assert {1000, 1001, 1002} < set(chosen)
+    assert spread(np.array([4, 4, -1]), 24) in ([0, 2, 1], [1, 2, 0])
+    assert spread(np.array([], int), 24) == []
 
 
 def test_every_step_of_the_design_is_a_file_with_its_function():

@@ -26,6 +26,7 @@ def failed(new, live=1000, tolerances=BOUNDS):
         ({"lists": 5001}, 1000, ["lists"]),
         ({}, 1250, []),
         ({}, 1251, ["products"]),
+        ({}, 0, []),
         ({"rejected": 0.05}, 1000, []),
         ({"rejected": 0.051}, 1000, ["rejects"]),
         ({"products": 0, "covered": 0, "lists": 0}, None, ["coverage", "products"]),
@@ -34,6 +35,22 @@ def failed(new, live=1000, tolerances=BOUNDS):
 )
 def test_a_run_fails_just_the_gates_that_it_breaks(change, live, expected):
     assert failed(replace(GOOD, **change), live) == expected
+
+
+@pytest.mark.parametrize(("left", "expected"), [(3, []), (2, ["products"]), (0, ["coverage", "products"])])
+def test_a_share_is_the_decimal_that_was_typed(left, expected):
+    new = replace(GOOD, products=left, covered=left, lists=left * 5)
+    assert failed(new, 10, replace(BOUNDS, shrink_max=0.7)) == expected
+
+
+def test_an_empty_run_is_refused_even_where_everything_may_go():
+    new = replace(GOOD, products=0, covered=0, lists=0)
+    assert failed(new, 10, Tolerances(coverage_min=0, shrink_max=1, reject_max=1)) == ["products"]
+
+
+@pytest.mark.parametrize("figure", ["rejected", "covered"])
+def test_a_figure_that_is_no_number_does_not_pass(figure):
+    assert failed(replace(GOOD, **{figure: float("nan")})) == [{"rejected": "rejects", "covered": "coverage"}[figure]]
 
 
 def test_every_gate_has_a_verdict_when_every_threshold_is_set():
@@ -50,5 +67,5 @@ def test_no_threshold_set_means_no_verdict(unset, gate):
 def test_a_failed_verdict_says_by_how_much_and_what_to_do():
     verdict = next(v for v in verdicts(replace(GOOD, covered=900), 1000, BOUNDS) if v.gate == "coverage")
     assert (verdict.value, verdict.bound) == (0.9, 0.95)
-    assert "900 of 1000" in verdict.detail
+    assert "900 of 1,000" in verdict.detail
     assert verdict.remedy

@@ -75,3 +75,17 @@ def test_the_curve_rises_to_everything_and_meets_the_percentages():
 def test_recall_is_the_mean_share_of_the_exact_items_that_were_found():
     exact = np.array([[1, 2, 3, 4], [5, 6, -1, -1]])
     assert recall_at_k(np.array([[4, 3, 9, 9], [5, 6, 7, 8]]), exact) == pytest.approx((0.5 + 1) / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 6), st.integers(1, 6))
+def test_recall_equals_that_of_sets(seed, n, wide, k):
+    rng = np.random.default_rng(seed)
+    found = np.array([rng.permutation(8)[:wide] for _ in range(n)], int).reshape(n, wide)
+    exact = np.array([rng.permutation(8)[:k] for _ in range(n)], int).reshape(n, k)
+    found[rng.random(found.shape) < 0.3] = -1
+    exact[rng.random(exact.shape) < 0.4] = -1
+    pairs = [(set(f) - {-1}, set(e) - {-1}) for f, e in zip(found.tolist(), exact.tolist(), strict=True)]
+    shares = [len(f & e) / len(e) for f, e in pairs if e]
+    value = recall_at_k(found, exact)
+    assert value == pytest.approx(sum(shares) / len(shares)) if shares else math.isnan(value)

@@ -32,7 +32,6 @@ setup(
         "requests",
         "rich",
         "structlog",
-        "tenacity",
         "tensorflow-cpu; platform_machine == 'x86_64'",
         "tensorflow; platform_machine != 'x86_64'",
         "typer",

@@ -58,15 +58,6 @@ def check_java() -> str:
     return shown.splitlines()[0]
 
 
-def gpu_address() -> str | None:
-    """Address of the GPU that Spark gave to the running task; None where it gave none."""
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    resources = context.resources() if context else {}
-    return resources["gpu"].addresses[0] if "gpu" in resources else None
-
-
 def map_to_parts(
     spark: SparkSession,
     items: Sequence[str],

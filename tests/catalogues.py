@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
+from jobs import catalog, embed
 from jobs.step import Run, StepResult
 
 HEADER = ("id", *ATTRIBUTES)
@@ -117,6 +118,18 @@ def pulled(run: Run, archive: bytes) -> Run:
     run.lake.write_bytes(name, archive)
     entry = {"uri": "test", "archive": name, "sha256": sha, "bytes": len(archive), "members": 0}
     write_result(run, "pull", tables={"pulls": write_table(run, "pulls", [entry], PULLS)})
+    return run
+
+
+def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -> Run:
+    """Commit products and the features of their images as catalog and embed would have; absent columns are null."""
+    rows = [{"image_sha256": sha, "model": "model", "average": v, "maximum": v} for sha, v in features.items()]
+    for step, table, content, schema in (
+        ("catalog", "products", products, catalog.PRODUCTS),
+        ("embed", "features", rows, embed.SCHEMA),
+    ):
+        version = write_table(run, table, content, schema)
+        write_result(run, step, tables={table: version}, figures={"model": "model"})
     return run
 
 

@@ -1,17 +1,14 @@
 """The step candidates: one medoid a derivedType, from a small hand-made lake."""
 
-import json
-from dataclasses import asdict
-
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
 from infra.lake import Lake
 from infra.settings import read_settings
 from jobs import step
-from jobs.step import Run, StepResult
+from jobs.step import Run
+from tests.catalogues import embedded, open_run
 
 # id, derivedType, image, feature
 ROWS = [
@@ -27,22 +24,9 @@ ROWS = [
 
 def lake_with(folder, rows, name="night"):
     """A run whose catalog and embed are done: what those steps would have committed for `rows`."""
-    lake = Lake((folder / "lake").as_uri())
-    run = Run(name, read_settings(lake=lake.uri), lake)
-    ids, types, images, features = zip(*rows, strict=True)
-    products = pa.table({"product_id": ids, "derivedType": pa.array(types, pa.string()), "image_sha256": images})
-    averages = dict(zip(images, features, strict=True))
-    vectors = pa.array(list(averages.values()), pa.list_(pa.float32()))
-    rows_of_features = pa.table(
-        {"image_sha256": list(averages), "model": ["model"] * len(averages), "average": vectors, "maximum": vectors}
-    )
-    for table, content, author in (("products", products, "catalog"), ("features", rows_of_features, "embed")):
-        part = lake.write_part(table, content, salt="")
-        content_mark = step.fingerprint(content.to_pylist())
-        committed = lake.table(table).commit([part], content.schema, run=name, fingerprint=content_mark)
-        result = StepResult(tables={table: committed.version}, figures={"model": "model"})
-        lake.write_bytes(f"runs/{name}/{author}.json", json.dumps(asdict(result)).encode())
-    return run
+    products = [{"product_id": i, "derivedType": kind, "image_sha256": image} for i, kind, image, _ in rows]
+    run = open_run(Lake((folder / "lake").as_uri()), name)
+    return embedded(run, products, {image: vector for _, _, image, vector in rows})
 
 
 def test_every_derived_type_has_its_medoid_in_the_order_of_their_names(tmp_path):

@@ -1,18 +1,15 @@
 """The step classify: a trained, measured and saved classifier, from a small hand-made lake."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
 from infra.lake import Lake
-from infra.settings import read_settings
 from jobs import step
-from jobs.step import Run, StepResult
 from ml import classifier
+from tests.catalogues import embedded, open_run
 
 KINDS = ("Bags", "Shoes", "Watches")
 N = 120
@@ -32,21 +29,8 @@ def catalogue():
 
 def lake_with(folder, rows, features, name="night"):
     """A run whose catalog and embed are done: what those steps would have committed."""
-    lake = Lake((folder / "lake").as_uri())
-    run = Run(name, read_settings(lake=lake.uri), lake)
-    ids, labels, images = zip(*rows, strict=True)
-    products = pa.table({"product_id": ids, "subCategory": pa.array(labels, pa.string()), "image_sha256": images})
-    vectors = pa.array(list(features.values()), pa.list_(pa.float32()))
-    embedded = pa.table(
-        {"image_sha256": list(features), "model": ["model"] * len(features), "average": vectors, "maximum": vectors}
-    )
-    for table, content, author in (("products", products, "catalog"), ("features", embedded, "embed")):
-        part = lake.write_part(table, content, salt="")
-        mark = step.fingerprint(content.to_pylist())
-        committed = lake.table(table).commit([part], content.schema, run=name, fingerprint=mark)
-        result = StepResult(tables={table: committed.version}, figures={"model": "model"})
-        lake.write_bytes(f"runs/{name}/{author}.json", json.dumps(asdict(result)).encode())
-    return run
+    products = [{"product_id": i, "subCategory": label, "image_sha256": image} for i, label, image in rows]
+    return embedded(open_run(Lake((folder / "lake").as_uri()), name), products, features)
 
 
 @pytest.fixture(autouse=True, scope="module")

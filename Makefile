@@ -44,7 +44,9 @@ lint: setup ## ruff, mypy, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to benchmarks/RESULTS.md by hand
-	@$(BIN)/python benchmarks/refresh.py $(if $(DATASET),--dataset "$(DATASET)")
+	@rm -rf var/bench
+	@$(BIN)/python benchmarks/refresh.py --folder var/bench $(if $(DATASET),--dataset "$(DATASET)")
+	@$(BIN)/python benchmarks/nine_percentages.py --lake var/bench/var/lake --run 2026-01-01
 
 up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost
 	@$(BIN)/lookalike up

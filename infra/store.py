@@ -1,8 +1,9 @@
 """The lookup store (Postgres with pgvector): migrate, load a run into partitions of its own, flip, roll back, read.
 
-A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. The
-pointer `lookalike.live` is flipped in one transaction. Functions take a connection and never commit: whoever opens the
-transaction does. Connections are in autocommit mode, so `with connection.transaction():` is the transaction.
+A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. A
+product's *position* is its place among the run's by ascending id; lists hold positions and no scores (migration 0003).
+The pointer `lookalike.live` is flipped in one transaction. Functions take a connection and never commit: whoever opens
+the transaction does. Connections are in autocommit mode, so `with connection.transaction():` is the transaction.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.copy import QueuedLibpqWriter
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -30,7 +33,9 @@ SQL = Path(__file__).resolve().parents[1] / "sql"
 LOCK = 0x10014C1E
 """Advisory lock that migrations and publishing take, so that two at once come one after the other."""
 COPY_HEADER, COPY_END = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0), struct.pack("!h", -1)
-PARTITIONED = ("products", "combinations", "lists")
+PARTITIONED = ("products", "base_cells", "combinations", "lists")
+BATCH = 8192
+"""Rows that are made and sent at once."""
 DROP_WAIT = "200ms"
 """Longest that dropping an old run waits for readers; below deadlock_timeout, so that no lookup becomes a victim."""
 
@@ -157,12 +162,13 @@ def begin(connection: psycopg.Connection, run: str, fingerprint: str, fields: Se
     run_id = int(row[0])  # type: ignore[index]
     _act_as_loader(connection)
     for table in PARTITIONED:
+        # The check spares ATTACH a scan of the table.
         connection.execute(
-            sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)").format(
-                _partition(table, run_id), _table(table)
+            sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING STORAGE, CHECK (run_id = {}))").format(
+                _partition(table, run_id), _table(table), sql.Literal(run_id)
             )
         )
-    # Embeddings stay in the row as long as a page can hold it (8,160 bytes); see migration 0002.
+    # Embeddings stay in the row as long as a page can hold it (8,160 bytes); see migration 0003.
     connection.execute(sql.SQL("ALTER TABLE {} SET (toast_tuple_target = 8160)").format(_partition("products", run_id)))
     return run_id
 
@@ -174,89 +180,139 @@ def _act_as_loader(connection: psycopg.Connection) -> None:
         connection.execute("SET LOCAL ROLE lookalike_loader")
 
 
-def load_products(connection: psycopg.Connection, run_id: int, rows: Iterable[tuple]) -> None:
-    """Load (product_id, the nine attributes, derivedType, image_sha256, embedding float32 (d,)) rows by binary COPY."""
-    statement = sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(_partition("products", run_id))
-    with connection.cursor().copy(statement) as copy:
+@contextmanager
+def _copy(connection: psycopg.Connection, run_id: int, table: str, columns: Sequence[str]) -> Iterator[psycopg.Copy]:
+    """A binary COPY into a run's partition. A thread sends, so that rows are made while the server takes the last ones.
+
+    FREEZE writes the rows as vacuum would leave them; otherwise the first readers rewrite, and log, every page.
+    """
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(_partition(table, run_id), names)
+    cursor = connection.cursor()
+    with cursor.copy(statement, writer=QueuedLibpqWriter(cursor)) as copy:
         copy.write(COPY_HEADER)
-        for product_id, *texts, embedding in rows:
-            # halfvec's own format (pgvector, halfvec_recv): dimensions, a zero, the entries as IEEE half floats.
-            vector = struct.pack("!hh", len(embedding), 0) + embedding.astype(">f2").tobytes()
-            values = [struct.pack("!i", run_id), struct.pack("!q", product_id), *map(_text, texts), vector]
-            copy.write(struct.pack("!h", len(values)) + b"".join(map(_field, values)))
+        yield copy
         copy.write(COPY_END)
 
 
+def load_products(connection: psycopg.Connection, run_id: int, products: pa.Table, embeddings: np.ndarray) -> None:
+    """Load the run's products and base cells, ordered by base cell: the members of a small cell lie side by side.
+
+    Args:
+        connection: in the transaction that began the run.
+        run_id: what `begin` returned.
+        products: product_id, strictly ascending, then text columns named as those of the table `products`.
+        embeddings: float (n, d), the products' rows, multiples of 2⁻¹¹.
+
+    Raises:
+        ValueError: the ids do not ascend.
+    """
+    ids = products["product_id"].to_numpy()
+    if not (ids[1:] > ids[:-1]).all():
+        raise ValueError("the ids of the products do not ascend strictly, so their places are no positions")
+    fields = connection.execute("SELECT fields FROM lookalike.runs WHERE run_id = %s", (run_id,)).fetchone()[0]  # type: ignore[index]
+    base_cell, attributes = _base_cells(products.select(fields))
+    with _copy(connection, run_id, "base_cells", ("run_id", "base_cell", "attributes")) as copy:
+        for number, values in enumerate(attributes):
+            copy.write(_row(_int(run_id), _int(number), _jsonb(values)))
+    order = np.argsort(base_cell, kind="stable")
+    columns = ("run_id", "position", "base_cell", *products.column_names, "embedding")
+    with _copy(connection, run_id, "products", columns) as copy:
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            rows = zip(batch.tolist(), base_cell[batch].tolist(), products.take(batch).to_pylist(), strict=True)
+            for position, cell, values in rows:
+                product_id, *texts = values.values()
+                fixed = (_int(run_id), _int(position), _int(cell), struct.pack("!q", product_id))
+                copy.write(_row(*fixed, *map(_text, texts), _halfvec(embeddings[position])))
+
+
+def _base_cells(columns: pa.Table) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """The number of every row's base cell, int (n,), and each base cell's values without the missing ones."""
+    codes = [column.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy() for column in columns.columns]
+    _, first, numbers = np.unique(np.stack(codes, axis=1), axis=0, return_index=True, return_inverse=True)
+    attributes = [{field: value for field, value in row.items() if value} for row in columns.take(first).to_pylist()]
+    return numbers.ravel(), attributes
+
+
+# A row in the format of COPY BINARY (PostgreSQL manual, COPY, "Binary Format") and its fields in the types' own.
+
+
+def _row(*values: bytes | None) -> bytes:
+    fields = (struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value for value in values)
+    return struct.pack("!h", len(values)) + b"".join(fields)
+
+
+def _int(value: int) -> bytes:
+    return struct.pack("!i", value)
+
+
 def _text(value: str | None) -> bytes | None:
-    # Postgres' text cannot hold a zero character.
+    # Postgres' text cannot hold a zero character, nor can jsonb.
     return None if value is None else value.replace("\0", "").encode()
 
 
-def _field(value: bytes | None) -> bytes:
-    return struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
+def _jsonb(values: Mapping[str, str]) -> bytes:
+    # jsonb_recv: a version, then the text.
+    return b"\1" + json.dumps({name: value.replace("\0", "") for name, value in values.items()}).encode()
+
+
+def _halfvec(embedding: np.ndarray) -> bytes:
+    # pgvector's halfvec_recv: dimensions, a zero, the entries as IEEE half floats.
+    return struct.pack("!hh", len(embedding), 0) + embedding.astype(">f2").tobytes()
 
 
 def load_combinations(connection: psycopg.Connection, run_id: int, rows: Iterable[tuple[dict[str, str], int]]) -> None:
     """Load (filter combination, cell) rows."""
-    with connection.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(_partition("combinations", run_id))) as copy:
+    with _copy(connection, run_id, "combinations", ("run_id", "filters", "cell")) as copy:
         for filters, cell in rows:
-            copy.write_row((run_id, json.dumps(filters), cell))
+            copy.write(_row(_int(run_id), _jsonb(filters), _int(cell)))
 
 
-def load_lists(  # noqa: PLR0913
+def load_lists(
     connection: psycopg.Connection,
     run_id: int,
-    blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
 ) -> int:
-    """Load blocks of lists by binary COPY; returns the number of lists.
+    """Load blocks of lists; returns the number of lists.
 
-    A block is (cell int32 (n,), product_id int64 (n,), lengths int (n,), items int64 (m,), scores float32 (m,)), where
-    items and scores are those of all lists one after the other.
+    A block is (cell int (n,), position int (n,), lengths int (n,), items int (m,)): the products that the lists belong
+    to and the items of all lists one after the other, both as positions.
     """
-    statement = sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(_partition("lists", run_id))
     loaded = 0
-    with connection.cursor().copy(statement) as copy:
-        copy.write(COPY_HEADER)
-        for cell, product_id, lengths, items, scores in blocks:
-            ends = np.cumsum(lengths)
+    with _copy(connection, run_id, "lists", ("run_id", "cell", "position", "items")) as copy:
+        for cell, position, lengths, items in blocks:
+            starts = np.cumsum(lengths) - lengths
             for length in np.unique(lengths):  # lists of one length make rows of one width: a structured array
-                chosen = np.flatnonzero(lengths == length)
-                places = (ends[chosen] - length)[:, None] + np.arange(length)
-                copy.write(_binary_rows(run_id, cell[chosen], product_id[chosen], items[places], scores[places]))
+                same = np.flatnonzero(lengths == length)
+                for at in range(0, len(same), BATCH):
+                    chosen = same[at : at + BATCH]
+                    places = starts[chosen, None] + np.arange(length)
+                    copy.write(_list_rows(run_id, cell[chosen], position[chosen], items[places]))
             loaded += len(cell)
-        copy.write(COPY_END)
     return loaded
 
 
-def _binary_rows(run_id: int, cell: np.ndarray, product_id: np.ndarray, items: np.ndarray, scores: np.ndarray) -> bytes:
-    """Rows of `lists` in the format of COPY BINARY (PostgreSQL manual, COPY, "Binary Format")."""
-    k = items.shape[1]
-
-    def array_of(oid: int, values: np.ndarray, element: str) -> tuple[list[tuple], dict[str, object]]:
-        size = np.dtype(element).itemsize
-        if not k:  # an array without dimensions
-            return [("bytes", ">i4"), ("head", ">i4", (3,))], {"bytes": 12, "head": (0, 0, oid)}
-        items_type = [("size", ">i4"), ("value", element)]
-        fields = [("bytes", ">i4"), ("head", ">i4", (5,)), ("elements", items_type, (k,))]
-        return fields, {"bytes": 20 + k * (4 + size), "head": (1, 0, oid, k, 1), "size": size, "value": values}
-
-    parts = {"items": array_of(20, items, ">i8"), "scores": array_of(700, scores, ">f4")}  # oids of int8, float4
-    fixed = [
-        ("fields", ">i2"),
-        ("n0", ">i4"),
-        ("run", ">i4"),
-        ("n1", ">i4"),
-        ("cell", ">i4"),
-        ("n2", ">i4"),
-        ("id", ">i8"),
-    ]
-    rows = np.empty(len(cell), [*fixed, *((name, fields) for name, (fields, _) in parts.items())])
-    rows["fields"], rows["n0"], rows["run"], rows["n1"], rows["cell"] = 5, 4, run_id, 4, cell
-    rows["n2"], rows["id"] = 8, product_id
-    for name, (_, values) in parts.items():
-        rows[name]["bytes"], rows[name]["head"] = values["bytes"], values["head"]
-        if k:
-            rows[name]["elements"]["size"], rows[name]["elements"]["value"] = values["size"], values["value"]
+def _list_rows(run_id: int, cell: np.ndarray, position: np.ndarray, items: np.ndarray) -> bytes:
+    """Rows of `lists`, all of one length, in the format of COPY BINARY."""
+    k, int4 = items.shape[1], 23  # the type's oid
+    value = [("size", ">i4"), ("value", ">i4")]
+    # array_recv: dimensions, whether it has nulls, the elements' type, then size and lower bound of each dimension.
+    head = (1, 0, int4, k, 1) if k else (0, 0, int4)
+    rows = np.empty(
+        len(cell),
+        [
+            ("fields", ">i2"),
+            *((name, value) for name in ("run_id", "cell", "position")),
+            ("array", [("size", ">i4"), ("head", ">i4", (len(head),)), ("items", value, (k,))]),
+        ],
+    )
+    rows["fields"] = 4
+    for name, values in {"run_id": run_id, "cell": cell, "position": position}.items():
+        rows[name]["size"], rows[name]["value"] = 4, values
+    array = rows["array"]
+    array["size"], array["head"] = 4 * len(head) + 8 * k, head
+    array["items"]["size"], array["items"]["value"] = 4, items
     return rows.tobytes()
 
 
@@ -266,29 +322,34 @@ def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
     row = connection.execute(
         sql.SQL(
             "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {combinations}),"
-            " (SELECT count(*) FROM {lists} JOIN {products} USING (product_id))"
+            " (SELECT count(*) FROM {lists} JOIN {products} USING (position))"
         ).format(**names)
     ).fetchone()
-    return dict(zip(PARTITIONED, row, strict=True))  # type: ignore[arg-type]
+    return dict(zip(("products", "combinations", "lists"), row, strict=True))  # type: ignore[arg-type]
 
 
 def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, object]) -> None:
     """Index a run's loaded partitions, attach them, and record the figures: from here on the run can go live."""
-    keys = {
-        "products": ("run_id", "product_id"),
-        "combinations": ("run_id", "filters"),
-        "lists": ("run_id", "product_id", "cell"),
-    }
-    for table, key in keys.items():
+    # Rows never change, so pages and indexes are full.
+    for table, index in {
+        "products": "ADD PRIMARY KEY (product_id) WITH (fillfactor = 100)",
+        "base_cells": "ADD PRIMARY KEY (base_cell) WITH (fillfactor = 100)",
+        "combinations": "ADD PRIMARY KEY (filters) WITH (fillfactor = 100)",
+        "lists": "ADD PRIMARY KEY (position, cell) WITH (fillfactor = 100)",
+    }.items():
         partition, value = _partition(table, run_id), sql.Literal(run_id)
-        # The check spares ATTACH a scan of the table.
-        connection.execute(sql.SQL("ALTER TABLE {} ADD CHECK (run_id = {})").format(partition, value))
-        columns = sql.SQL(", ").join(map(sql.Identifier, key))
-        connection.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(partition, columns))
+        connection.execute(sql.SQL("ALTER TABLE {} {}").format(partition, sql.SQL(index)))
         connection.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(_table(table), partition, value)
         )
-        connection.execute(sql.SQL("ANALYZE {}").format(partition))
+    for statement in (
+        "CREATE UNIQUE INDEX ON {products} (position) WITH (fillfactor = 100)",
+        "CREATE INDEX ON {products} (base_cell) WITH (fillfactor = 100)",
+        "CREATE INDEX ON {base_cells} USING gin (attributes jsonb_path_ops) WITH (fastupdate = off)",
+        *(f"ANALYZE {{{table}}}" for table in PARTITIONED),
+    ):
+        partitions = {table: _partition(table, run_id) for table in PARTITIONED}
+        connection.execute(sql.SQL(statement).format(**partitions))  # type: ignore[arg-type]
     connection.execute(
         "UPDATE lookalike.runs SET figures = %s, loaded_at = now() WHERE run_id = %s", (Jsonb(dict(figures)), run_id)
     )
@@ -385,16 +446,38 @@ def similar_items(connection: psycopg.Connection, product_id: int, filters: dict
     """The `k` products most like `product_id` among those that pass `filters`, from the live run.
 
     Raises:
-        UserError: an unknown product or field, or no run is live.
+        UserError: an unknown product or field, a wrong `k`, or no run is live.
     """
+    return _items(connection, "similar_items(%s::bigint, %s, %s)", product_id, filters, k)
+
+
+def similar_items_by_vector(
+    connection: psycopg.Connection, embedding: np.ndarray, filters: dict[str, str], k: int
+) -> list[Item]:
+    """The `k` products most like an embedding among those that pass `filters`, from the live run.
+
+    Args:
+        connection: to the store.
+        embedding: float32 (d,); made a unit vector of multiples of 2⁻¹¹ where it is none.
+        filters: field → value.
+        k: 1 to 100.
+
+    Raises:
+        UserError: the width is not that of the live run, an unknown field, a wrong `k`, or no run is live.
+    """
+    return _items(connection, "similar_items_by_vector(%s::float8[]::vector, %s, %s)", embedding.tolist(), filters, k)
+
+
+def _items(connection: psycopg.Connection, call: str, asked: object, filters: dict[str, str], k: int) -> list[Item]:
+    """Call one of the functions; what it or the check of its arguments refuses is a UserError."""
+    query = f"SELECT item, score::float8, precomputed FROM lookalike.{call}"  # noqa: S608
     try:
-        rows = connection.execute(
-            "SELECT item, score::float8, precomputed FROM lookalike.similar_items(%s, %s, %s)",
-            (product_id, Jsonb(filters), k),
-        ).fetchall()
-    except psycopg.errors.RaiseException as error:
+        rows = connection.execute(query, (asked, Jsonb(filters), k)).fetchall()  # type: ignore[arg-type]
+    except (psycopg.errors.RaiseException, psycopg.DataError) as error:
         raise UserError(
-            error.diag.message_primary or str(error), where="similar_items", remedy=error.diag.message_hint or ""
+            error.diag.message_primary or str(error),
+            where=call.partition("(")[0],
+            remedy=error.diag.message_hint or "see docs/merchandising.md for what can be asked",
         ) from None
     return [Item(*row) for row in rows]
 

@@ -22,7 +22,7 @@ from jobs import step
 from jobs.step import Run, StepResult
 from ml.gates import GATES
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def publish(run: Run) -> StepResult:
@@ -38,11 +38,14 @@ def publish(run: Run) -> StepResult:
             return StepResult(int(str(live.figures["lists"])), skipped=True, figures=live.figures | {"live": run.name})
         started = perf_counter()
         run_id = store.begin(connection, run.name, mark, run.settings.fields)
-        store.load_products(connection, run_id, _products(tables["products"], tables["embeddings"]))
+        rows = tables["products"].read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
+        rows = rows.sort_by("product_id")
+        ids = rows["product_id"].to_numpy()
+        store.load_products(connection, run_id, rows, _embeddings(tables["embeddings"], ids))
         cells = tables["cells"].read().to_pylist()
         combinations = [(filters, cell["cell"]) for cell in cells for filters in json.loads(cell["filters"])]
         store.load_combinations(connection, run_id, combinations)
-        lists = store.load_lists(connection, run_id, _lists(tables["lists"]))
+        lists = store.load_lists(connection, run_id, _lists(tables["lists"], ids))
         _verify(store.counts(connection, run_id), tables["lists"].figures, len(combinations), len(cells))
         figures = {"products": lists // max(1, len(cells)), "cells": len(cells), "lists": lists}
         store.attach(connection, run_id, figures)
@@ -81,27 +84,47 @@ def check_verdicts(run: Run) -> None:
         )
 
 
-def _products(products: Table, embeddings: Table) -> Iterator[tuple]:
-    rows = products.read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
-    place = {product_id: i for i, product_id in enumerate(rows["product_id"].to_pylist())}
+def _embeddings(embeddings: Table, ids: np.ndarray) -> np.ndarray:
+    """The embeddings of `ids`, in their order: float16 (n, d), which holds multiples of 2⁻¹¹ exactly.
+
+    Raises:
+        RuntimeError: a product has none.
+    """
+    matrix, found = None, np.zeros(len(ids), bool)
     for part in embeddings.iter_parts():
-        ids = part["product_id"].to_pylist()
-        chosen = rows.take([place[product_id] for product_id in ids]).to_pylist()
-        for row, embedding in zip(chosen, step.to_matrix(part["embedding"]), strict=True):
-            yield (*row.values(), embedding)
+        place, values = _positions(ids, part["product_id"].to_numpy(), "embeddings"), step.to_matrix(part["embedding"])
+        if matrix is None:
+            matrix = np.empty((len(ids), values.shape[1]), np.float16)
+        matrix[place], found[place] = values, True
+    if matrix is None or not found.all():
+        raise RuntimeError(f"product {ids[np.argmin(found)]} has no embedding; nothing was published")
+    return matrix
 
 
-def _lists(lists: Table) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+def _positions(ids: np.ndarray, wanted: np.ndarray, table: str) -> np.ndarray:
+    """Positions of the `wanted` ids among the ascending `ids`.
+
+    Raises:
+        RuntimeError: one is not among them; names it and the table that holds it.
+    """
+    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    strangers = wanted[ids[place] != wanted]
+    if len(strangers):
+        raise RuntimeError(
+            f"the table {table} names product {strangers[0]}, which the run's products lack; nothing was published"
+        )
+    return place
+
+
+def _lists(lists: Table, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     progress = Progress("lists", int(str(lists.figures["lists"])))
-    for part in lists.iter_parts():
-        part = part.combine_chunks()
-        items, scores = part["items"].combine_chunks(), part["scores"].combine_chunks()
+    for part in lists.iter_parts(["cell", "product_id", "items"]):
+        items = part["items"].combine_chunks()
         yield (
             part["cell"].to_numpy(),
-            part["product_id"].to_numpy(),
+            _positions(ids, part["product_id"].to_numpy(), "lists"),
             items.value_lengths().to_numpy(),
-            items.flatten().to_numpy(),
-            scores.flatten().to_numpy(),
+            _positions(ids, items.flatten().to_numpy(), "lists"),
         )
         progress.add(len(part))
 

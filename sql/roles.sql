@@ -22,7 +22,7 @@ BEGIN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_reader;
         GRANT SELECT ON lookalike.live_run, lookalike.live_products TO lookalike_reader;
         GRANT SELECT ON lookalike.applied TO lookalike_reader;  -- hashes of these files: tells a client whether to migrate
-        GRANT EXECUTE ON FUNCTION lookalike.similar_items TO lookalike_reader;
+        GRANT EXECUTE ON FUNCTION lookalike.similar_items, lookalike.similar_items_by_vector TO lookalike_reader;
     END IF;
     IF to_regrole('lookalike_loader') IS NOT NULL THEN
         GRANT USAGE, CREATE ON SCHEMA lookalike TO lookalike_loader;

@@ -15,6 +15,7 @@ from pathlib import Path
 import boto3
 import numpy as np
 import psycopg
+import pyarrow as pa
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -42,9 +43,13 @@ def lake(tmp_path: Path) -> Lake:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Connection string of an embedded Postgres server that lives as long as the session."""
-    return embedded.uri(tmp_path_factory.mktemp("postgres"))
+def postgres() -> Iterator[str]:
+    """Connection string of an embedded Postgres server that lives as long as the session.
+
+    Outside pytest's folder: another session closes that to the server's user, and a server that restarts would end.
+    """
+    with tempfile.TemporaryDirectory(prefix="lookalike-test-", ignore_cleanup_errors=True) as folder:
+        yield embedded.uri(Path(folder))
 
 
 @pytest.fixture
@@ -69,28 +74,29 @@ def load_run() -> Callable[..., int]:
     """A function that loads a run and makes it live.
 
     It takes (connection, run, ids int64 (n,), embeddings float32 (n, d), values: field → n values, lists: a
-    (filter combination, [(items, scores) of each product]) pair a precomputed cell), and returns the run_id.
+    (filter combination, [item ids of each product]) pair a precomputed cell), and returns the run_id.
     """
 
     def load(connection, run, ids, embeddings, values=None, lists=()) -> int:
-        values = values or {}
+        order = np.argsort(ids)
+        ids, place = np.asarray(ids, np.int64)[order], {int(ids[i]): at for at, i in enumerate(order)}
+        columns = {name: [values[name][i] for i in order] for name in values or {}}
+        texts = {name: pa.array(columns.get(name, [None] * len(ids)), pa.string()) for name in ATTRIBUTES}
+        products = pa.table({"product_id": ids, **texts, "image_sha256": ["0" * 64] * len(ids)})
         with connection.transaction():
             store.lock(connection)
             run_id = store.begin(connection, run, f"fingerprint of {run}", ["gender", "baseColour"])
-            columns = [values.get(name, [None] * len(ids)) for name in ATTRIBUTES]
-            rows = zip(ids, *columns, itertools.repeat(None), itertools.repeat("0" * 64), embeddings, strict=False)
-            store.load_products(connection, run_id, rows)
+            store.load_products(connection, run_id, products, np.asarray(embeddings)[order])
             store.load_combinations(connection, run_id, [(filters, cell) for cell, (filters, _) in enumerate(lists)])
             loaded = store.load_lists(
                 connection,
                 run_id,
                 (
                     (
-                        np.full(len(ids), cell, np.int32),
-                        np.asarray(ids, np.int64),
-                        np.array([len(items) for items, _ in of_products]),
-                        np.concatenate([np.asarray(items, np.int64) for items, _ in of_products]),
-                        np.concatenate([np.asarray(scores, np.float32) for _, scores in of_products]),
+                        np.full(len(ids), cell),
+                        np.argsort(order),
+                        np.array([len(items) for items in of_products]),
+                        np.array([place[int(item)] for items in of_products for item in items], np.int32),
                     )
                     for cell, (_, of_products) in enumerate(lists)
                 ),

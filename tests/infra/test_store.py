@@ -1,5 +1,6 @@
 """The store on a real Postgres: connecting, migrating, loading, flipping, rolling back and pruning."""
 
+import atexit
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import psycopg
+import pyarrow as pa
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -19,7 +21,7 @@ from infra.errors import TransientError, UserError
 
 IDS = np.array([1, 2, 3])
 VECTORS = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
-LISTS = [({}, [((2, 3), (0.5, 0.25)), ((), ()), ((1,), (0.125,))])]
+LISTS = [({}, [(2, 3), (), (1,)])]
 
 
 def names(connection):
@@ -103,6 +105,45 @@ def test_the_embedded_server_lives_until_its_last_process_ends_even_if_another_w
     assert not servers(tmp_path / "data")
 
 
+def test_the_embedded_server_has_our_settings_even_in_a_folder_made_without_them_and_alter_system_wins(tmp_path):
+    def shown(name):
+        with psycopg.connect(uri) as connection:
+            return connection.execute(f"SHOW {name}").fetchone()[0]
+
+    process = start_in_a_process(tmp_path / "data")
+    process.communicate()
+    main = tmp_path / "data/postgresql.conf"
+    main.write_text(main.read_text().replace("include_if_exists = 'lookalike.conf'", ""))
+    (tmp_path / "data/lookalike.conf").unlink()
+    (tmp_path / "data/postgresql.auto.conf").write_text("maintenance_work_mem = '100MB'")
+    uri = embedded.uri(tmp_path / "data")
+    assert (shown("wal_level"), shown("fsync"), shown("maintenance_work_mem")) == ("minimal", "on", "100MB")
+
+
+def test_an_embedded_server_that_died_is_started_again(tmp_path):
+    uri = embedded.uri(tmp_path / "data")
+    [server] = map(psutil.Process, servers(tmp_path / "data"))
+    server.kill()
+    server.wait(30)
+    assert embedded.uri(tmp_path / "data") == uri
+    with psycopg.connect(uri) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_forked_child_that_ends_leaves_the_server_running(tmp_path):
+    uri = embedded.uri(tmp_path / "data")
+    child = os.fork()
+    if not child:
+        try:
+            embedded.uri(tmp_path / "data")
+            atexit._run_exitfuncs()  # as sys.exit would
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    with psycopg.connect(uri) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_path_too_long_for_a_unix_socket_works(tmp_path):
     process = start_in_a_process(tmp_path / ("a" * 80) / ("b" * 80))
     assert servers(tmp_path / ("a" * 80) / ("b" * 80))
@@ -153,7 +194,7 @@ def test_migrating_again_changes_nothing(connection):
 def test_an_edited_migration_is_refused_and_an_edited_function_replaced(connection, tmp_path, monkeypatch):
     shutil.copytree(store.SQL, tmp_path / "sql")
     monkeypatch.setattr(store, "SQL", tmp_path / "sql")
-    function = tmp_path / "sql/functions/similar_items.sql"
+    function = tmp_path / "sql/functions/checked_run.sql"
     function.write_text(function.read_text().replace("no run is live", "nothing is live"))
     store.migrate(connection)
     with pytest.raises(UserError, match="nothing is live"):
@@ -164,16 +205,80 @@ def test_an_edited_migration_is_refused_and_an_edited_function_replaced(connecti
         store.migrate(connection)
 
 
+OLD_RUN = """
+    INSERT INTO lookalike.runs (run, fingerprint, fields, loaded_at) VALUES ('old', 'f', '{gender}', now());
+    CREATE TABLE lookalike.products_1 PARTITION OF lookalike.products FOR VALUES IN (1);
+    CREATE TABLE lookalike.combinations_1 PARTITION OF lookalike.combinations FOR VALUES IN (1);
+    CREATE TABLE lookalike.lists_1 PARTITION OF lookalike.lists FOR VALUES IN (1);
+    INSERT INTO lookalike.products (run_id, product_id, image_sha256, embedding) VALUES (1, 1, '0', '[1, 0]');
+    INSERT INTO lookalike.combinations VALUES (1, '{}', 0);
+    INSERT INTO lookalike.lists VALUES (1, 0, 1, '{}', '{}');
+    INSERT INTO lookalike.live VALUES (true, 1);
+"""
+
+
+def test_a_store_of_the_layout_before_loses_its_runs_and_takes_the_next(
+    empty_database, load_run, tmp_path, monkeypatch
+):
+    shutil.copytree(store.SQL, tmp_path / "sql")
+    (tmp_path / "sql/migrations/0003_positions.sql").unlink()
+    for file in [*(tmp_path / "sql/functions").iterdir(), tmp_path / "sql/roles.sql"]:
+        file.write_text("")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "SQL", tmp_path / "sql")
+        with store.connect(empty_database, tmp_path) as connection:
+            connection.execute(OLD_RUN)
+            assert store.live(connection).run == "old"
+    with store.connect(empty_database, tmp_path) as connection:
+        assert (names(connection), store.live(connection)) == ([], None)
+        with pytest.raises(UserError, match="no run is live"):
+            store.similar_items(connection, 1, {}, 10)
+        load_run(connection, "new", IDS, VECTORS, lists=LISTS)
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
+        assert connection.execute("SELECT count(*) FROM lookalike.live_products").fetchone() == (3,)
+
+
 # Loading ---------------------------------------------------------------------------------------------------------
 
 
-def test_lists_of_every_length_come_back_as_they_were_loaded(connection, load_run):
+def test_lists_of_every_length_come_back_as_they_were_loaded_as_positions(connection, load_run):
     n = 40
-    lengths = np.arange(n) % 11
-    lists = [((np.arange(length) - 2**40), np.arange(length) / 2**22) for length in lengths]
-    load_run(connection, "a", np.arange(n) - 2**40, np.tile(VECTORS[:1], (n, 1)), lists=[({}, lists)])
-    stored = connection.execute("SELECT items, scores::float8[] FROM lookalike.lists ORDER BY product_id").fetchall()
-    assert stored == [(items.tolist(), scores.tolist()) for items, scores in lists]
+    ids = np.arange(n) * 2**40 // n - 2**39
+    lists = [ids[np.roll(np.arange(n), i)[: i % 11]] for i in range(n)]
+    load_run(connection, "a", ids, np.tile(VECTORS[:1], (n, 1)), lists=[({}, lists)])
+    stored = connection.execute("SELECT items FROM lookalike.lists ORDER BY position").fetchall()
+    assert [ids[items].tolist() for (items,) in stored] == [items.tolist() for items in lists]
+
+
+def test_positions_count_the_products_by_ascending_id_and_products_of_a_base_cell_lie_together(connection, load_run):
+    values = {"gender": ["Men", "Women"] * 3, "baseColour": ["Red", None, "", "Red", "Blue", None]}
+    load_run(connection, "a", np.array([30, 50, 10, 20, 60, 40]), np.zeros((6, 2), np.float32), values)
+    rows = connection.execute(
+        """SELECT product_id, position, attributes FROM lookalike.products JOIN lookalike.base_cells USING (base_cell)
+           ORDER BY product_id"""
+    ).fetchall()
+    assert rows == [
+        (10, 0, {"gender": "Men"}),
+        (20, 1, {"gender": "Women", "baseColour": "Red"}),
+        (30, 2, {"gender": "Men", "baseColour": "Red"}),
+        (40, 3, {"gender": "Women"}),
+        (50, 4, {"gender": "Women"}),
+        (60, 5, {"gender": "Men", "baseColour": "Blue"}),
+    ]
+    on_disk = [cell for (cell,) in connection.execute("SELECT base_cell FROM lookalike.products ORDER BY ctid")]
+    assert on_disk == sorted(on_disk)
+
+
+def test_products_whose_ids_do_not_ascend_are_refused(connection):
+    with connection.transaction(force_rollback=True):
+        run_id = store.begin(connection, "a", "f", ["gender"])
+        with pytest.raises(ValueError, match="ascend"):
+            store.load_products(connection, run_id, products([1, 3, 3]), VECTORS)
+
+
+def products(ids):
+    nothing = pa.nulls(len(ids), pa.string())
+    return pa.table({"product_id": ids, "gender": nothing, "image_sha256": ["0" * 64] * len(ids)})
 
 
 @pytest.mark.parametrize("width", [2, 256, 1280, 2048, 4032])
@@ -203,9 +308,9 @@ def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_r
 def test_a_list_of_a_product_that_is_not_loaded_is_not_counted(connection):
     with connection.transaction(force_rollback=True):
         run_id = store.begin(connection, "a", "f", ["gender"])
-        store.load_products(connection, run_id, [(1, *[None] * 10, "0" * 64, VECTORS[0])])
+        store.load_products(connection, run_id, products([7]), VECTORS[:1])
         one = np.ones(2, np.int32)
-        store.load_lists(connection, run_id, [(one, np.array([1, 2]), one, np.array([5, 6]), np.ones(2, np.float32))])
+        store.load_lists(connection, run_id, [(one, np.array([0, 1]), one, one)])
         assert store.counts(connection, run_id) == {"products": 1, "combinations": 0, "lists": 1}
 
 
@@ -234,7 +339,7 @@ def test_a_member_of_lookalike_loader_can_publish_prune_and_roll_back(connection
 
 def test_rollback_goes_to_the_run_before_and_answers_from_it(connection, load_run):
     load_run(connection, "old", IDS, VECTORS, lists=LISTS)
-    load_run(connection, "new", IDS, VECTORS, lists=[({}, [((3,), (0.75,))] * 3)])
+    load_run(connection, "new", IDS, VECTORS, lists=[({}, [(3,)] * 3)])
     assert store.similar_items(connection, 1, {}, 10)[0].product_id == 3
     assert store.rollback(connection).run == "old"
     assert store.similar_items(connection, 1, {}, 10)[0].product_id == 2

@@ -181,6 +181,43 @@ def test_a_run_with_a_missing_list_is_not_published(tmp_path, connection, empty_
     assert stored(connection) == (["old"], "old")
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "message"),
+    [
+        ("lists", "items", "table lists names product 55"),
+        ("lists", "product_id", "table lists names product 55"),
+        ("embeddings", "product_id", "table embeddings names product 55"),
+    ],
+)
+def test_a_table_that_names_an_unknown_product_is_not_published(
+    tmp_path, connection, empty_database, table, column, message
+):
+    publish(ready(tmp_path, empty_database, "old"))
+    run = ready(tmp_path, empty_database, "new", angle=0.5)
+    rows = run.table(table).read().to_pylist()
+    rows[3][column] = [10, 55] if column == "items" else 55
+    commit_again(run, table, rows)
+    with pytest.raises(RuntimeError, match=message):
+        publish(run)
+    assert stored(connection) == (["old"], "old")
+
+
+def test_a_product_without_embedding_is_not_published(tmp_path, connection, empty_database):
+    run = ready(tmp_path, empty_database)
+    rows = run.table("embeddings").read().to_pylist()
+    commit_again(run, "embeddings", [row for row in rows if row["product_id"] != 30])
+    with pytest.raises(RuntimeError, match="product 30 has no embedding"):
+        publish(run)
+
+
+def commit_again(run, name, rows):
+    """Replace a table of the run as a faulty step might have written it, and have it judged anew."""
+    figures = {"products": N, "cells": 2, "lists": 2 * N}
+    tables = run.result("similar").tables
+    vouch(run, "similar", tables | {name: commit(run, name, rows, f"faulty {name}", figures)})
+    judge(run)
+
+
 @pytest.mark.parametrize("point", ["load_products", "load_lists", "counts", "attach", "flip", "prune"])
 def test_a_crash_at_any_point_leaves_the_old_run_serving_and_nothing_behind(
     tmp_path, connection, empty_database, monkeypatch, point

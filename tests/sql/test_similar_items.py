@@ -15,34 +15,44 @@ POOL = to_embedding(np.array([[3, 1, 0, 2], [1, 3, 2, 0], [-1, 2, 2, 1], [3, 1, 
 """Few distinct vectors, one of them twice: catalogues drawn from it are full of ties and duplicates."""
 
 
-def oracle(ids, vectors, query, member, k):
+def nearest(ids, vectors, embedding, member, k):
     """The k best members as (id, score): dot products in int64 of multiples of 2^-11, ties to the smaller id."""
-    whole = (vectors * 2048).astype(np.int64)
-    scores = whole @ whole[query]
-    others = [i for i in np.flatnonzero(member) if i != query]
-    best = sorted(others, key=lambda i: (-scores[i], ids[i]))[:k]
+    scores = (vectors * 2048).astype(np.int64) @ (embedding * 2048).astype(np.int64)
+    best = sorted(np.flatnonzero(member), key=lambda i: (-scores[i], ids[i]))[:k]
     return [(int(ids[i]), int(scores[i]) / 2**22) for i in best]
 
 
+def oracle(ids, vectors, query, member, k):
+    """What `nearest` says of a product of the catalogue, which is never in its own list."""
+    return nearest(ids, vectors, vectors[query], member & (np.arange(len(ids)) != query), k)
+
+
 def precomputed(ids, vectors, member):
-    return [tuple(zip(*oracle(ids, vectors, i, member, K), strict=True)) or ((), ()) for i in range(len(ids))]
+    return [[item for item, _ in oracle(ids, vectors, i, member, K)] for i in range(len(ids))]
 
 
 def answer(connection, product_id, filters, k=K):
-    found = store.similar_items(connection, int(product_id), filters, k)
+    return split(store.similar_items(connection, int(product_id), filters, k))
+
+
+def answer_by_vector(connection, embedding, filters, k=K):
+    return split(store.similar_items_by_vector(connection, np.asarray(embedding, np.float32), filters, k))
+
+
+def split(found):
     return [(item.product_id, item.score) for item in found], {item.precomputed for item in found}
 
 
 @pytest.fixture
 def reader(connection, load_run):
     """A connection of a role that has nothing but lookalike_reader, to a store with one live run."""
-    load_run(connection, "a", np.array([1, 2]), POOL[:2], lists=[({}, [((2,), (0.5,)), ((1,), (0.5,))])])
+    load_run(connection, "a", np.array([1, 2]), POOL[:2], lists=[({}, [(2,), (1,)])])
     connection.execute("SET ROLE lookalike_reader")
     return connection
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), n=st.integers(1, 24), k=st.integers(1, 30))
+@given(data=st.data(), n=st.integers(1, 40), k=st.one_of(st.integers(1, 12), st.integers(1, 100)))
 def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, data, n, k):
     ids = np.array(data.draw(st.lists(st.integers(-(2**40), 2**40), min_size=n, max_size=n, unique=True)))
     vectors = POOL[data.draw(st.lists(st.integers(0, len(POOL) - 1), min_size=n, max_size=n))]
@@ -63,6 +73,9 @@ def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, d
                 found, how = answer(connection, ids[query], filters, k)
                 assert found == oracle(ids, vectors, query, member, k)
                 assert how <= {place < len(lists) and k <= K}
+                assert answer_by_vector(connection, vectors[query], filters, k)[0] == nearest(
+                    ids, vectors, vectors[query], member, k
+                )
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["product inside", "product outside"])
@@ -87,7 +100,8 @@ def test_ranks_count_from_one_and_the_default_is_ten_without_filter(connection, 
 
 
 def test_a_value_that_no_product_has_gives_no_rows_even_if_it_is_sql(connection, load_run):
-    load_run(connection, "a", np.arange(3), POOL[:3], {"baseColour": ["Red", "Red", "O'Neill \\ %"]})
+    load_run(connection, "a", np.arange(4), POOL[:4], {"baseColour": ["Red", "Red", "O'Neill \\ %", ""]})
+    assert answer(connection, 0, {"baseColour": ""}) == ([], set())
     assert answer(connection, 0, {"baseColour": "Mauve"}) == ([], set())
     assert answer(connection, 0, {"baseColour": "' OR true --"}) == ([], set())
     assert [item for item, _ in answer(connection, 0, {"baseColour": "O'Neill \\ %"})[0]] == [2]
@@ -103,26 +117,105 @@ def test_a_value_that_no_product_has_gives_no_rows_even_if_it_is_sql(connection,
         (1, ["Red"], 10, ["JSON object", '["Red"]']),
         (99, {}, 10, ["99"]),
         (99, {}, 11, ["99"]),
+        (2**64, {}, 10, ["out of range"]),
+        (1, {"gender": "\0"}, 10, ["Unicode"]),
         (1, {}, 0, ["k = 0", "1 to 100"]),
         (1, {}, 101, ["k = 101", "1 to 100"]),
     ],
 )
 def test_a_wrong_question_is_a_user_error_that_names_the_value(connection, load_run, product, filters, k, message):
-    load_run(connection, "a", np.array([1, 2]), POOL[:2], lists=[({}, [((2,), (0.5,)), ((1,), (0.5,))])])
+    load_run(connection, "a", np.array([1, 2]), POOL[:2], lists=[({}, [(2,), (1,)])])
     with pytest.raises(UserError) as error:
         store.similar_items(connection, product, filters, k)
     assert all(text in str(error.value) for text in message)
+
+
+# By vector --------------------------------------------------------------------------------------------------------
+
+
+def test_a_vector_off_the_grid_is_made_an_embedding_as_the_pipeline_makes_it(connection):
+    rng = np.random.default_rng(3)
+    vectors = [
+        *(rng.normal(size=width) * scale for width in (1, 2, 7, 256, 1280) for scale in (1e-30, 1, 1e30)),
+        *rng.integers(-3, 4, (50, 4)),  # many of them whole multiples of a unit vector, with halves to round to even
+        *rng.integers(-9, 10, (50, 16)) / 64,
+        np.array([3, 4]),
+        np.array([1, 4095]) / 4096,
+    ]
+    for vector in vectors:
+        vector = vector.astype(np.float32)
+        found = connection.execute(
+            "SELECT lookalike.to_embedding(%s::float8[]::vector)::real[]::float8[]", (vector.tolist(),)
+        ).fetchone()[0]
+        assert found == to_embedding(vector[None])[0].tolist()
+
+
+def test_an_embedding_is_used_as_it_is_though_rounding_left_it_of_another_length(connection):
+    embeddings = to_embedding(np.random.default_rng(0).normal(size=(500, 3)))
+    changed = (to_embedding(embeddings) != embeddings).any(axis=1)
+    assert changed.any()  # made an embedding once more they would be others
+    for embedding in embeddings[changed].tolist():
+        found = connection.execute(
+            "SELECT lookalike.to_embedding(%s::float8[]::vector)::real[]::float8[]", (embedding,)
+        ).fetchone()[0]
+        assert found == embedding
+
+
+def test_a_vector_finds_the_product_it_is_the_embedding_of_with_ties_to_the_smaller_id(connection, load_run):
+    ids = np.array([9, 4, 7, 1])
+    load_run(connection, "a", ids, POOL[[0, 3, 1, 2]], {"gender": ["Men", "Men", "Men", "Women"]})
+    for scale in (1, 3.7):  # as it is, and off the grid
+        found, how = answer_by_vector(connection, POOL[0] * scale, {"gender": "Men"})
+        assert ([item for item, _ in found], how) == ([4, 9, 7], {False})
+    assert answer_by_vector(connection, POOL[0], {"gender": "Boys"}) == ([], set())
+    assert len(answer_by_vector(connection, POOL[0], {}, 2)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("vector", "filters", "k", "message"),
+    [
+        ([1, 0, 0], {}, 10, ["3 dimensions", "4"]),
+        ([1, 0, 0, float("nan")], {}, 10, ["NaN"]),
+        ([1, 0, 0, float("inf")], {}, 10, ["infinite"]),
+        ([], {}, 10, ["1 dimension"]),
+        ([1, 0, 0, 0], {"size": "XL"}, 10, ["'size'", "known fields: gender, baseColour"]),
+        ([1, 0, 0, 0], {}, 101, ["k = 101", "1 to 100"]),
+        ([1, 0, 0, 0], ["Red"], 10, ["JSON object"]),
+    ],
+)
+def test_a_wrong_question_by_vector_is_a_user_error_too(connection, load_run, vector, filters, k, message):
+    load_run(connection, "a", np.array([1, 2]), POOL[:2])
+    with pytest.raises(UserError) as error:
+        answer_by_vector(connection, vector, filters, k)
+    assert all(text in str(error.value) for text in message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [("NULL", "embedding is NULL"), ("'[1,0,0,0]', NULL", "JSON object"), ("'[1,0,0,0]', '{}', NULL", "k =")],
+)
+def test_a_null_in_a_question_by_vector_is_named(connection, load_run, arguments, message):
+    load_run(connection, "a", np.array([1, 2]), POOL[:2])
+    with pytest.raises(psycopg.errors.RaiseException, match=message):
+        connection.execute(f"SELECT * FROM lookalike.similar_items_by_vector({arguments})")
+
+
+# Without a run, and with few rights ---------------------------------------------------------------------------------
 
 
 def test_without_a_live_run_the_error_says_how_to_get_one(connection):
     with pytest.raises(UserError, match="no run is live") as error:
         store.similar_items(connection, 1, {}, 10)
     assert "make refresh" in error.value.remedy
+    with pytest.raises(UserError, match="no run is live"):
+        answer_by_vector(connection, [1, 0], {})
 
 
 def test_a_reader_may_ask_and_see_the_views(reader):
-    assert answer(reader, 1, {}) == ([(2, 0.5)], {True})
-    assert answer(reader, 1, {}, 20)[1] == {False}
+    expected = oracle(np.array([1, 2]), POOL[:2], 0, np.ones(2, bool), K)
+    assert answer(reader, 1, {}) == (expected, {True})
+    assert answer(reader, 1, {}, 20) == (expected, {False})
+    assert [item for item, _ in answer_by_vector(reader, POOL[1], {})[0]] == [2, 1]
     assert reader.execute("SELECT run FROM lookalike.live_run").fetchall() == [("a",)]
     assert len(reader.execute("SELECT * FROM lookalike.live_products").fetchall()) == 2
 
@@ -133,6 +226,9 @@ def test_a_reader_may_ask_and_see_the_views(reader):
         "SELECT * FROM lookalike.lists",
         "SELECT * FROM lookalike.products_1",
         "SELECT * FROM lookalike.runs",
+        "SELECT * FROM lookalike.base_cells",
+        "SELECT lookalike.checked_run('{}', 10)",
+        "SELECT * FROM lookalike.best_members(1, '[1, 0]', '{}', 10, 0)",
         "DELETE FROM lookalike.live_products",
         "DELETE FROM lookalike.live",
         "INSERT INTO lookalike.live (run_id) VALUES (1)",

@@ -47,6 +47,8 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 	@rm -rf var/bench
 	@$(BIN)/python benchmarks/refresh.py --folder var/bench $(if $(DATASET),--dataset "$(DATASET)")
 	@$(BIN)/python benchmarks/nine_percentages.py --lake var/bench/var/lake --run 2026-01-01
+	@$(BIN)/python benchmarks/cube.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
+	@$(BIN)/python benchmarks/store.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
 
 up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost
 	@$(BIN)/lookalike up
@@ -55,7 +57,7 @@ down: ## Stop what `make up` started
 	@$(BIN)/lookalike down
 
 lock: ## Pin the versions again (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-emit-package pyspark-client --extra test setup.py -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-emit-package pyspark-client --extra test --extra bench setup.py -o requirements.lock
 
 clean: ## Remove the lake, store, logs and Airflow's files in var/
 	rm -rf var

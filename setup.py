@@ -6,7 +6,7 @@ setup(
     name="lookalike",
     version="0.1.0",
     python_requires=">=3.11",
-    packages=["jobs", "ml", "infra"],
+    packages=["jobs", "jobs.serve", "ml", "infra"],
     package_data={"jobs": ["report.html.j2"]},
     install_requires=[
         "apache-airflow==3.3.2",
@@ -37,6 +37,10 @@ setup(
         "typer",
     ],
     extras_require={
+        "bench": [
+            "faiss-cpu",
+            "threadpoolctl",
+        ],
         "test": [
             "hypothesis",
             "import-linter",

@@ -51,9 +51,9 @@ class LocalStep(BaseOperator):
 
     template_fields = ("arguments",)
 
-    def __init__(self, *, task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, task_id: str, arguments: list[str] = ARGUMENTS, **kwargs: Any) -> None:  # noqa: B006
         super().__init__(task_id=task_id, **kwargs)
-        self.arguments = ARGUMENTS
+        self.arguments = arguments
 
     def execute(self, context: Context) -> dict[str, object]:
         self.hook = SubprocessHook()

@@ -97,6 +97,12 @@ class Lake:
         with reaching(self.uri), self.filesystem.open_input_file(self.path(name)) as stream:
             return stream.read()
 
+    def folders(self, name: str) -> list[str]:
+        """Names of the folders in folder `name`, sorted; none where it is not there."""
+        selector = fs.FileSelector(self.path(name), allow_not_found=True)
+        with reaching(self.uri):
+            return sorted(info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
+
     def exists(self, name: str) -> bool:
         """Whether file `name` is stored."""
         with reaching(self.uri):

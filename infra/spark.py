@@ -58,6 +58,18 @@ def check_java() -> str:
     return shown.splitlines()[0]
 
 
+def take_gpu() -> str | None:
+    """Address of the GPU that Spark gave to this task, from now on the only one this process sees; None without one."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    given = context.resources().get("gpu") if context else None
+    if given is None:
+        return None
+    os.environ["CUDA_VISIBLE_DEVICES"] = given.addresses[0]
+    return given.addresses[0]
+
+
 def map_to_parts(
     spark: SparkSession,
     items: Sequence[str],

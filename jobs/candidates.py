@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 from jobs import step
 from jobs.step import Run, StepResult
 from ml.medoids import medoids
-from ml.similarity import to_embedding
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 CANDIDATES = pa.schema(
     [("derivedType", pa.string()), ("product_id", pa.int64()), ("members", pa.int32()), ("similarity", pa.float32())]
 )
@@ -25,13 +24,14 @@ CANDIDATES = pa.schema(
 def candidates(run: Run) -> StepResult:
     """Choose the medoid of every derivedType of the run."""
     products, target = run.table("products"), run.lake.table("candidates")
-    mark = step.fingerprint(CODE_VERSION, products.fingerprint, run.result("embed").figures["model"])
+    embedded = run.result("embed").figures
+    mark = step.fingerprint(CODE_VERSION, products.fingerprint, embedded["model"], embedded["embedder"])
     if target.fingerprint == mark:
         return _result(target, skipped=True)
     rows = products.read(["product_id", "derivedType"])
     typed = pc.is_valid(rows["derivedType"]).to_numpy()
     names, groups = np.unique(rows["derivedType"].to_numpy()[typed], return_inverse=True)
-    embeddings = to_embedding(step.read_features(run, "average")[typed])
+    embeddings = step.read_embeddings(run)[typed]
     best, similarity = medoids(embeddings, groups)
     ids, members = rows["product_id"].to_numpy()[typed], np.bincount(groups, minlength=len(names))
     table = pa.table([names, ids[best], members.astype(np.int32), similarity.astype(np.float32)], schema=CANDIDATES)

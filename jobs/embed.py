@@ -93,7 +93,15 @@ def _result(run, version, model, wanted, new, figures, files=0, skipped=False) -
         files=files,
         skipped=skipped,
         tables={"features": version},
-        figures={"images": len(wanted), "embedded": new, "model": model.fingerprint, "backbone": model.name, **figures},
+        figures={
+            "images": len(wanted),
+            "embedded": new,
+            "model": model.fingerprint,
+            "backbone": model.name,
+            # Chosen here for the whole run, since a challenger may be promoted while later steps run.
+            "embedder": step.champion(run.lake, model.fingerprint),
+            **figures,
+        },
     )
 
 

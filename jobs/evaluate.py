@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader
 from infra import store
 from jobs import charts, step
 from jobs.step import Run, StepResult
-from ml import gates, metrics
+from ml import embedding, gates, metrics, split
 from ml.images import decode, normalise
 
 METRICS = pa.schema([("metric", pa.string()), ("value", pa.float64())])
@@ -66,11 +66,17 @@ def evaluate(run: Run) -> StepResult:
     lists = read_unfiltered(run, products["product_id"].to_numpy())
     codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour")}
     quality = metrics.nine_percentages(lists.neighbours, codes["articleType"], codes["gender"])
-    colour = metrics.hits(lists.neighbours, codes["baseColour"])[codes["baseColour"] != metrics.MISSING]
+    held_out = split.sides_of(products["image_sha256"].to_pylist()) == split.TEST
+    unseen = metrics.nine_percentages(lists.neighbours, codes["articleType"], codes["gender"], asked=held_out)
     figures = _figures(run, products, lists)
     verdicts = gates.verdicts(figures, _live_products(run), _tolerances(run))
     classifier = json.loads(run.table("classifier").read(["metrics"])["metrics"][0].as_py())
-    percentages = {**quality, "colour_share": 100 * float(colour.mean()) if len(colour) else float("nan")}
+    percentages = {
+        **quality,
+        "colour_share": metrics.share_of_hits(lists.neighbours, codes["baseColour"]),
+        **{f"heldout_{name}": value for name, value in unseen.items()},
+        "heldout_colour_share": metrics.share_of_hits(lists.neighbours, codes["baseColour"], held_out),
+    }
     shares = {
         "coverage": figures.covered / max(1, figures.products),
         "rejected": figures.rejected,
@@ -209,6 +215,7 @@ def render(run: Run, evaluation: Evaluation) -> str:
         results=results,
         seconds=sum(result.seconds for result in results.values()),
         classifier=evaluation.classifier,
+        trained=run.result("embed").figures["embedder"] != embedding.UNTRAINED.fingerprint,
         reject_reasons=Counter(rejects["reason"].to_pylist()).most_common(),
         reject_examples=rejects.slice(0, 10).to_pylist(),
         charts=_charts(evaluation, {name: result.seconds for name, result in results.items()}),

@@ -1,15 +1,15 @@
-"""similar: features + products → embeddings, cells and similar-item lists (Spark over blocks of query products).
+"""similar: features + products → embeddings, cells and similar-item lists (Spark over ranges of query products).
 
 Reads the run's products and features; writes the embeddings (fixed point, so similarity is exact), the precomputed
-cells, and for every product and cell the ten most similar members. The three tables are vouched for together by the
-step's result, and what the same inputs gave before is not computed again.
+cells of the filter cube, and for every product and cell the ten most similar members. The three tables are
+vouched for together by the step's result, and what the same inputs gave before is not computed again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +19,14 @@ from infra.lake import Lake, Part
 from infra.telemetry import Progress
 from jobs import step
 from jobs.step import Run, StepResult
-from ml.cells import Cells, single_field_cells
-from ml.similarity import to_embedding, top_k_of_cells
+from ml import cube, cube_gpu
+from ml.cells import Cells, find_cells
 
-CODE_VERSION = 1
-K = 10
-TASK_QUERIES = 1024
-BLOCK_QUERIES = 128
-"""Rows of the score block that is alive at once in a worker."""
+CODE_VERSION = 2
+TASK_QUERIES, TASK_LISTS = 2048, 1 << 20
+"""Most query products and most lists of a task: its lists take 100 MB, whatever the number of cells."""
+PANELS_KEPT = 4
+"""Panels that a worker keeps from task to task: 0.5 GB at most. A larger catalogue's are read again by every task."""
 
 EMBEDDINGS = pa.schema([("product_id", pa.int64()), ("embedding", pa.list_(pa.float32()))])
 CELLS = pa.schema([("cell", pa.int32()), ("members", pa.int32()), ("filters", pa.string())])
@@ -38,36 +38,45 @@ LISTS = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
-EMBEDDINGS_PART = 8192
 
 
 def similar(run: Run) -> StepResult:
     """Compute the ten most similar members of every precomputed cell for every product of the run."""
     settings, products = run.settings, run.table("products")
+    embedded = run.result("embed").figures
     mark = step.fingerprint(
-        CODE_VERSION, products.fingerprint, run.result("embed").figures["model"], settings.fields, settings.cell_min
+        CODE_VERSION,
+        products.fingerprint,
+        embedded["model"],
+        embedded["embedder"],
+        settings.fields,
+        settings.cell_min,
     )
     tables = {name: run.lake.table(name) for name in ("embeddings", "cells", "lists")}
     if all(table.fingerprint == mark for table in tables.values()):
         return _result(tables, skipped=True)
     rows = products.read(["product_id", *settings.fields])
     ids = rows["product_id"].to_numpy()
-    cells = single_field_cells(
-        {field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min
-    )
-    embeddings = to_embedding(step.read_features(run, "average"))
-    parts = _write_embeddings(run.lake, ids, embeddings, mark)
-    tables["embeddings"] = tables["embeddings"].commit(parts, EMBEDDINGS, run=run.name, fingerprint=mark)
+    cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
+    embeddings = step.read_embeddings(run)
+    panels = _write_embeddings(run.lake, ids, embeddings, mark)
+    tables["embeddings"] = tables["embeddings"].commit(panels, EMBEDDINGS, run=run.name, fingerprint=mark)
     part = run.lake.write_part("cells", _cells_table(cells), salt=mark)
     tables["cells"] = tables["cells"].commit([part], CELLS, run=run.name, fingerprint=mark)
     del embeddings
-    parts = _lists(run.lake, tables["embeddings"].version, cells, len(ids), mark)
+    names, starts = [part.path for part in panels], np.cumsum([0, *(part.rows for part in panels[:-1])]).tolist()
+    parts = _lists(Panels(run.lake.uri, tables["embeddings"].version, names, starts, ids, cells), mark)
     tables["lists"] = tables["lists"].commit(
         parts,
         LISTS,
         run=run.name,
         fingerprint=mark,
-        figures={"products": len(ids), "cells": len(cells), "lists": sum(part.rows for part in parts)},
+        figures={
+            "products": len(ids),
+            "cells": len(cells),
+            "lists": sum(part.rows for part in parts),
+            "embedder": embedded["embedder"],
+        },
     )
     return _result(tables, files=len(parts))
 
@@ -79,16 +88,15 @@ def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # typ
 
 
 def _write_embeddings(lake: Lake, ids: np.ndarray, embeddings: np.ndarray, mark: str) -> list[Part]:
+    """A part a panel of the cube, in the order of products."""
+    size = cube.panel_size(embeddings.shape[1])
     return [
         lake.write_part(
             "embeddings",
-            pa.table(
-                [ids[at : at + EMBEDDINGS_PART], step.to_lists(embeddings[at : at + EMBEDDINGS_PART])],
-                schema=EMBEDDINGS,
-            ),
+            pa.table([ids[at : at + size], step.to_lists(embeddings[at : at + size])], schema=EMBEDDINGS),
             salt=mark,
         )
-        for at in range(0, len(ids), EMBEDDINGS_PART)
+        for at in range(0, len(ids), size)
     ]
 
 
@@ -97,35 +105,76 @@ def _cells_table(cells: Cells) -> pa.Table:
     return pa.table([np.arange(len(cells), dtype=np.int32), cells.sizes.astype(np.int32), filters], schema=CELLS)
 
 
-def _lists(lake: Lake, version: int, cells: Cells, n: int, mark: str) -> list[Part]:
+@dataclass(frozen=True)
+class Panels:
+    """What workers share: where the panels' embeddings lie, the ids of all products (ascending) and their cells."""
+
+    uri: str
+    version: int
+    parts: list[str]
+    starts: list[int]
+    ids: np.ndarray
+    cells: Cells
+
+    def tasks(self) -> list[str]:
+        """Ranges of query products `panel:start:stop`, each within a panel."""
+        size = max(1, min(TASK_QUERIES, TASK_LISTS // len(self.cells)))
+        ends = [*self.starts[1:], len(self.ids)]
+        return [
+            f"{panel}:{start}:{min(start + size, end)}"
+            for panel, (first, end) in enumerate(zip(self.starts, ends, strict=True))
+            for start in range(first, end, size)
+        ]
+
+
+def _lists(panels: Panels, mark: str) -> list[Part]:
     """Compute all lists on Spark: a task for each range of query products."""
-    spark = engine.session("similar")
+    spark, tasks = engine.session("similar"), panels.tasks()
     try:
-        shared, uri = spark.sparkContext.broadcast(cells), lake.uri
+        shared = spark.sparkContext.broadcast(panels)
 
-        def work(block: str) -> Iterator[tuple[Part, dict[str, float]]]:
-            start, stop = map(int, block.split(":"))
-            yield lists_of(Lake(uri), version, shared.value, start, stop, mark), {}
+        def work(task: str) -> Iterator[tuple[Part, dict[str, float]]]:
+            panel, start, stop = map(int, task.split(":"))
+            yield lists_of(shared.value, panel, start, stop, mark), {}
 
-        blocks = [f"{start}:{min(start + TASK_QUERIES, n)}" for start in range(0, n, TASK_QUERIES)]
-        progress = Progress("products", n)
-        written = engine.map_to_parts(spark, blocks, work, lambda done: progress.reach(min(n, done * TASK_QUERIES)))
+        progress = Progress("products", len(panels.ids))
+        done = np.cumsum([0, *(int(stop) - int(start) for _, start, stop in (task.split(":") for task in tasks))])
+        written = engine.map_to_parts(spark, tasks, work, lambda finished: progress.reach(int(done[finished])))
     finally:
         spark.stop()
     return [part for part, _ in written]
 
 
-def lists_of(lake: Lake, version: int, cells: Cells, start: int, stop: int, mark: str) -> Part:
-    """Worker: the lists of query products `start` to `stop`, written as one part."""
-    ids, embeddings = _embeddings(lake.uri, version)
-    best: list[np.ndarray] = []
-    scores: list[np.ndarray] = []
-    for at in range(start, stop, BLOCK_QUERIES):
-        own = np.arange(at, min(at + BLOCK_QUERIES, stop))
-        block = embeddings[own] @ embeddings.T
-        for out, found in zip((best, scores), top_k_of_cells(block, own, cells.members, cells.offsets, K), strict=True):
-            out.append(found)
-    return lake.write_part("lists", lists_table(ids, start, np.concatenate(best), np.concatenate(scores)), salt=mark)
+def lists_of(panels: Panels, panel: int, start: int, stop: int, mark: str) -> Part:
+    """Worker: the lists of query products `start` to `stop` of a panel, written as one part."""
+    home, own = _panel(panels, panel), np.arange(start, stop)
+    queries = home.embeddings[np.argsort(home.ranks)[own - home.start]]
+    if engine.take_gpu() is None:
+        best, scores = cube.lists(queries, own, _all_panels(panels))
+    else:
+        whole = sorted(_all_panels(panels), key=lambda panel: panel.start)
+        embeddings = np.concatenate([panel.embeddings[np.argsort(panel.ranks)] for panel in whole])
+        best, scores = cube_gpu.lists(queries, own, embeddings, panels.cells)
+    return Lake(panels.uri).write_part("lists", lists_table(panels.ids, start, best, scores), salt=mark)
+
+
+_kept: dict[str, cube.Panel] = {}
+"""Panels that this process has read, by part; its next task needs the same ones."""
+
+
+def _all_panels(panels: Panels) -> Iterator[cube.Panel]:
+    for at in sorted(range(len(panels.parts)), key=lambda at: panels.parts[at] not in _kept):  # those at hand first
+        yield _panel(panels, at)
+
+
+def _panel(panels: Panels, at: int) -> cube.Panel:
+    part = panels.parts[at]
+    if part not in _kept:
+        rows = Lake(panels.uri).table("embeddings", panels.version).read_part(part, ["embedding"])
+        if len(_kept) == PANELS_KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[part] = cube.make_panel(step.to_matrix(rows["embedding"]), panels.starts[at], panels.cells)
+    return _kept[part]
 
 
 def lists_table(ids: np.ndarray, start: int, best: np.ndarray, scores: np.ndarray) -> pa.Table:
@@ -143,15 +192,6 @@ def lists_table(ids: np.ndarray, start: int, best: np.ndarray, scores: np.ndarra
         ],
         schema=LISTS,
     )
-
-
-@lru_cache(maxsize=1)
-def _embeddings(uri: str, version: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids ascending and their embeddings; kept by the worker from task to task. Parts are named by content, so sort."""
-    table = Lake(uri).table("embeddings", version)
-    blocks = [(rows["product_id"].to_numpy(), step.to_matrix(rows["embedding"])) for rows in table.iter_parts()]
-    blocks.sort(key=lambda block: block[0][0])
-    return np.concatenate([ids for ids, _ in blocks]), np.concatenate([matrix for _, matrix in blocks])
 
 
 if __name__ == "__main__":

@@ -26,8 +26,14 @@ from infra import telemetry
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import Settings, read_settings
+from ml import embedding
 
 STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
+"""The steps of a refresh, in order."""
+TRAINING = ("train_embedding",)
+"""Steps that a refresh does without."""
+LATEST = "latest"
+"""Stands for the newest run whose images are embedded."""
 WRITES = {
     "pulls": "pull",
     "products": "catalog",
@@ -36,6 +42,7 @@ WRITES = {
     "features": "embed",
     "classifier": "classify",
     "candidates": "candidates",
+    "embedders": "train_embedding",
     "embeddings": "similar",
     "cells": "similar",
     "lists": "similar",
@@ -43,6 +50,18 @@ WRITES = {
     "verdicts": "evaluate",
 }
 """Table → the step that writes it."""
+EMBEDDERS = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("sha256", pa.string()),
+        ("file", pa.string()),
+        ("model", pa.string()),
+        ("run", pa.string()),
+        ("judged", pa.string()),
+        ("promoted", pa.bool_()),
+    ]
+)
+"""The table of trained embedders, oldest first by `number`; `model` is the backbone's fingerprint."""
 PUBLISHED = ("products", "embeddings", "cells", "lists")
 
 
@@ -133,6 +152,35 @@ def read_features(run: Run, column: str) -> np.ndarray:
     return matrix[needed.indices.to_numpy()]
 
 
+def champion(lake: Lake, model: str) -> str:
+    """SHA-256 of the newest promoted embedder for a backbone's fingerprint, or `untrained`."""
+    table = lake.table("embedders")
+    if table.version < 0:
+        return embedding.UNTRAINED.fingerprint
+    rows = table.read(["number", "sha256", "model", "promoted"]).to_pylist()
+    promoted = [row for row in rows if row["promoted"] and row["model"] == model]
+    return max(promoted, key=lambda row: row["number"])["sha256"] if promoted else embedding.UNTRAINED.fingerprint
+
+
+def read_embedder(run: Run, sha256: str | None = None) -> embedding.Embedder:
+    """The embedder with this SHA-256; without one, the run's: the champion when its images were embedded."""
+    wanted = sha256 or str(run.result("embed").figures["embedder"])
+    if wanted == embedding.UNTRAINED.fingerprint:
+        return embedding.UNTRAINED
+    return embedding.from_bytes(run.lake.read_bytes(f"embedders/{wanted}.npz"), wanted)
+
+
+def read_embeddings(run: Run) -> np.ndarray:
+    """What similarity is measured on: the embedder's output for every product, in order, float32 (n, e), fixed point.
+
+    Raises:
+        UserError: an image of a product has no features.
+    """
+    embedder = read_embedder(run)
+    average = read_features(run, "average")
+    return embedder.apply(average, read_features(run, "maximum") if embedder.arrays else average)
+
+
 def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A list column whose lists all have one length, as a float32 (n, d) array."""
     flat = column.combine_chunks()
@@ -151,17 +199,29 @@ def fingerprint(*parts: object) -> str:
 
 
 def open_run(name: str, **overrides: object) -> Run:
-    """The run called `name` with settings from the environment; `overrides` win.
+    """The run called `name`, or the newest embedded one for `latest`, with settings from the environment.
+
+    Args:
+        name: logical date of the run, or `latest`.
+        overrides: settings that win over the environment.
 
     Raises:
-        UserError: a name that cannot be part of a path, or a setting that cannot be used.
+        UserError: a name that cannot be part of a path, a setting that cannot be used, or no run to be the latest.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UserError(
             f"{name!r} cannot name a run", where="--run", remedy="use the logical date, for example 2026-01-31"
         )
     settings = read_settings(**overrides)
-    return Run(name, settings, Lake(settings.lake))
+    lake = Lake(settings.lake)
+    return Run(_latest(lake) if name == LATEST else name, settings, lake)
+
+
+def _latest(lake: Lake) -> str:
+    embedded = [name for name in lake.folders("runs") if lake.exists(f"runs/{name}/embed.json")]
+    if not embedded:
+        raise UserError("no run is embedded yet", where=f"{lake.uri}/runs", remedy="refresh a catalogue: make refresh")
+    return embedded[-1]
 
 
 def execute(step: str, run: Run) -> StepResult:

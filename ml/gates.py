@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -62,6 +63,20 @@ def verdicts(new: Figures, live_products: int | None, tolerances: Tolerances) ->
     if tolerances.reject_max is not None:
         found.append(_rejects(new, tolerances.reject_max))
     return found
+
+
+COLOUR_LOSS = 1.0
+"""Percentage points of colour share that a challenger may lose: better kinds are not bought with worse looks."""
+
+
+def promotes(challenger: Mapping[str, float], champion: Mapping[str, float]) -> bool:
+    """Whether an embedder replaces the champion, from the percentages of both on the same held-out queries.
+
+    It must be right for more products in `both` (articleType and gender) on average over the three tolerances, and its
+    `colour_share` may be at most `COLOUR_LOSS` lower. A percentage that is NaN promotes nothing.
+    """
+    means = [sum(each[f"both_{tolerance}"] for tolerance in ("0.2", "0.1", "0")) for each in (challenger, champion)]
+    return means[0] > means[1] and challenger["colour_share"] >= champion["colour_share"] - COLOUR_LOSS
 
 
 def _coverage(new: Figures, least: float) -> Verdict:

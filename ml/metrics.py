@@ -29,8 +29,21 @@ def hits(neighbours: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return (codes[neighbours] == codes[:, None]) & (neighbours >= 0) & (codes[:, None] != MISSING)
 
 
+def share_of_hits(neighbours: np.ndarray, codes: np.ndarray, asked: np.ndarray | None = None) -> float:
+    """Percentage of the lists' places whose item shares the query's attribute; NaN where no query has one.
+
+    Arguments as those of `hits`; `asked`, bool (n,), chooses the queries.
+    """
+    chosen = codes != MISSING if asked is None else asked & (codes != MISSING)
+    return 100 * float(hits(neighbours, codes)[chosen].mean()) if chosen.any() else float("nan")
+
+
 def nine_percentages(
-    neighbours: np.ndarray, article_types: np.ndarray, genders: np.ndarray, min_products: int = 500
+    neighbours: np.ndarray,
+    article_types: np.ndarray,
+    genders: np.ndarray,
+    min_products: int = 500,
+    asked: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The share (0–100) of products that are right, as `articleType_0.2`, `gender_0.1`, `both_0`, …
 
@@ -38,6 +51,7 @@ def nine_percentages(
         neighbours: int (n, 10), each product's unfiltered list as indices, −1 where it is shorter.
         article_types, genders: int (n,) codes, −1 where missing.
         min_products: products an articleType needs to take part.
+        asked: bool (n,), the products whose lists are judged, such as those held out from training; None: all.
 
     Returns:
         Nine percentages and `products`, how many products took part; percentages are NaN when none did.
@@ -45,6 +59,8 @@ def nine_percentages(
     known = article_types[article_types != MISSING]
     counts = np.bincount(known, minlength=1)
     chosen = (article_types != MISSING) & (counts[np.maximum(article_types, 0)] >= min_products)
+    if asked is not None:
+        chosen &= asked
     same_type, same_gender = hits(neighbours, article_types), hits(neighbours, genders)
     found: dict[str, float] = {"products": int(chosen.sum())}
     for name, hit in {"articleType": same_type, "gender": same_gender, "both": same_type & same_gender}.items():

@@ -129,7 +129,7 @@ def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -
         ("embed", "features", rows, embed.SCHEMA),
     ):
         version = write_table(run, table, content, schema)
-        write_result(run, step, tables={table: version}, figures={"model": "model"})
+        write_result(run, step, tables={table: version}, figures={"model": "model", "embedder": "untrained"})
     return run
 
 

@@ -70,7 +70,7 @@ def small_run(lake, empty_database, damage=lambda tables: None):
     }
     figures = {
         "catalog": {"products": N, "rejected_products": 1},
-        "embed": {"model": "m", "backbone": "efficientnet-lite0"},
+        "embed": {"model": "m", "backbone": "efficientnet-lite0", "embedder": "untrained"},
         "similar": {"cells": 1, "lists": N, "products": N},
     }
     for name, versions in written.items():

@@ -10,6 +10,7 @@ from jobs import catalog as catalog_step
 from jobs import embed as embed_step
 from jobs import similar as similar_step
 from jobs.step import execute, to_matrix
+from ml import cube
 from ml.similarity import UNIT, to_embedding
 from tests.catalogues import open_run, row, write_result, write_table
 
@@ -24,6 +25,7 @@ def run(lake):
     rows, features = [], []
     for number in rng.permutation(np.arange(1, N + 1)).tolist():
         attributes = {name: value for name, value in row(number * 3).items() if name != "id"}
+        attributes |= {"gender": ["Men", "Women"][number % 2], "season": [None, "Fall", "Winter"][number // 2 % 3]}
         rows.append({"product_id": number * 3, **attributes, "derivedType": "x", "image_sha256": f"{number % 60:064d}"})
     for number in range(60):
         vector = rng.integers(0, 3, 8).astype(float).tolist()
@@ -32,13 +34,15 @@ def run(lake):
     rows.sort(key=lambda each: each["product_id"])
     write_result(run, "catalog", tables={"products": write_table(run, "products", rows, catalog_step.PRODUCTS)})
     version = write_table(run, "features", features, embed_step.SCHEMA)
-    write_result(run, "embed", tables={"features": version}, figures={"model": "m"})
+    write_result(run, "embed", tables={"features": version}, figures={"model": "m", "embedder": "untrained"})
     return run
 
 
 def test_lists_equal_an_integer_reference_for_every_product_and_cell(run, monkeypatch):
     monkeypatch.setattr(similar_step, "TASK_QUERIES", 16)
-    monkeypatch.setattr(similar_step, "BLOCK_QUERIES", 5)
+    monkeypatch.setattr(cube, "BLOCK", 5)
+    monkeypatch.setattr(cube, "PANEL", 30)
+    monkeypatch.setattr(similar_step, "PANELS_KEPT", 2)
     result = execute("similar", run)
     products = run.table("products").read().to_pylist()
     features = {f["image_sha256"]: f["average"] for f in run.table("features").read().to_pylist() if f["model"] == "m"}
@@ -51,7 +55,7 @@ def test_lists_equal_an_integer_reference_for_every_product_and_cell(run, monkey
     cells = run.table("cells").read().to_pylist()
     lists = {(each["cell"], each["product_id"]): each for each in run.table("lists").read().to_pylist()}
     assert result.rows == len(lists) == len(cells) * N
-    assert {len(json.loads(cell["filters"])) for cell in cells} >= {1}
+    assert sorted(cell["members"] for cell in cells) == [23, 24, 35, 35, 70]
     for cell in cells:
         for filters in json.loads(cell["filters"]):
             members = [i for i, p in enumerate(products) if all(p[f] == v for f, v in filters.items())]

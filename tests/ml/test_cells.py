@@ -1,49 +1,62 @@
-"""Which cells are precomputed, and which filter combinations share one."""
+"""Cells: which combinations of values leave over which products."""
+
+from itertools import product
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.cells import single_field_cells
+from ml.cells import find_cells
 
-VALUES = {"articleType": ["Watches", "Watches", "Shirts", None, "Shirts"], "gender": ["Men", "Women", "Men", "Men", ""]}
+VALUES = st.sampled_from([None, "", "Men", "Women", "Unisex"])
 
 
-def members_by_filter(cells):
-    return {
-        tuple(sorted(combination.items())): cells.members[cells.offsets[i] : cells.offsets[i + 1]].tolist()
-        for i in range(len(cells))
-        for combination in cells.filters[i]
+def members_of(values, n, filters):
+    return [i for i in range(n) if all(values[field][i] == value for field, value in filters.items())]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=40), st.integers(1, 8))
+def test_cells_are_those_of_every_combination_with_enough_members(rows, cell_min):
+    n, values = len(rows), {field: list(column) for field, column in zip("abc", zip(*rows, strict=True), strict=True)}
+    choices = [[None, *sorted({v for v in values[field] if v})] for field in "abc"]
+    expected: dict[tuple, list] = {}
+    for chosen in product(*choices):
+        filters = {field: value for field, value in zip("abc", chosen, strict=True) if value}
+        members = members_of(values, n, filters)
+        if len(members) >= cell_min or not filters:
+            expected.setdefault(tuple(members), []).append(filters)
+    cells = find_cells(values, n, cell_min)
+    found = {tuple(cells.members(cell).tolist()): cells.filters[cell] for cell in range(len(cells))}
+    assert len(found) == len(cells)
+    assert {key: sorted(map(str, each)) for key, each in found.items()} == {
+        key: sorted(map(str, each)) for key, each in expected.items()
     }
+    assert cells.sizes.tolist() == [len(cells.members(cell)) for cell in range(len(cells))]
 
 
-def test_a_cell_holds_the_products_with_the_value_and_small_cells_are_left_out():
-    assert members_by_filter(single_field_cells(VALUES, 5, cell_min=2)) == {
-        (): [0, 1, 2, 3, 4],
-        (("articleType", "Shirts"),): [2, 4],
-        (("articleType", "Watches"),): [0, 1],
-        (("gender", "Men"),): [0, 2, 3],
-    }
-
-
-def test_the_empty_filter_is_a_cell_whatever_its_size():
-    assert members_by_filter(single_field_cells(VALUES, 5, cell_min=1000)) == {(): [0, 1, 2, 3, 4]}
+def test_the_empty_filter_has_a_cell_whatever_its_size_and_comes_first():
+    cells = find_cells({"gender": ["Men", "Men", "Women"]}, 3, 10)
+    assert cells.filters == [[{}]]
+    assert cells.sizes.tolist() == [3]
 
 
 def test_combinations_with_the_same_members_share_one_cell():
-    cells = single_field_cells({"articleType": ["Watches"] * 2 + ["Belts"], "subCategory": ["W", "W", "B"]}, 3, 2)
-    assert cells.filters == [[{}], [{"articleType": "Watches"}, {"subCategory": "W"}]]
-    assert cells.sizes.tolist() == [3, 2]
+    watches = ["Watches", "Watches", None]
+    cells = find_cells({"subCategory": watches, "articleType": watches}, 3, 2)
+    assert cells.filters[1:] == [
+        [
+            {"subCategory": "Watches"},
+            {"articleType": "Watches"},
+            {"subCategory": "Watches", "articleType": "Watches"},
+        ]
+    ]
 
 
-@given(st.lists(st.sampled_from(["a", "b", "c", None]), max_size=30), st.integers(1, 5))
-def test_every_value_with_enough_members_has_a_cell_with_just_its_members(column, cell_min):
-    found = members_by_filter(single_field_cells({"season": column}, len(column), cell_min))
-    for value in {"a", "b", "c"}:
-        expected = [i for i, each in enumerate(column) if each == value]
-        assert found.get((("season", value),), None) == (expected if len(expected) >= cell_min else None)
-    assert found[()] == list(range(len(column)))
-
-
-def test_members_are_int32_as_the_scan_expects():
-    assert single_field_cells(VALUES, 5, 2).members.dtype == np.int32
+def test_products_of_one_atom_belong_to_the_same_cells():
+    values = {"gender": ["Men", "Women", "Men", None], "season": ["Fall", "Fall", "Fall", "Fall"]}
+    cells = find_cells(values, 4, 2)
+    assert cells.atoms[0] == cells.atoms[2] != cells.atoms[1]
+    assert cells.atoms[1] == cells.atoms[3]
+    inside = np.array([[i in cells.members(cell) for cell in range(len(cells))] for i in range(4)])
+    assert np.array_equal(cells.contains[cells.atoms], inside)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ml.gates import GATES, Figures, Tolerances, verdicts
+from ml.gates import GATES, Figures, Tolerances, promotes, verdicts
 
 GOOD = Figures(products=1000, covered=1000, cells=5, lists=5000, not_finite=0, rejected=0.01)
 BOUNDS = Tolerances(coverage_min=0.95, shrink_max=0.2, reject_max=0.05)
@@ -69,3 +69,25 @@ def test_a_failed_verdict_says_by_how_much_and_what_to_do():
     assert (verdict.value, verdict.bound) == (0.9, 0.95)
     assert "900 of 1,000" in verdict.detail
     assert verdict.remedy
+
+
+@pytest.mark.parametrize(
+    ("both", "colour", "promoted"),
+    [
+        ((51, 41, 31), 40, True),
+        ((51, 41, 31), 39, True),
+        ((51, 41, 31), 38.9, False),
+        ((50, 40, 30), 60, False),
+        ((70, 40, 9), 40, False),
+        ((float("nan"),) * 3, 40, False),
+        ((51, 41, 31), float("nan"), False),
+    ],
+)
+def test_a_challenger_is_promoted_when_it_is_right_more_often_and_keeps_the_colours(both, colour, promoted):
+    def figures(both, colour):
+        return {
+            **{f"both_{t}": value for t, value in zip(("0.2", "0.1", "0"), both, strict=True)},
+            "colour_share": colour,
+        }
+
+    assert promotes(figures(both, colour), figures((50, 40, 30), 40)) is promoted

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.metrics import hits, nine_percentages, recall_at_k, share_right
+from ml.metrics import hits, nine_percentages, recall_at_k, share_of_hits, share_right
 
 
 def reference(neighbours, types, genders, least):
@@ -89,3 +89,18 @@ def test_recall_equals_that_of_sets(seed, n, wide, k):
     shares = [len(f & e) / len(e) for f, e in pairs if e]
     value = recall_at_k(found, exact)
     assert value == pytest.approx(sum(shares) / len(shares)) if shares else math.isnan(value)
+
+
+def test_only_the_products_asked_for_are_judged_but_all_count_for_the_size_of_an_article_type():
+    neighbours = np.array([[1, 2], [0, 2], [0, 1]]).repeat(5, axis=1)
+    types, genders = np.zeros(3, int), np.array([0, 0, 1])
+    found = nine_percentages(neighbours, types, genders, min_products=3, asked=np.array([True, False, True]))
+    assert (found["products"], found["gender_0"], found["articleType_0"]) == (2, 0.0, 100.0)
+
+
+def test_the_share_of_hits_is_over_the_queries_that_have_the_attribute():
+    neighbours = np.array([[1, 2], [0, -1], [0, 1]])
+    codes = np.array([0, 0, -1])
+    assert share_of_hits(neighbours, codes) == 50.0
+    assert share_of_hits(neighbours, codes, np.array([True, False, True])) == 50.0
+    assert np.isnan(share_of_hits(neighbours, codes, np.array([False, False, True])))

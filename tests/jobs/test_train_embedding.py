@@ -1,0 +1,96 @@
+"""train_embedding: a challenger becomes champion only when it is better, and the next refresh uses it."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from infra.errors import UserError
+from jobs import step
+from jobs import train_embedding as training
+from jobs.step import execute
+from ml import embedding
+from tests.catalogues import embedded, open_run
+
+N, D = 600, 16
+GENDERS, TYPES, COLOURS = ("Men", "Women"), ("Shirts", "Watches", "Heels"), ("Red", "Blue")
+
+
+def sha(number):
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+@pytest.fixture
+def run(lake, monkeypatch):
+    """A run of one articleType with 500 products and more, whose features show gender and colour beneath much noise."""
+    rng = np.random.default_rng(4)
+    directions, noise = rng.normal(size=(4, D)), 4 * rng.normal(size=(4, D))
+    products, features = [], {}
+    for number in range(N):
+        gender, colour = rng.integers(0, 2, 2)
+        shown = directions[gender] + directions[2 + colour] + rng.normal(size=D) + rng.normal(size=4) @ noise
+        features[sha(number)] = shown.astype(np.float32).tolist()
+        products.append(
+            {
+                "product_id": number,
+                "gender": GENDERS[gender],
+                "articleType": "Shirts",
+                "subCategory": "Topwear",
+                "baseColour": COLOURS[colour],
+                "image_sha256": sha(number),
+            }
+        )
+    return embedded(open_run(lake, "2026-01-01"), products, features)
+
+
+def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
+    assert step.champion(run.lake, "model") == "untrained"
+    result = execute("train_embedding", run)
+    figures = result.figures
+    assert figures["promoted"]
+    assert figures["challenger_both_0"] > figures["champion_both_0"]
+    assert step.champion(run.lake, "model") == figures["embedder"]
+    assert step.champion(run.lake, "another backbone") == "untrained"
+    embedder = step.read_embedder(run, figures["embedder"])
+    average = step.read_features(run, "average")
+    assert embedder.apply(average, average).shape[0] == N
+
+
+def test_the_same_products_are_not_trained_on_again(run):
+    first = execute("train_embedding", run)
+    again = execute("train_embedding", run)
+    assert (again.skipped, again.figures, again.tables) == (True, first.figures, first.tables)
+
+
+def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):
+    first = execute("train_embedding", run)
+    monkeypatch.setattr(training, "CODE_VERSION", -1)
+    monkeypatch.setattr(embedding, "EPOCHS", 1)
+    monkeypatch.setattr(embedding, "LEARNING_RATE", 0.0)
+    second = execute("train_embedding", run)
+    assert not second.figures["promoted"]
+    assert step.champion(run.lake, "model") == first.figures["embedder"]
+    rows = run.lake.table("embedders").read().sort_by("number").to_pylist()
+    assert [row["promoted"] for row in rows] == [True, False]
+    assert json.loads(rows[1]["judged"])["champion"]["both_0"] == json.loads(rows[0]["judged"])["challenger"]["both_0"]
+
+
+def test_too_few_products_are_a_users_error(lake):
+    run = open_run(lake, "2026-01-01")
+    products = [{"product_id": 1, "gender": "Men", "articleType": "Shirts", "image_sha256": sha(1)}]
+    embedded(run, products, {sha(1): [1.0, 2.0]})
+    with pytest.raises(UserError, match="1 products are too few"):
+        training.train_embedding(run)
+
+
+def test_latest_is_the_newest_embedded_run(run, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_LAKE", run.lake.uri)
+    run.lake.write_bytes("runs/2026-02-01/pull.json", b"{}")
+    assert step.open_run("latest").name == "2026-01-01"
+
+
+def test_without_an_embedded_run_there_is_no_latest(lake, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_LAKE", lake.uri)
+    with pytest.raises(UserError, match="no run is embedded yet"):
+        step.open_run("latest")

@@ -1,0 +1,107 @@
+"""The trained embedding: it groups what the labels group, and is stored and applied to the bit."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+
+from ml import embedding
+from ml.embedding import UNTRAINED, fit, from_bytes
+from ml.similarity import UNIT, to_embedding
+from ml.split import TEST, TRAIN
+
+N, D = 900, 24
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """Features in which the attributes show, but not as what varies most."""
+    rng = np.random.default_rng(0)
+    labels = {name: rng.integers(0, size, N) for name, size in (("articleType", 6), ("gender", 3), ("baseColour", 4))}
+    labels["season"] = np.where(rng.random(N) < 0.3, -1, rng.integers(0, 4, N))
+    directions = {name: rng.normal(size=(codes.max() + 1, D)) for name, codes in labels.items()}
+    shown = sum(directions[name][codes] for name, codes in labels.items() if name != "season")
+    features = 1.3 * shown + rng.normal(size=(N, D)) + 8 * rng.normal(size=(N, 1)) * rng.normal(size=D)
+    average = features.astype(np.float32)
+    sides = np.where(np.arange(N) % 4 == 0, TEST, TRAIN).astype(np.int8)
+    return average, average + 1, labels, sides
+
+
+@pytest.fixture(scope="module")
+def embedder(catalogue):
+    average, maximum, labels, sides = catalogue
+    return fit(average, maximum, labels, sides, seed=1)
+
+
+def neighbours(embeddings, queries):
+    scores = embeddings[queries] @ embeddings.T
+    scores[np.arange(len(queries)), queries] = -2
+    return np.argsort(-scores, axis=1, kind="stable")[:, :10]
+
+
+def test_neighbours_of_images_it_has_not_learnt_from_are_of_the_same_kind_more_often(catalogue, embedder):
+    average, maximum, labels, sides = catalogue
+    queries = np.flatnonzero(sides == TEST)
+    shares = {}
+    for name, each in (("untrained", UNTRAINED), ("trained", embedder)):
+        found = neighbours(each.apply(average, maximum), queries)
+        shares[name] = [
+            (labels[field][found] == labels[field][queries, None]).mean() for field in ("articleType", "gender")
+        ]
+    assert shares["trained"][0] > shares["untrained"][0] + 0.1
+    assert shares["trained"][1] > shares["untrained"][1] + 0.1
+
+
+def test_embeddings_are_unit_rows_on_the_grid(catalogue, embedder):
+    found = embedder.apply(*catalogue[:2])
+    assert found.shape == (N, 6 + 3 + 4 + D)  # looks: as many components as there are
+    assert np.array_equal(np.rint(found / UNIT) * UNIT, found)
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 2e-3
+
+
+def test_an_embedding_does_not_depend_on_the_others_in_its_batch(catalogue, embedder, monkeypatch):
+    average, maximum = catalogue[:2]
+    whole = embedder.apply(average, maximum)
+    assert np.array_equal(embedder.apply(average[7:8], maximum[7:8])[0], whole[7])
+    monkeypatch.setattr(embedding, "_ROWS", 13)
+    assert np.array_equal(embedder.apply(average, maximum), whole)
+
+
+def test_labels_of_the_test_side_are_not_looked_at(catalogue, embedder):
+    average, maximum, labels, sides = catalogue
+    spoilt = {name: np.where(sides == TEST, 0, codes) for name, codes in labels.items()}
+    assert fit(average, maximum, spoilt, sides, seed=1).fingerprint == embedder.fingerprint
+
+
+def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):
+    data = embedder.to_bytes()
+    again = from_bytes(data, embedder.fingerprint)
+    assert again.to_bytes() == data
+    assert np.array_equal(again.apply(*catalogue[:2]), embedder.apply(*catalogue[:2]))
+    out = io.BytesIO()
+    np.savez(out, hidden=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="pickle"):
+        from_bytes(out.getvalue(), hashlib.sha256(out.getvalue()).hexdigest())
+
+
+def test_another_file_than_the_expected_one_is_refused(embedder):
+    with pytest.raises(ValueError, match=r"SHA-256 .* expected abc"):
+        from_bytes(embedder.to_bytes(), "abc")
+
+
+def test_features_of_another_backbone_are_refused(embedder):
+    with pytest.raises(ValueError, match="5 dimensions, not 24"):
+        embedder.apply(np.ones((2, 5), np.float32), np.ones((2, 5), np.float32))
+
+
+def test_without_training_it_is_the_average_pooled_features():
+    average = np.abs(np.random.default_rng(2).normal(size=(5, 8))).astype(np.float32)
+    assert UNTRAINED.fingerprint == "untrained"
+    assert np.array_equal(UNTRAINED.apply(average, average * 2), to_embedding(average))
+
+
+def test_nothing_to_train_on_is_an_error():
+    ones = np.ones((3, 4), np.float32)
+    with pytest.raises(ValueError, match="no image to train on, of 3"):
+        fit(ones, ones, {"gender": np.zeros(3, int)}, np.full(3, TEST, np.int8), seed=0)

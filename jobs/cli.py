@@ -6,11 +6,13 @@ import datetime
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlencode
 
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra import airflow, spark, store
@@ -21,8 +23,12 @@ from infra.telemetry import log_file
 from jobs import console as display
 from jobs import step as steps
 from jobs.evaluate import result_grid
-from jobs.step import STEPS, Run
+from jobs.step import APART, STEPS, Run
 from ml.grid import draw_grid
+from ml.images import ImageError
+
+if TYPE_CHECKING:
+    from jobs.serve.search import Answer
 
 app = typer.Typer(
     help="Look-alike tables for fashion catalogues.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -123,14 +129,15 @@ def _airflow_home() -> Path:
 
 @app.command("step")
 def run_step(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STEPS)}.")],
-    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date.")],
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STEPS + APART)}.")],
+    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date, or latest.")],
     dataset: Dataset = "",
 ) -> None:
     """Run one step of a run."""
-    if name not in STEPS:
+    known = STEPS + APART
+    if name not in known:
         raise UserError(
-            f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(STEPS)}"
+            f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(known)}"
         )
     arguments = ["--run", run, *(["--dataset", _absolute(dataset)] if dataset else [])]
     raise typer.Exit(steps.main(name, arguments))
@@ -158,6 +165,69 @@ def query(
         table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", names.get(item.product_id, ""))
     out.print(table)
     out.print("precomputed" if items[0].precomputed else "computed on read", style="dim")
+
+
+@app.command()
+def search(
+    photo: Annotated[str, typer.Argument(help="Photo; or a folder or table (CSV, Parquet) of photos, local or s3://.")],
+    filters: Annotated[list[str] | None, typer.Option("--filter", help="field=value; give it again to narrow.")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many.")] = 10,
+) -> None:
+    """List the products most like a photo that need not be in the catalogue, and what it is taken for."""
+    wanted = dict(_field_value(text) for text in filters or [])
+    if "://" in photo or Path(photo).is_dir() or photo.endswith((".csv", ".parquet")):
+        _search_all(photo, wanted | {"k": str(k)})
+        return
+    try:
+        data = Path(photo).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the photo cannot be read: {error.strerror}", where=photo, remedy="give the path of an image file"
+        ) from None
+    from jobs.serve.search import Searcher  # with TensorFlow: seconds
+
+    settings, started = read_settings(), time.perf_counter()
+    with _store(settings) as connection:
+        searcher = Searcher(connection, settings)
+        loaded = time.perf_counter()
+        try:
+            answer = searcher.search(connection, data, wanted, k)
+        except ImageError as error:
+            raise UserError(
+                f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
+            ) from None
+        ended = time.perf_counter()
+        names = store.product_names(connection, [item.product_id for item in answer.items])
+    _show_answer(photo, answer, names)
+    out.print(f"{1000 * (ended - loaded):.0f} ms, after {loaded - started:.1f} s to load the models", style="dim")
+
+
+def _search_all(photos: str, asked: dict[str, str]) -> None:
+    """Run the step search for a folder or table, and show how many photos each stage answered."""
+    with _store(read_settings()) as connection:
+        live = store.live(connection)
+    if live is None:
+        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
+    code = steps.main("search", ["--run", live.run, "--dataset", f"{_absolute(photos)}?{urlencode(asked)}"])
+    if code:
+        raise typer.Exit(code)
+    result = steps.open_run(live.run).result("search")
+    for name, value in result.figures.items():
+        out.print(f"{name:<16} {value}")
+    out.print(f"tables searches ({result.rows:,} rows) and search_rejects ({result.rejects:,} rows) of the lake")
+
+
+def _show_answer(photo: str, answer: Answer, names: dict[int, str]) -> None:
+    out.print(f"[bold]{escape(photo)}[/]", soft_wrap=True)
+    for stage, guess in (("subCategory", answer.subcategory), ("derivedType", answer.derived_type)):
+        found = f"{escape(guess.value)}, confidence {guess.confidence:.2f}" if guess else "not asked for"
+        out.print(f"{stage:<13} {found}")
+    out.print(f"searched in   {answer.stage}: {escape(answer.why)}", soft_wrap=True)
+    table = Table("", "product", "score", "name", box=None, pad_edge=False, header_style="bold")
+    for rank, item in enumerate(answer.items, 1):
+        table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", escape(names.get(item.product_id, "")))
+    if answer.items:
+        out.print(table)
 
 
 def _field_value(text: str) -> tuple[str, str]:

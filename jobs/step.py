@@ -30,7 +30,7 @@ from ml import embedding
 
 STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
 """The steps of a refresh, in order."""
-TRAINING = ("train_embedding",)
+APART = ("train_embedding", "search")
 """Steps that a refresh does without."""
 LATEST = "latest"
 """Stands for the newest run whose images are embedded."""
@@ -43,6 +43,8 @@ WRITES = {
     "classifier": "classify",
     "candidates": "candidates",
     "embedders": "train_embedding",
+    "searches": "search",
+    "search_rejects": "search",
     "embeddings": "similar",
     "cells": "similar",
     "lists": "similar",

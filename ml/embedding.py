@@ -15,6 +15,7 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,6 +46,10 @@ class Embedder:
 
     arrays: Mapping[str, np.ndarray]
 
+    @cached_property
+    def _wide(self) -> dict[str, np.ndarray]:
+        return {name: array.astype(np.float64) for name, array in self.arrays.items()}
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the arrays, or `untrained`."""
@@ -62,9 +67,9 @@ class Embedder:
             return to_embedding(average)
         if 2 * average.shape[1] != len(self.arrays["mean"]):
             raise ValueError(f"features have {average.shape[1]} dimensions, not {len(self.arrays['mean']) // 2}")
-        wide = {name: array.astype(np.float64) for name, array in self.arrays.items()}
         blocks = [
-            _blocks(wide, average[at : at + _ROWS], maximum[at : at + _ROWS]) for at in range(0, len(average), _ROWS)
+            _blocks(self._wide, average[at : at + _ROWS], maximum[at : at + _ROWS])
+            for at in range(0, len(average), _ROWS)
         ]
         return np.concatenate([to_embedding(block) for block in blocks])
 

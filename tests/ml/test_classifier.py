@@ -1,4 +1,4 @@
-"""The classifier: a split that cannot leak, figures equal to scikit-learn's, and a file that loads as it was saved."""
+"""The classifier: training on one side only, figures equal to scikit-learn's, and a file that loads as it was saved."""
 
 import hashlib
 import io
@@ -13,175 +13,181 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, top_k_accuracy_score
 
 from ml import classifier
-from ml.classifier import MIN_GROUPS, Split
+from ml.classifier import Targets, make_targets
+from ml.split import TEST, TRAIN, VALIDATION
+
+GENDERS = ("Men", "Women")
+SIDES = np.resize([TRAIN, TRAIN, TRAIN, VALIDATION, TEST], 150).astype(np.int8)
 
 
 def clouds(seed=0, n=150, d=8, c=3):
-    """Features in c clouds far apart, on very different scales, one of them constant."""
+    """Features in c clouds far apart, on very different scales, one of them constant; two genders in each cloud."""
     rng = np.random.default_rng(seed)
     classes = np.arange(n) % c
-    features = rng.normal(size=(n, d)) + 8 * rng.normal(size=(c, d))[classes]
+    genders = np.arange(n) // c % 2
+    features = rng.normal(size=(n, d)) + 8 * rng.normal(size=(c, d))[classes] + 8 * rng.normal(size=(2, d))[genders]
     features *= 10.0 ** rng.integers(-3, 3, d)
     features[:, 0] = 0.1
-    return features.astype(np.float32), classes
+    return features.astype(np.float32), classes, genders
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_epochs():
-    """Weights start at zero, so the first steps already point the right way; more would only take time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "EPOCHS", 12)
-        yield
+def learnt(classes, genders=None):
+    """Targets of these classes, and of these genders where given."""
+    fields = {} if genders is None else {"gender": [GENDERS[each] for each in genders]}
+    return make_targets([f"class {each}" for each in classes], fields)
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    features, classes = clouds()
-    return classifier.fit(features, classes, classifier.split(classes, np.arange(150), 0), seed=0)
+    features, classes, _ = clouds()
+    return classifier.fit(features, learnt(classes), SIDES, seed=0)
 
 
-# The split ------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def multi():
+    features, classes, genders = clouds()
+    return classifier.fit(features, learnt(classes, genders), SIDES, seed=0)
 
 
-@st.composite
-def catalogues(draw):
-    """Classes of very different sizes, and groups that may hold members of several."""
-    n = draw(st.integers(1, 120))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    classes = np.minimum(rng.geometric(0.4, n) - 1, 6)
-    return classes, rng.integers(0, draw(st.integers(1, 2 * n)), n)
+# What is learnt -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
-@given(catalogues(), st.integers(0, 3))
-def test_every_sample_is_on_one_side_and_no_group_is_divided(catalogue, seed):
-    classes, groups = catalogue
-    sides = classifier.split(classes, groups, seed)
-    everything = np.concatenate([sides.train, sides.validation, sides.test])
-    assert sorted(everything) == list(range(len(classes)))
-    seen = [set(groups[side]) for side in (sides.train, sides.validation, sides.test)]
-    assert sum(len(each) for each in seen) == len(set(groups))
-
-
-@settings(max_examples=80, deadline=None)
-@given(catalogues(), st.integers(0, 3))
-def test_the_same_seed_gives_the_same_split(catalogue, seed):
-    one, other = (classifier.split(*catalogue, seed) for _ in range(2))
-    assert all(np.array_equal(getattr(one, side), getattr(other, side)) for side in ("train", "validation", "test"))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 3))
-def test_each_class_of_single_images_gives_a_fifth_to_test_and_a_fifth_of_the_rest_to_validation(sizes, seed):
-    classes = np.repeat(np.arange(len(sizes)), sizes)
-    sides = classifier.split(classes, np.arange(len(classes)), seed)
-    for each, n in enumerate(sizes):
-        train, validation, test = (int((classes[side] == each).sum()) for side in vars(sides).values())
-        if n < MIN_GROUPS:
-            assert (train, validation, test) == (n, 0, 0)
-        else:
-            assert min(train, validation, test) >= 1
-            assert test == 1 or abs(test - 0.2 * n) <= 0.5
-            assert validation == 1 or abs(validation - 0.2 * (n - test)) <= 0.5
-
-
-def test_large_groups_still_give_shares_near_a_fifth():
-    groups = np.repeat(np.arange(250), 4)
-    sides = classifier.split(np.zeros(1000, int), groups, 0)
-    assert [len(side) for side in vars(sides).values()] == [640, 160, 200]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([1, 30]), min_size=MIN_GROUPS, max_size=6), st.integers(0, 3))
-def test_a_class_of_three_groups_or_more_has_one_on_every_side_however_uneven_they_are(sizes, seed):
-    groups = np.repeat(np.arange(len(sizes)), sizes)
-    assert all(len(side) for side in vars(classifier.split(np.zeros(len(groups), int), groups, seed)).values())
-
-
-def test_another_seed_gives_another_split():
-    classes = np.zeros(100, int)
-    one, other = (classifier.split(classes, np.arange(100), seed) for seed in (0, 1))
-    assert one.test.tolist() != other.test.tolist()
-
-
-def test_an_image_of_a_common_and_a_rare_class_stays_where_the_rare_one_can_be_learnt():
-    classes = np.array([0] * 20 + [1])
-    groups = np.array([*range(20), 7])  # the only product of class 1 shares product 7's image
-    for seed in range(20):
-        assert {7, 20} <= set(classifier.split(classes, groups, seed).train)
+def test_each_sample_has_one_column_for_its_subcategory_and_one_for_each_further_field():
+    targets = make_targets(["Shoes", "Bags", "Shoes"], {"gender": ["Men", None, "Women"], "usage": [None, "NA", None]})
+    assert (targets.labels, targets.others) == (["Bags", "Shoes"], ["gender=Men", "gender=Women", "usage=NA"])
+    assert targets.values.tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0]]
+    assert targets.values.dtype == np.float32
+    assert targets.classes.tolist() == [1, 0, 1]
+    assert targets.take(np.array([2])).values.tolist() == [[0, 1, 0, 1, 0]]
 
 
 # Training -------------------------------------------------------------------------------------------------------------
 
 
 def test_separable_classes_are_told_apart_on_samples_never_seen(fitted):
-    features, classes = clouds()
-    test = classifier.split(classes, np.arange(150), 0).test
-    probabilities = classifier.predict(fitted.model, features[test])
-    assert (probabilities.argmax(axis=1) == classes[test]).all()
+    features, classes, _ = clouds()
+    probabilities = classifier.predict(fitted.model, features[SIDES == TEST])
+    assert (probabilities.argmax(axis=1) == classes[SIDES == TEST]).all()
     assert probabilities.dtype == np.float32
     assert probabilities.sum(axis=1) == pytest.approx(1)
 
 
 def test_the_history_has_a_value_an_epoch(fitted):
     assert set(fitted.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert {len(values) for values in fitted.history.values()} == {fitted.epochs}
+    assert {len(values) for values in fitted.history.values()} == {fitted.epochs} == {classifier.EPOCHS}
     assert fitted.history["loss"][-1] < fitted.history["loss"][0]
+    assert fitted.history["val_accuracy"][-1] == 1.0
 
 
-def test_training_stops_when_validation_stops_improving_and_keeps_the_best_weights():
-    rng = np.random.default_rng(0)
-    features, classes = rng.normal(size=(60, 200)).astype(np.float32), rng.integers(0, 2, 60)  # nothing to learn
-    sides = classifier.split(classes, np.arange(60), 0)
-    epochs = []
-    result = classifier.fit(features, classes, sides, seed=0, on_epoch=epochs.append)
-    best = int(np.argmin(result.history["val_loss"])) + 1
-    assert result.epochs == best + classifier.PATIENCE == sum(epochs)
-    probabilities = classifier.predict(result.model, features[sides.validation])
-    loss = -np.log(probabilities[np.arange(len(sides.validation)), classes[sides.validation]]).mean()
-    assert loss == pytest.approx(min(result.history["val_loss"]), rel=1e-5)
-
-
-def test_training_again_gives_the_same_file(fitted):
-    features, classes = clouds()
-    again = classifier.fit(features, classes, classifier.split(classes, np.arange(150), 0), seed=0)
+def test_no_label_of_a_held_out_side_changes_the_model(fitted):
+    features, classes, _ = clouds()
+    other = np.where(SIDES == TRAIN, classes, (classes + 1) % 3)
+    again = classifier.fit(features, learnt(other), SIDES, seed=0)
     assert classifier.to_bytes(again.model) == classifier.to_bytes(fitted.model)
 
 
+def test_training_again_gives_the_same_file_and_counts_its_epochs(fitted):
+    features, classes, _ = clouds()
+    epochs = []
+    again = classifier.fit(features, learnt(classes), SIDES, seed=0, on_epoch=epochs.append)
+    assert classifier.to_bytes(again.model) == classifier.to_bytes(fitted.model)
+    assert epochs == [1] * classifier.EPOCHS
+
+
 def test_a_feature_that_never_varied_in_training_cannot_decide_a_prediction(fitted):
-    features, _ = clouds()
+    features, _, _ = clouds()
     changed = features[:20].copy()
-    changed[:, 0] = 0.2
+    changed[:, 0] = 20.0
     assert np.array_equal(classifier.predict(fitted.model, changed), classifier.predict(fitted.model, features[:20]))
 
 
 def test_a_single_class_is_always_predicted():
     features = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
-    classes = np.zeros(10, int)
-    result = classifier.fit(features, classes, classifier.split(classes, np.arange(10), 0), seed=0)
+    result = classifier.fit(features, learnt(np.zeros(10, int)), SIDES[:10], seed=0)
     assert classifier.predict(result.model, features) == pytest.approx(1)
 
 
-def test_classes_too_small_to_split_are_learnt_without_validation():
-    features, classes = clouds(n=6, c=3)
-    sides = classifier.split(classes, np.arange(6), 0)
-    assert (len(sides.train), len(sides.validation), len(sides.test)) == (6, 0, 0)
-    result = classifier.fit(features, classes, sides, seed=0)
+def test_a_class_that_training_never_saw_has_a_column_all_the_same():
+    features, classes, _ = clouds()
+    classes = np.where(np.arange(150) == np.flatnonzero(SIDES == TEST)[0], 3, classes)
+    result = classifier.fit(features, learnt(classes), SIDES, seed=0)
+    assert classifier.predict(result.model, features).shape == (150, 4)
+
+
+def test_nothing_to_validate_on_is_learnt_without():
+    features, classes, _ = clouds(n=60)
+    result = classifier.fit(features, learnt(classes), np.full(60, TRAIN, np.int8), seed=0)
+    assert set(result.history) == {"loss", "accuracy"}
     assert (classifier.predict(result.model, features).argmax(axis=1) == classes).all()
 
 
 def test_nothing_to_train_on_is_refused():
-    none = np.empty(0, int)
     with pytest.raises(ValueError, match="no sample to train on, of 2"):
-        classifier.fit(np.ones((2, 3), np.float32), np.zeros(2, int), Split(none, none, none), seed=0)
+        classifier.fit(np.ones((2, 3), np.float32), learnt([0, 1]), np.full(2, TEST, np.int8), seed=0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_feature_that_is_not_finite_is_refused_with_its_row(value):
-    features, classes = clouds(n=30)
+    features, classes, _ = clouds(n=30)
     features[17, 3] = value
     with pytest.raises(ValueError, match="row 17 "):
-        classifier.fit(features, classes, classifier.split(classes, np.arange(30), 0), seed=0)
+        classifier.fit(features, learnt(classes), SIDES[:30], seed=0)
+
+
+# The multi-label variant ----------------------------------------------------------------------------------------------
+
+
+def test_one_network_tells_subcategory_and_gender_apart(multi):
+    features, classes, genders = clouds()
+    test = SIDES == TEST
+    outputs = classifier.predict(multi.model, features[test])
+    assert outputs.shape == (30, 5)
+    assert (outputs[:, :3].argmax(axis=1) == classes[test]).all()
+    assert (outputs[:, 3:].argmax(axis=1) == genders[test]).all()
+    assert multi.history["val_accuracy"][-1] == 1.0
+
+
+def test_subcategory_probabilities_read_either_variant_the_same_way(fitted, multi):
+    features, classes, _ = clouds()
+    labels = learnt(classes).labels
+    for result in (fitted, multi):
+        probabilities = classifier.subcategory_probabilities(result.model, features, labels)
+        assert probabilities.shape == (150, 3)
+        assert [labels[best] for best in probabilities[SIDES == TEST].argmax(axis=1)] == [
+            f"class {each}" for each in classes[SIDES == TEST]
+        ]
+    assert classifier.subcategory_probabilities(multi.model, features[:0], labels).shape == (0, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 50))
+def test_label_metrics_equal_those_of_scikit_learn(seed, n):
+    rng = np.random.default_rng(seed)
+    classes, genders = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    outputs = rng.random((n, 5)).astype(np.float32)
+    values = np.concatenate([np.eye(3)[classes], np.eye(2)[genders]], axis=1).astype(np.float32)
+    targets = Targets(["a", "b", "c"], ["gender=Men", "gender=Women"], values)
+    found = classifier.label_metrics(outputs, targets)
+    precision, recall, _, support = precision_recall_fscore_support(values, outputs >= 0.5, zero_division=0)
+    assert list(found["labels"]) == ["subCategory=a", "subCategory=b", "subCategory=c", "gender=Men", "gender=Women"]
+    each = found["labels"].values()
+    assert [label["precision"] for label in each] == pytest.approx(precision)
+    assert [label["recall"] for label in each] == pytest.approx(recall)
+    assert [label["support"] for label in each] == support.tolist()
+    assert found["fields"] == {
+        "subCategory": pytest.approx(accuracy_score(classes, outputs[:, :3].argmax(axis=1))),
+        "gender": pytest.approx(accuracy_score(genders, outputs[:, 3:].argmax(axis=1))),
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_field_is_judged_on_the_samples_that_have_it():
+    targets = make_targets(["a", "a", "a"], {"gender": ["Men", None, "Women"], "usage": [None, None, None]})
+    found = classifier.label_metrics(np.array([[1, 1, 0], [1, 1, 0], [1, 1, 0]], np.float32), targets)
+    assert found["fields"] == {"subCategory": 1.0, "gender": 0.5}
+    assert found["labels"]["gender=Men"] == {"precision": pytest.approx(1 / 3), "recall": 1.0, "support": 1}
+    nobody = classifier.label_metrics(np.empty((0, 3), np.float32), targets.take(np.zeros(3, bool)))
+    assert nobody["fields"] == {"subCategory": None, "gender": None}
 
 
 # Metrics --------------------------------------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ def test_metrics_of_no_samples_are_none_and_still_json():
 
 
 def test_a_saved_model_predicts_the_same_to_the_bit(fitted):
-    features, _ = clouds()
+    features, _, _ = clouds()
     data = classifier.to_bytes(fitted.model)
     loaded = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
     assert np.array_equal(classifier.predict(loaded, features), classifier.predict(fitted.model, features))

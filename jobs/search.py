@@ -1,0 +1,238 @@
+"""search: a folder or table of photos → for each the products of the live run that look most like it.
+
+Reads the photos that `--dataset` names and the run, which must be the live one; writes a row of `searches` for each
+photo, or one of `search_rejects` with the reason. It is no part of a night: run it for photos from elsewhere. The same
+photos and run give the same rows, and running it again commits nothing.
+
+`--dataset` is a folder (every file in it counts, in subfolders too), or a CSV or Parquet table whose column `image` is
+a path, relative to the table, or a URI, and whose other columns are filters of that photo. `photos?gender=Men&k=20`
+filters all photos and asks for 20 products each.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from urllib.parse import parse_qsl
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from infra import store
+from infra.errors import UserError
+from infra.lake import filesystem, reaching
+from infra.telemetry import Progress
+from jobs import step
+from jobs.serve import search as serving
+from jobs.serve.search import Answer, Searcher, Seen
+from jobs.step import Run, StepResult
+from ml.images import ImageError
+
+CODE_VERSION = 1
+SEARCHES = pa.schema(
+    [
+        ("image", pa.string()),
+        ("image_sha256", pa.string()),
+        ("filters", pa.string()),
+        ("stage", pa.string()),
+        ("why", pa.string()),
+        ("subCategory", pa.string()),
+        ("subCategory_confidence", pa.float32()),
+        ("derivedType", pa.string()),
+        ("derivedType_confidence", pa.float32()),
+        ("items", pa.list_(pa.int64())),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+REJECTS = pa.schema([(name, pa.string()) for name in ("image", "reason", "detail")])
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo to search for: its name in the source, and the filters."""
+
+    name: str
+    filters: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the photos lie and what is asked: names are relative to `folder`, or absolute paths or URIs."""
+
+    uri: str
+    files: fs.FileSystem
+    folder: str
+    photos: list[Photo]
+    k: int
+
+    def read(self, name: str, most: int) -> bytes:
+        """A photo's bytes, at most `most` of them. Raises OSError."""
+        files, path = self.files, name if name.startswith("/") else f"{self.folder}/{name}"
+        if "://" in name:
+            files, path = filesystem(name)
+        with reaching(name if "://" in name else self.uri), files.open_input_file(path) as stream:
+            return stream.read(most)
+
+
+def search(run: Run) -> StepResult:
+    """Search for every photo of the source, by the rules of a single one."""
+    source = open_source(run.settings.dataset, run.settings.fields)
+    settings, rows, rejects = run.settings, [], []
+    with store.connect(settings.store, settings.store_folder) as connection:
+        _check_live(connection, run)
+        searcher = Searcher(connection, settings)
+        started, progress = perf_counter(), Progress("photos", len(source.photos))
+        for found in _in_batches(source, searcher, connection):
+            rows += [each for each in found if "reason" not in each]
+            rejects += [each for each in found if "reason" in each]
+            progress.add(len(found))
+    seconds = perf_counter() - started
+    versions = {
+        name: _write(run, name, content, schema)
+        for name, content, schema in (("searches", rows, SEARCHES), ("search_rejects", rejects, REJECTS))
+    }
+    figures = {
+        "photos": len(source.photos),
+        **{f"by_{stage}": count for stage, count in sorted(Counter(row["stage"] for row in rows).items())},
+        "reject_reasons": dict(Counter(each["reason"] for each in rejects).most_common()),
+        "ms_a_photo": round(1000 * seconds / len(source.photos), 1),
+    }
+    return StepResult(len(rows), 2, len(rejects), tables=versions, figures=figures)
+
+
+def _check_live(connection, run: Run) -> None:  # type: ignore[no-untyped-def]  # psycopg.Connection
+    live = store.live(connection)
+    if live and live.run != run.name:
+        raise UserError(
+            f"photos are searched for in the live run, which is {live.run} and not {run.name}",
+            where=f"--run {run.name}",
+            remedy=f"ask for --run {live.run}",
+        )
+
+
+def _in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list[dict]]:  # type: ignore[no-untyped-def]
+    """Rows of `searches` and `search_rejects`, in the order of the source."""
+    most = searcher.run.settings.image_max_bytes + 1
+    for at in range(0, len(source.photos), serving.BATCH):
+        photos = source.photos[at : at + serving.BATCH]
+        read = [_read(source, photo, most) for photo in photos]
+        found: list[dict] = []
+        for photo, data, seen in zip(photos, read, searcher.see(read), strict=True):
+            if isinstance(data, bytes) and isinstance(seen, Seen):
+                answer = searcher.answer(connection, seen, photo.filters, source.k)
+                found.append(_row(photo, hashlib.sha256(data).hexdigest(), answer))
+            elif isinstance(seen, ImageError):
+                found.append({"image": photo.name, "reason": seen.reason, "detail": seen.detail})
+        yield found
+
+
+def _read(source: Source, photo: Photo, most: int) -> bytes | ImageError:
+    if not photo.name:
+        return ImageError("no path", "the column image is empty")
+    try:
+        return source.read(photo.name, most)
+    except FileNotFoundError:
+        return ImageError("missing file", f"there is no such file in {source.folder}")
+    except OSError as error:
+        return ImageError("cannot be read", str(error))
+
+
+def _row(photo: Photo, sha256: str, answer: Answer) -> dict[str, object]:
+    subcategory, derived_type = answer.subcategory, answer.derived_type
+    return {
+        "image": photo.name,
+        "image_sha256": sha256,
+        "filters": json.dumps(photo.filters, sort_keys=True),
+        "stage": answer.stage,
+        "why": answer.why,
+        "subCategory": subcategory and subcategory.value,
+        "subCategory_confidence": subcategory and subcategory.confidence,
+        "derivedType": derived_type and derived_type.value,
+        "derivedType_confidence": derived_type and derived_type.confidence,
+        "items": [item.product_id for item in answer.items],
+        "scores": [item.score for item in answer.items],
+    }
+
+
+def _write(run: Run, name: str, rows: list[dict], schema: pa.Schema) -> int:
+    table, mark = run.lake.table(name), step.fingerprint(CODE_VERSION, run.name, rows)
+    if table.fingerprint == mark:
+        return table.version
+    parts = [run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema), salt=mark)] if rows else []
+    return table.commit(parts, schema, run=run.name, fingerprint=mark).version
+
+
+# The source -----------------------------------------------------------------------------------------------------------
+
+
+def open_source(dataset: str, fields: tuple[str, ...]) -> Source:
+    """The photos that a folder or table names.
+
+    Raises:
+        UserError: there is no such place, it names no photo, or a column or filter is unknown.
+    """
+    place, _, query = dataset.partition("?")
+    filters = dict(parse_qsl(query, keep_blank_values=True))
+    k = filters.pop("k", str(serving.K))
+    uri = place if "://" in place else Path(place).expanduser().resolve().as_uri()
+    files, path = filesystem(uri)
+    with reaching(uri):
+        kind = files.get_file_info(path).type
+    if kind == fs.FileType.NotFound:
+        raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
+    if not k.isdigit():
+        raise UserError(f"k={k!r} is no number", where=dataset, remedy="write ?k=20, for 1 to 100 products")
+    if kind == fs.FileType.Directory:
+        folder, photos = path, _photos_in(files, path, uri)
+    else:
+        folder, photos = path.rsplit("/", 1)[0], _photos_of_table(files, path, uri)
+    if not photos:
+        raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
+    unknown = [name for name in {**photos[0].filters, **filters} if name not in fields]
+    if unknown:
+        raise UserError(
+            f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
+            where=dataset,
+            remedy=f"known fields: {', '.join(fields)}",
+        )
+    kept = [Photo(photo.name, {**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
+    return Source(uri, files, folder, kept, int(k))
+
+
+def _photos_in(files: fs.FileSystem, folder: str, uri: str) -> list[Photo]:
+    with reaching(uri):
+        found = files.get_file_info(fs.FileSelector(folder, recursive=True))
+    return [Photo(name, {}) for name in sorted(info.path[len(folder) + 1 :] for info in found if info.is_file)]
+
+
+def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:
+    with reaching(uri), files.open_input_file(path) as stream:
+        data = stream.read()
+    try:
+        if path.endswith(".parquet"):
+            rows = pq.read_table(io.BytesIO(data)).to_pylist()
+        elif path.endswith(".csv"):
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True))
+        else:
+            raise ValueError("its name does not end in .csv or .parquet")
+        if rows and ("image" not in rows[0] or None in rows[0]):
+            raise ValueError(f"it has no column image, or rows longer than its header: {', '.join(map(str, rows[0]))}")
+    except (ValueError, csv.Error, pa.ArrowException) as error:
+        raise UserError(
+            f"it is no table of photos: {error}",
+            where=uri,
+            remedy="give a folder, or a CSV or Parquet table with the column image",
+        ) from None
+    return [Photo(row.pop("image") or "", {name: str(value or "") for name, value in row.items()}) for row in rows]
+
+
+if __name__ == "__main__":
+    raise SystemExit(step.main("search"))

@@ -1,0 +1,1 @@
+"""What answers while it is asked: needs ml and the store."""

@@ -1,0 +1,298 @@
+"""Image search: a photo → the products of the live run that look most like it, with the confidence of every stage.
+
+`Searcher` loads once what the live run was made with (backbone, embedder, classifier, candidates) and then answers many
+photos. What a photo is taken for and where it is searched is decided in `ml.search`; here it is seen and looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra import store
+from infra.errors import TransientError, UserError
+from infra.lake import Lake, filesystem
+from infra.settings import Settings
+from infra.store import Item
+from jobs import step
+from jobs.embed import Model, choose_model
+from jobs.step import Run
+from ml import backbones, classifier, images, search
+from ml.features import Extractor
+from ml.images import ImageError
+from ml.search import Guess, Nearest
+
+BATCH = 8
+"""Images a call of the backbone. A photo takes a third of the time that a call for the catalogue's 32 does, and has the
+same features to the bit, which it has not in a batch of one (efficientnet-lite0 on two cores)."""
+K = 10
+KIND = ("gender", "articleType")
+"""The fields that make a derivedType."""
+NEEDED = (*KIND, "subCategory")
+"""Fields that a filter must be able to name, as the stages are searched through them."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the models make of a photo: its embedding, float32 (e,), and the subCategories' probabilities, (c,)."""
+
+    embedding: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The products most like a photo, the stage they were searched in, and why; a guess not asked for is None."""
+
+    stage: str
+    why: str
+    subcategory: Guess | None
+    derived_type: Guess | None
+    items: list[Item]
+
+
+class Searcher:
+    """Answers from the run that was live when it was loaded. Not for two threads at once."""
+
+    def __init__(self, connection: psycopg.Connection, settings: Settings) -> None:
+        """Load the live run's models and candidates, and call each model once, as first calls compile: seconds.
+
+        Raises:
+            UserError: no run is live, the lake does not hold it or its classifier, or the backbone is another.
+        """
+        self.run, self.run_id = _live_run(connection, settings)
+        self._model = _backbone(self.run)
+        self._embedder = step.read_embedder(self.run)
+        self._classifier = _read_classifier(self.run)
+        self._catalogue = _read_catalogue(self.run)
+        self._candidates = _read_candidates(self.run)
+        self._extractor = _build(self._model)
+        sizes = {"backbone": (self._model.height, self._model.width), "classifier": self._classifier.size}
+        self._sizes = {name: size for name, size in sizes.items() if size}
+        self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
+
+    def search(self, connection: psycopg.Connection, photo: bytes, filters: Mapping[str, str], k: int = K) -> Answer:
+        """The `k` products most like a photo among those that pass the filters.
+
+        Raises:
+            ImageError: the bytes give no image within the limits of the catalogue.
+            UserError: an unknown field or a wrong `k`.
+            TransientError: another run has gone live; load a new Searcher.
+        """
+        (seen,) = self.see([photo])
+        if isinstance(seen, ImageError):
+            raise seen
+        return self.answer(connection, seen, filters, k)
+
+    def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
+        """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is."""
+        decoded = [photo if isinstance(photo, ImageError) else self._decode(photo) for photo in photos]
+        seen = iter(self._look([each for each in decoded if not isinstance(each, ImageError)]))
+        return [each if isinstance(each, ImageError) else next(seen) for each in decoded]
+
+    def answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int = K) -> Answer:
+        """The rest of `search`, for what has been seen."""
+        self._check(connection, filters)
+        passing = self._catalogue.passing(filters)
+        subcategory = search.guess_subcategory(
+            seen.probabilities, self._classifier.labels, _values(passing["subCategory"])
+        )
+        derived_type = None
+        if subcategory and subcategory.sure:
+            within = {**filters, "subCategory": subcategory.value}
+            types = _values(passing.filter(pc.equal(passing["subCategory"], subcategory.value))["derivedType"])
+            nearest = store.similar_items_by_vector(connection, seen.embedding, within, search.NEIGHBOURS)
+            derived_type = search.guess_derived_type(
+                self._candidates.nearest(seen.embedding, types), self._catalogue.types_of(nearest)
+            )
+        stage, why = search.choose_stage(subcategory, derived_type)
+        chosen: dict[str, str] = {}
+        if stage == search.DERIVED_TYPE and derived_type:
+            chosen = self._candidates.kinds[derived_type.value]
+        elif stage == search.SUBCATEGORY and subcategory:
+            chosen = {"subCategory": subcategory.value}
+        items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k)
+        return Answer(stage, why, subcategory, derived_type, items)
+
+    def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
+        """Pixels for each model that takes them, uint8 (h, w, 3): those that the catalogue would have of this photo."""
+        limit = self.run.settings.image_max_bytes
+        try:
+            if len(photo) > limit:
+                raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+            stored, _, _ = images.normalise(photo)
+            return {name: images.load(stored, *size) for name, size in self._sizes.items()}
+        except ImageError as error:
+            return error
+
+    def _look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
+        """What the models make of up to `BATCH` decoded photos."""
+        if not pixels:
+            return []
+        average, maximum = self._extractor(np.stack([each["backbone"] for each in pixels]))
+        inputs = [each["classifier"] for each in pixels] if self._classifier.size else average
+        embeddings = self._embedder.apply(average, maximum)
+        return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
+
+    def _check(self, connection: psycopg.Connection, filters: Mapping[str, str]) -> None:
+        known = self.run.settings.fields
+        unknown = [field for field in filters if field not in known]
+        if unknown:
+            raise UserError(
+                f"unknown field {unknown[0]!r}", where="the filters", remedy=f"known fields: {', '.join(known)}"
+            )
+        live = store.live(connection)
+        if live is None or live.run_id != self.run_id:
+            raise TransientError(
+                f"run {live.run if live else 'none'} went live after run {self.run.name} was loaded to search in"
+            )
+
+
+def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:
+    missing = [field for field in NEEDED if field not in settings.fields]
+    if missing:
+        raise UserError(
+            f"image search filters by {', '.join(NEEDED)}, and the fields lack {', '.join(missing)}",
+            where=f"LOOKALIKE_FIELDS={','.join(settings.fields)}",
+            remedy="add them to LOOKALIKE_FIELDS and refresh",
+        )
+    live = store.live(connection)
+    if live is None:
+        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
+    run = Run(live.run, settings, Lake(settings.lake))
+    if not run.results():
+        raise UserError(
+            f"the store serves run {live.run}, which the lake does not hold",
+            where=f"LOOKALIKE_LAKE={settings.lake}",
+            remedy="set LOOKALIKE_LAKE to the lake that the run was made in, or publish a run of this lake",
+        )
+    return run, live.run_id
+
+
+def _backbone(run: Run) -> Model:
+    """The backbone of the settings, if it is the run's."""
+    model, made_with = choose_model(run.settings), run.result("embed").figures
+    if model.fingerprint != made_with["model"]:
+        raise UserError(
+            f"the settings ask for {model.name} (fingerprint {model.fingerprint[:12]}), but the live run {run.name} "
+            f"was made with {made_with['backbone']} (fingerprint {str(made_with['model'])[:12]})",
+            where="LOOKALIKE_BACKBONE, LOOKALIKE_WEIGHTS, LOOKALIKE_INPUT_HEIGHT, LOOKALIKE_INPUT_WIDTH, "
+            "LOOKALIKE_PRECISION",
+            remedy="set them as they were for that run, or refresh with the new ones first",
+        )
+    return model
+
+
+def _build(model: Model) -> Extractor:
+    weights = None
+    if model.weights != "imagenet":
+        files, path = filesystem(model.weights)
+        with files.open_input_file(path) as stream:
+            weights = stream.read()
+    network = backbones.BACKBONES[model.name].build(weights, model.height, model.width, model.precision)
+    return Extractor(network, BATCH)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A run's classifier; `size` is the height and width in pixels of the images it takes, None: it takes features."""
+
+    model: Any  # keras.Model
+    labels: list[str]
+    size: tuple[int, int] | None
+
+    def probabilities(self, sample: np.ndarray) -> np.ndarray:
+        """Of each subCategory, float32 (c,), for average-pooled features, float32 (d,), or an image, uint8 (h, w, 3).
+
+        As `ml.classifier.subcategory_probabilities`, but called directly: `predict` of Keras takes 50 ms to begin. One
+        sample a call, so that its figures are the same to the bit whatever it comes with.
+        """
+        import keras
+
+        outputs = keras.ops.convert_to_numpy(self.model([sample[None]], training=False))
+        return outputs[0, : len(self.labels)]
+
+
+def _read_classifier(run: Run) -> Classifier:
+    """Raises UserError where it was not trained, or its file is not the one that was."""
+    row = run.table("classifier").read(["model_file", "model_sha256", "labels", "input"]).to_pylist()[0]
+    try:
+        model = classifier.from_bytes(run.lake.read_bytes(row["model_file"]), row["model_sha256"])
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"the classifier of run {run.name} cannot be loaded: {error}",
+            where=f"{run.lake.uri}/{row['model_file']}",
+            remedy="restore the file, or delete the folder of the table classifier and "
+            f"run `lookalike step classify --run {run.name}`",
+        ) from None
+    return Classifier(model, row["labels"], model.input_shape[1:3] if row["input"] == "images" else None)
+
+
+# The catalogue as image search needs it -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Products by id, int64 (n,) ascending, with the derivedType of each; and which values occur together."""
+
+    ids: np.ndarray
+    types: np.ndarray
+    combinations: pa.Table
+
+    def passing(self, filters: Mapping[str, str]) -> pa.Table:
+        """The combinations that pass the filters."""
+        rows = self.combinations
+        for field, value in filters.items():
+            rows = rows.filter(pc.equal(rows[field], value))
+        return rows
+
+    def types_of(self, items: Sequence[Item]) -> Nearest:
+        """The items' derivedTypes and similarities."""
+        place = np.searchsorted(self.ids, [item.product_id for item in items])
+        return Nearest(self.types[place].tolist(), np.array([item.score for item in items]))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidate of each derivedType: its embedding, a row of float32 (m, e), and the filters that name its kind."""
+
+    place: dict[str, int]
+    embeddings: np.ndarray
+    kinds: dict[str, dict[str, str]]
+
+    def nearest(self, embedding: np.ndarray, types: Sequence[str]) -> Nearest:
+        """Candidates of these derivedTypes, with their similarity to an embedding."""
+        return Nearest(types, self.embeddings[[self.place[name] for name in types]] @ embedding)
+
+
+def _values(column: pa.ChunkedArray) -> list[str]:
+    return sorted(pc.unique(column.drop_null()).to_pylist())
+
+
+def _read_catalogue(run: Run) -> Catalogue:
+    columns = list(dict.fromkeys([*run.settings.fields, "subCategory", "derivedType"]))
+    rows = run.table("products").read(["product_id", *columns]).sort_by("product_id")
+    types = np.array(rows["derivedType"].to_pylist(), object)
+    return Catalogue(rows["product_id"].to_numpy(), types, rows.group_by(columns).aggregate([]))
+
+
+def _read_candidates(run: Run) -> Candidates:
+    rows = run.table("candidates").read(["derivedType", "product_id"])
+    names, chosen = rows["derivedType"].to_pylist(), rows["product_id"].combine_chunks()
+    is_chosen = pc.is_in(pc.field("product_id"), value_set=chosen)
+    products = run.table("products").read(["product_id", *KIND], is_chosen).to_pylist()
+    kinds = {row["product_id"]: {field: row[field] for field in KIND} for row in products}
+    found = run.table("embeddings").read(where=is_chosen)
+    row_of = {product_id: at for at, product_id in enumerate(found["product_id"].to_pylist())}
+    ids = chosen.to_pylist()
+    return Candidates(
+        {name: at for at, name in enumerate(names)},
+        step.to_matrix(found["embedding"])[[row_of[product_id] for product_id in ids]],
+        {name: kinds[product_id] for name, product_id in zip(names, ids, strict=True)},
+    )

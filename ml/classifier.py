@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,9 @@ NORM_MOMENTUM = 0.9
 PREDICTED_AT_ONCE = {2: 4096, 4: 32}
 """Samples a call by the rank of the input: features (n, d) or images (n, h, w, 3)."""
 CONFUSIONS = 20
-_METADATA = "metadata.json"
+_METADATA, _CONFIG = "metadata.json", "config.json"
+_SHARED = re.compile(rb', "shared_object_id": \d+')
+"""The address by which Keras notes that layers share a dtype policy; each loads as well with one of its own."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ def label_metrics(outputs: np.ndarray, targets: Targets) -> dict[str, object]:
 
 
 def to_bytes(model) -> bytes:  # type: ignore[no-untyped-def]  # keras.Model
-    """The model as a `.keras` archive. Equal models give equal bytes: the times that Keras notes in it are left out."""
+    """The model as a `.keras` archive. Equal models give equal bytes: Keras' times and memory addresses are left out."""
     import keras
 
     out = io.BytesIO()
@@ -278,6 +281,8 @@ def to_bytes(model) -> bytes:  # type: ignore[no-untyped-def]  # keras.Model
                 content = saved.read(name)
                 if name == _METADATA:
                     content = json.dumps({"keras_version": json.loads(content)["keras_version"]}).encode()
+                elif name == _CONFIG:
+                    content = _SHARED.sub(b"", content)
                 plain.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date is fixed: 1980
     return out.getvalue()
 

@@ -231,6 +231,13 @@ def test_a_saved_model_predicts_the_same_to_the_bit(fitted):
     assert np.array_equal(classifier.predict(loaded, features), classifier.predict(fitted.model, features))
 
 
+def test_equal_models_in_different_places_of_memory_give_equal_files(fitted):
+    data = classifier.to_bytes(fitted.model)
+    sha256 = hashlib.sha256(data).hexdigest()
+    copies = [classifier.from_bytes(data, sha256) for _ in range(3)]
+    assert {classifier.to_bytes(copy) for copy in copies} == {data}
+
+
 def test_the_file_holds_no_time_and_no_optimizer(fitted):
     with zipfile.ZipFile(io.BytesIO(classifier.to_bytes(fitted.model))) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

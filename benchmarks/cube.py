@@ -176,8 +176,8 @@ class Worker:
         }
 
 
-def growth(whole: catalogue.Catalogue, plot: Path, queries: int = 512) -> None:
-    """Measure a worker on catalogues of growing size and draw what it took."""
+def growth(whole: catalogue.Catalogue, plot: Path, queries: int = 2048) -> None:
+    """Measure a worker on catalogues of growing size and draw what it took: the medians of the rounds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -186,7 +186,8 @@ def growth(whole: catalogue.Catalogue, plot: Path, queries: int = 512) -> None:
     sizes, rows = (44_072, 88_000, 176_000, 352_000, 500_000), []
     Worker(*grown(whole, 2000)).run(1)  # compiles the kernels
     for n in sizes:
-        rows.append(Worker(*grown(whole, n)).run(queries))
+        rounds = [Worker(*given).run(queries) for given in [grown(whole, n)] * ROUNDS]
+        rows.append({name: median(each[name] for each in rounds) for name in rounds[0]})
         print({name: round(value, 1) for name, value in rows[-1].items()})
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, label in (("gemm_us", "matrix product"), ("rest_us", "all else")):

@@ -270,7 +270,7 @@ def label_metrics(outputs: np.ndarray, targets: Targets) -> dict[str, object]:
 
 
 def to_bytes(model) -> bytes:  # type: ignore[no-untyped-def]  # keras.Model
-    """The model as a `.keras` archive. Equal models give equal bytes: Keras' times and memory addresses are left out."""
+    """The model as a `.keras` archive. Equal models give equal bytes: no time or address is in it."""
     import keras
 
     out = io.BytesIO()

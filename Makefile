@@ -47,6 +47,7 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 	@rm -rf var/bench
 	@$(BIN)/python benchmarks/refresh.py --folder var/bench $(if $(DATASET),--dataset "$(DATASET)")
 	@$(BIN)/python benchmarks/nine_percentages.py --lake var/bench/var/lake --run 2026-01-01
+	@$(BIN)/python benchmarks/quality.py --lake var/bench/var/lake --run 2026-01-02
 	@$(BIN)/python benchmarks/cube.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
 	@$(BIN)/python benchmarks/store.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
 

@@ -1,9 +1,12 @@
-"""The nine percentages again, in plain numpy from the features table: none of our similarity or metrics code.
+"""The nine percentages again, in plain numpy from the lake's tables: none of our similarity or metrics code.
 
     python benchmarks/nine_percentages.py --lake var/lake --run 2026-01-31
 
-Reads the run's products and features, rounds unit vectors to multiples of 2⁻¹¹, multiplies them as integers in float64,
-takes ten neighbours (ties to the smaller id), and compares with what `evaluate` stored. Fails when they differ.
+Reads the run's products and features, rounds unit vectors to multiples of 2⁻¹¹ (where the embedder is trained, it reads
+its output, the table `embeddings`), multiplies them as integers in float64, takes ten neighbours (ties to the smaller
+id), for all products and for those whose images are held out by their hash, and compares with what `evaluate` stored.
+Counts the right answers in the table `heldout` too: what unknown images were taken for and what was recommended, by no
+product whose image is held out. Fails when any figure differs.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from deltalake import DeltaTable
 BLOCK = 256
 
 
-def read(lake: Path, run: str, step: str, table: str, columns: list[str]):
+def read(lake: Path, run: str, step: str, table: str, columns: list[str] | None):
     result = json.loads((lake / f"runs/{run}/{step}.json").read_text())
     files = DeltaTable(str(lake / table), version=result["tables"][table]).file_uris()
     return pq.read_table(files, columns=columns), result["figures"]
@@ -37,17 +40,49 @@ def embeddings(lake: Path, run: str, hashes: list[str]) -> np.ndarray:
     return np.rint(matrix / np.linalg.norm(matrix, axis=1, keepdims=True) * 2048)
 
 
+def trained_embeddings(lake: Path, run: str, ids: np.ndarray) -> np.ndarray:
+    rows, _ = read(lake, run, "similar", "embeddings", ["product_id", "embedding"])
+    flat = rows["embedding"].combine_chunks()
+    order = np.argsort(rows["product_id"].to_numpy())
+    assert np.array_equal(rows["product_id"].to_numpy()[order], ids), "embeddings of other products"
+    return np.rint(flat.flatten().to_numpy().reshape(len(flat), -1)[order].astype(np.float64) * 2048)
+
+
+def is_held_out(sha256: str) -> bool:
+    return int(sha256[:8], 16) % 100 < 20
+
+
+def count_unknown(lake: Path, run: str, products: dict[int, dict]) -> dict[str, float]:
+    """Shares of the answers to unknown images that are right, in percent."""
+    answers = read(lake, run, "evaluate", "heldout", None)[0].to_pylist()
+    right = {"unknown_subcategory": 0, "unknown_derived": 0, "unknown_all10": 0}
+    for answer in answers:
+        own, items = products[answer["product_id"]], [products[item] for item in answer["items"]]
+        assert own["image_sha256"] == answer["image_sha256"]
+        assert is_held_out(answer["image_sha256"])
+        assert not any(is_held_out(item["image_sha256"]) for item in items), "a held-out product was recommended"
+        kind = own["gender"], own["articleType"]
+        right["unknown_subcategory"] += answer["subCategory"] == own["subCategory"]
+        right["unknown_derived"] += answer["derivedType"] == " ".join(kind)
+        right["unknown_all10"] += bool(items) and all((item["gender"], item["articleType"]) == kind for item in items)
+    return {name: round(100 * count / len(answers), 2) for name, count in right.items()} if answers else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lake", type=Path, default=Path("var/lake"))
     parser.add_argument("--run", required=True)
     given = parser.parse_args()
-    products, _ = read(
-        given.lake, given.run, "catalog", "products", ["product_id", "gender", "articleType", "image_sha256"]
-    )
-    order = np.argsort(products["product_id"].to_numpy())
-    types, genders = (np.array(products[name].to_pylist(), dtype=object)[order] for name in ("articleType", "gender"))
-    units = embeddings(given.lake, given.run, np.array(products["image_sha256"].to_pylist())[order].tolist())
+    columns = ["product_id", "gender", "articleType", "subCategory", "image_sha256"]
+    products, _ = read(given.lake, given.run, "catalog", "products", columns)
+    products = products.sort_by("product_id")
+    types, genders = (np.array(products[name].to_pylist(), dtype=object) for name in ("articleType", "gender"))
+    hashes = products["image_sha256"].to_pylist()
+    figures = json.loads((given.lake / f"runs/{given.run}/embed.json").read_text())["figures"]
+    if figures["embedder"] == "untrained":
+        units = embeddings(given.lake, given.run, hashes)
+    else:
+        units = trained_embeddings(given.lake, given.run, products["product_id"].to_numpy())
     names, counts = np.unique(types.astype(str), return_counts=True)
     queries = np.flatnonzero(np.isin(types.astype(str), names[counts >= 500]))
     wrong = {"articleType": [], "gender": [], "both": []}
@@ -60,15 +95,19 @@ def main() -> None:
         same_type, same_gender = types[best] == types[rows][:, None], genders[best] == genders[rows][:, None]
         for name, hit in (("articleType", same_type), ("gender", same_gender), ("both", same_type & same_gender)):
             wrong[name].append(10 - hit.sum(axis=1))
+    held_out = np.array([is_held_out(hashes[query]) for query in queries], bool)
     found = {
-        f"{name}_{tolerance}": round(100 * float((np.concatenate(each) <= allowed).mean()), 2)
+        f"{prefix}{name}_{tolerance}": round(100 * float((np.concatenate(each)[asked] <= allowed).mean()), 2)
+        for prefix, asked in (("", np.ones_like(held_out)), ("heldout_", held_out))
+        if asked.any()
         for name, each in wrong.items()
         for tolerance, allowed in (("0.2", 2), ("0.1", 1), ("0", 0))
     }
+    found |= count_unknown(given.lake, given.run, {each["product_id"]: each for each in products.to_pylist()})
     stored = json.loads((given.lake / f"runs/{given.run}/evaluate.json").read_text())["figures"]
-    print(f"{'':<14}{'numpy':>8}{'stored':>8}   over {len(queries)} products")
+    print(f"{'':<24}{'numpy':>8}{'stored':>8}   over {len(queries)} products, {held_out.sum()} of them held out")
     for name, value in found.items():
-        print(f"{name:<14}{value:>8.2f}{stored[name]:>8.2f}")
+        print(f"{name:<24}{value:>8.2f}{stored[name]:>8.2f}")
     equal = all(stored[name] == value for name, value in found.items())
     print(json.dumps({**found, "products": len(queries), "equal": equal}))
     if not equal:

@@ -72,7 +72,7 @@ with DAG(
             step("similar", SparkStep, ("cells", "lists")),
         ]
     with TaskGroup("release", prefix_group_id=False, tooltip="verdicts, then the store"):
-        evaluated = step("evaluate", tables=("metrics", "verdicts"))
+        evaluated = step("evaluate", tables=("metrics", "verdicts", "heldout"))
         published = step("publish", tables=("store",))
 
     catalogued >> embedded >> learned >> evaluated >> published

@@ -86,8 +86,20 @@ class Settings(BaseSettings):
     """finetune: last convolutions of the backbone that learn; all else is frozen. 3: the last block of resnet50."""
     classifier_epochs: int = Field(default=20, ge=1)
     """finetune: most epochs; training stops earlier once the validation loss stops falling."""
-    classifier_scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
-    """finetune: local folder for the checkpoints of a training, which removes its own when done."""
+
+    embedding: str = Field(default="head", pattern="^(head|finetune)$")
+    """What train_embedding trains: a `head` on features, in minutes, or `finetune`: the backbone too."""
+    embedding_convolutions: int = Field(default=25, ge=1)
+    """finetune: last convolutions of the backbone that learn. 25: the last 8 of efficientnet-lite0's 16 blocks."""
+    embedding_epochs: int = Field(default=5, ge=1)
+    """finetune: most epochs; training stops earlier once the validation loss stops falling."""
+    scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
+    """Local folder for the checkpoints of a training on images, which removes its own when done."""
+
+    evaluate_queries: int = Field(default=5000, ge=0)
+    """Held-out images that evaluate searches for as if no catalogue knew them."""
+    evaluate_copies: int = Field(default=0, ge=0)
+    """Held-out images whose recompressed and cropped copies evaluate looks for, with the backbone; 0: none."""
 
     coverage_min: float = Field(default=0.95, ge=0, le=1)
     """Gate: least share of products with a list under the empty filter."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:  # imported late, and without pyplot: it takes half a second, and pyplot wants a window system
     from matplotlib.axes import Axes
@@ -59,20 +57,26 @@ def bars(title: str, values: Mapping[str, float], unit: str) -> Chart:
     return Chart(title, _svg(draw, max(HEIGHT, 0.6 + 0.19 * len(values))), f"{title}, in {unit}: {shown}")
 
 
-def lines(title: str, series: Mapping[str, np.ndarray], x: str, y: str) -> Chart:
-    """A line for each of up to three series of percentages, over 0, 1, 2, …"""
+def lines(
+    title: str, series: Mapping[str, Sequence[float]], x: str, y: str, first: int = 0, top: float | None = 100
+) -> Chart:
+    """A line for each of up to three series, over `first`, `first` + 1, …; from 0 to `top`, None: to the greatest."""
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for (name, values), colour in zip(series.items(), COLOURS, strict=False):
-            axes.plot(range(len(values)), values, marker="o", markersize=3.5, label=name, color=colour)
-        axes.set(ylim=(0, 103))
+            places = range(first, first + len(values))
+            axes.plot(places, values, marker="o", markersize=3.5, label=name, color=colour)
+        axes.set_ylim(0, None if top is None else 1.03 * top)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x, fontsize=8)
         axes.set_ylabel(y, fontsize=8)
         axes.grid(alpha=0.3, color=GREY, linewidth=0.6)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, loc="best")
 
-    shown = "; ".join(f"{name} " + ", ".join(f"{value:.0f}" for value in values) for name, values in series.items())
-    return Chart(title, _svg(draw, HEIGHT), f"{title}, {y} at 0, 1, 2, … {x}: {shown}")
+    shown = "; ".join(f"{name} " + ", ".join(_number(value) for value in values) for name, values in series.items())
+    return Chart(title, _svg(draw, HEIGHT), f"{title}, {y} at {first}, {first + 1}, {first + 2}, … {x}: {shown}")
 
 
 def _label(name: str) -> str:

@@ -9,31 +9,26 @@ on again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.errors import TransientError, UserError
+from infra.errors import UserError
 from infra.lake import filesystem
 from infra.settings import Settings
 from infra.telemetry import Progress
-from jobs import step
+from jobs import step, training
 from jobs.step import Run, StepResult
-from ml import backbones, classifier, images, split
+from ml import backbones, classifier, split
 from ml.classifier import Fitted, Targets
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 SEED = 0
 FIELDS = ("gender", "masterCategory")
 """What the multi-label variant learns beside the subCategory."""
@@ -87,7 +82,7 @@ def classify(run: Run) -> StepResult:
     fields = {name: rows[name].to_pylist() for name in FIELDS} if settings.classifier_labels == "multi" else {}
     targets = classifier.make_targets(rows["subCategory"].to_pylist(), fields)
     if start:
-        with _scratch(settings, mark) as folder:
+        with training.checkpoints(settings, f"classify-{mark}") as folder:
             fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
     else:
         fitted, data, outputs = _fit(step.read_features(run, "average")[labelled], targets, sides)
@@ -171,57 +166,13 @@ def _finetune(
     """As `_fit`, on the images with these hashes, which are read part by part."""
     from ml import finetune  # imports Keras: seconds that the default does without until it trains
 
-    table = run.table("images")
-    parts, places = _locate(run, table, hashes)
-
-    @lru_cache(maxsize=1)
-    def stored(part: int) -> pa.ChunkedArray:
-        return table.read_part(table.parts[part], ["bytes"])["bytes"]
-
-    def load(chosen: np.ndarray) -> np.ndarray:
-        files = stored(int(parts[chosen[0]])).take(places[chosen]).to_pylist()
-        return np.stack([images.load(data, start.height, start.width) for data in files])
-
-    samples = finetune.Samples(parts, load, targets)
+    samples = training.samples(run, hashes, (start.height, start.width), targets.values.__getitem__)
     options = finetune.Options(run.settings.classifier_convolutions, run.settings.classifier_epochs, SEED)
     progress = Progress("epochs", options.epochs)
-    fitted = finetune.fit(_build(start), samples, sides, options, str(folder), progress.reach)
+    fitted = finetune.fit(_build(start), targets, samples, sides, options, str(folder), progress.reach)
     data = classifier.to_bytes(fitted.model)
     saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
     return fitted, data, finetune.predict(saved, samples, np.flatnonzero(sides == split.TEST))
-
-
-def _locate(run: Run, table, hashes: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-    """Where each image is stored: number of its part and row within it, int (n,) each."""
-    parts, places = np.full(len(hashes), -1), np.full(len(hashes), -1)
-    for number, part in enumerate(table.iter_parts(["image_sha256"])):
-        found = pc.fill_null(pc.index_in(hashes, value_set=part["image_sha256"].combine_chunks()), -1).to_numpy()
-        parts[found >= 0], places[found >= 0] = number, found[found >= 0]
-    if (parts < 0).any():
-        raise UserError(
-            f"the images of {int((parts < 0).sum())} products are not stored, such as {hashes[int(parts.argmin())]}",
-            where=f"{run.lake.uri}/images",
-            remedy=f"run `lookalike step catalog --run {run.name}`",
-        )
-    return parts, places
-
-
-@contextmanager
-def _scratch(settings: Settings, mark: str) -> Iterator[Path]:
-    """The folder of one training's checkpoints, kept if it fails and removed when it is done.
-
-    Raises:
-        TransientError: another process on this machine works on the same training.
-    """
-    folder = settings.classifier_scratch / f"classify-{mark}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TransientError(f"another process trains the same classifier, with checkpoints in {folder}") from None
-        yield folder
-        shutil.rmtree(folder)
 
 
 def choose_start(settings: Settings) -> Start:

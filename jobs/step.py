@@ -25,8 +25,8 @@ import structlog
 from infra import telemetry
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
-from infra.settings import Settings, read_settings
-from ml import embedding
+from infra.settings import ATTRIBUTES, Settings, read_settings
+from ml import embedding, split
 
 STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
 """The steps of a refresh, in order."""
@@ -57,13 +57,20 @@ EMBEDDERS = pa.schema(
         ("number", pa.int64()),
         ("sha256", pa.string()),
         ("file", pa.string()),
+        ("base", pa.string()),
+        ("tuned", pa.string()),
         ("model", pa.string()),
         ("run", pa.string()),
         ("judged", pa.string()),
+        ("history", pa.string()),
         ("promoted", pa.bool_()),
     ]
 )
-"""The table of trained embedders, oldest first by `number`; `model` is the backbone's fingerprint."""
+"""The table of trained embedders, oldest first by `number`.
+
+`model` is the fingerprint of the backbone they take features of, `base` that of the backbone as the settings have it,
+and `tuned` the SHA-256 of the weights that were tuned from it, or empty.
+"""
 PUBLISHED = ("products", "embeddings", "cells", "lists")
 
 
@@ -121,19 +128,21 @@ def content(run: Run) -> str:
     return fingerprint(*(run.table(name).fingerprint for name in PUBLISHED))
 
 
-def read_features(run: Run, column: str) -> np.ndarray:
-    """Features of the run's model, a row a product in the order of the products table: float32 (n, d).
+def read_features(run: Run, column: str, model: str = "") -> np.ndarray:
+    """Features of a model, a row a product in the order of the products table: float32 (n, d).
 
     Args:
         run: the run; its steps catalog and embed are done.
         column: `average` or `maximum`.
+        model: fingerprint; empty: that of the run, and then those features that the run vouches for.
 
     Raises:
         UserError: an image of a product has no features.
     """
     needed = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks().dictionary_encode()
     matrix, seen = None, np.zeros(len(needed.dictionary), bool)
-    features, model = run.table("features"), run.result("embed").figures["model"]
+    features = run.lake.table("features") if model else run.table("features")
+    model = model or str(run.result("embed").figures["model"])
     for part in features.parts:
         rows = features.read_part(part, ["image_sha256", column], [("model", "=", model)])
         rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=needed.dictionary))
@@ -154,14 +163,26 @@ def read_features(run: Run, column: str) -> np.ndarray:
     return matrix[needed.indices.to_numpy()]
 
 
-def champion(lake: Lake, model: str) -> str:
-    """SHA-256 of the newest promoted embedder for a backbone's fingerprint, or `untrained`."""
+@dataclass(frozen=True)
+class Champion:
+    """The embedder in use and the tuned weights of its backbone, SHA-256 each; and that backbone's fingerprint."""
+
+    embedder: str
+    model: str
+    tuned: str
+
+
+def champion(lake: Lake, base: str) -> Champion:
+    """The newest promoted embedder for the backbone with fingerprint `base`; before there is one, the untrained."""
     table = lake.table("embedders")
-    if table.version < 0:
-        return embedding.UNTRAINED.fingerprint
-    rows = table.read(["number", "sha256", "model", "promoted"]).to_pylist()
-    promoted = [row for row in rows if row["promoted"] and row["model"] == model]
-    return max(promoted, key=lambda row: row["number"])["sha256"] if promoted else embedding.UNTRAINED.fingerprint
+    rows = (
+        table.read(["number", "sha256", "base", "model", "tuned", "promoted"]).to_pylist() if table.version >= 0 else []
+    )
+    promoted = [row for row in rows if row["promoted"] and row["base"] == base]
+    newest = max(promoted, key=lambda row: row["number"], default=None)
+    if newest is None:
+        return Champion(embedding.UNTRAINED.fingerprint, base, "")
+    return Champion(newest["sha256"], newest["model"], newest["tuned"])
 
 
 def read_embedder(run: Run, sha256: str | None = None) -> embedding.Embedder:
@@ -180,7 +201,20 @@ def read_embeddings(run: Run) -> np.ndarray:
     """
     embedder = read_embedder(run)
     average = read_features(run, "average")
-    return embedder.apply(average, read_features(run, "maximum") if embedder.arrays else average)
+    if not embedder.arrays:
+        return embedder.apply(average, average)
+    return embedder.apply(average, read_features(run, "maximum"), read_known(run))
+
+
+def read_known(run: Run) -> dict[str, list[str | None]]:
+    """Attribute → its value for every product, in order, where its image may be learnt from; None elsewhere."""
+    names = [name for name in embedding.BLOCKS if name in ATTRIBUTES]
+    rows = run.table("products").read(["image_sha256", *names])
+    learnt = split.sides_of(rows["image_sha256"].to_pylist()) == split.TRAIN
+    return {
+        name: [value if own else None for value, own in zip(rows[name].to_pylist(), learnt, strict=True)]
+        for name in names
+    }
 
 
 def to_matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -10,84 +10,143 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from infra.errors import UserError
+from infra.lake import Table
 from infra.telemetry import Progress
-from jobs import step
+from jobs import extraction, step, training
 from jobs.step import Run, StepResult
-from ml import cube, embedding, metrics, split
+from ml import backbones, cube, embedding, metrics, split
 from ml.cells import find_cells
 from ml.embedding import Embedder
 from ml.gates import promotes
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 SEED = 0
 ATTRIBUTES = (*(name for name in embedding.BLOCKS if name != "looks"), *embedding.AUXILIARY)
 QUERIES = 2048
 
 
+@dataclass(frozen=True)
+class Challenger:
+    """A trained embedder, the fingerprint of the backbone that it takes features of, what tuned that, and histories."""
+
+    embedder: Embedder
+    model: str
+    tuned: str
+    history: dict[str, dict[str, list[float]]]
+
+
 def train_embedding(run: Run) -> StepResult:
     """Train a challenger and promote it if it is better than the champion."""
-    products, target = run.table("products"), run.lake.table("embedders")
-    model = str(run.result("embed").figures["model"])
-    mark = step.fingerprint(CODE_VERSION, products.fingerprint, model)
+    products, target, settings = run.table("products"), run.lake.table("embedders"), run.settings
+    embedded = run.result("embed").figures
+    champion = step.champion(run.lake, str(embedded["base"]))
+    how = [settings.embedding_convolutions, settings.embedding_epochs, embedded["base"]]
+    mark = step.fingerprint(
+        CODE_VERSION, products.fingerprint, how if settings.embedding == "finetune" else embedded["model"]
+    )
     if target.version >= 0 and target.fingerprint == mark:
         return StepResult(1, skipped=True, tables={"embedders": target.version}, figures=target.figures)
     rows = products.read(["image_sha256", *ATTRIBUTES])
     sides = split.sides_of(rows["image_sha256"].to_pylist())
-    labels = {name: encode(rows[name]) for name in ATTRIBUTES}
-    average, maximum = (step.read_features(run, column) for column in ("average", "maximum"))
     if not {split.TRAIN, split.VALIDATION} <= set(sides.tolist()):
         raise UserError(
             f"{len(rows)} products are too few to train an embedding on: some must be left to judge it with",
             where=f"run {run.name}",
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
-    known = {name: codes for name, codes in labels.items() if (codes[sides == split.TRAIN] >= 0).any()}
-    progress = Progress("epochs", embedding.EPOCHS)
-    challenger = embedding.fit(average, maximum, known, sides, SEED, progress.add)
-    champion = step.read_embedder(run, step.champion(run.lake, model))
+    if settings.embedding == "finetune":
+        with training.checkpoints(settings, f"train_embedding-{mark}") as folder:
+            challenger = tune(run, rows, sides, str(folder))
+    else:
+        embedder, history = fit(run, rows, sides, str(embedded["model"]))
+        challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
+    asked = sides == split.VALIDATION
     judged = {
-        name: judge(each.apply(average, maximum), labels, sides == split.VALIDATION)
-        for name, each in (("champion", champion), ("challenger", challenger))
+        "champion": judge(embed(run, step.read_embedder(run, champion.embedder), champion.model), rows, asked),
+        "challenger": judge(embed(run, challenger.embedder, challenger.model), rows, asked),
     }
-    promoted = promotes(judged["challenger"], judged["champion"])
-    return _write(run, target, mark, challenger, judged, promoted)
+    return _write(run, target, mark, challenger, judged)
 
 
-def _write(run: Run, target, mark: str, challenger: Embedder, judged: dict, promoted: bool) -> StepResult:  # type: ignore[no-untyped-def]
-    data = challenger.to_bytes()
+def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
+    """An embedder on the features of a model, and its history."""
+    average, maximum = (step.read_features(run, column, model) for column in ("average", "maximum"))
+    attributes = {name: rows[name].to_pylist() for name in ATTRIBUTES}
+    return embedding.fit(average, maximum, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
+
+
+def tune(run: Run, rows: pa.Table, sides: np.ndarray, folder: str) -> Challenger:
+    """Tune the backbone of the settings, embed all images with it, and train an embedder on those features."""
+    from ml import tuning  # imports Keras
+    from ml.finetune import Options
+
+    model = extraction.choose_model(run.settings)
+    extraction.extract(run, model)
+    head, before = fit(run, rows, sides, model.fingerprint)
+    codes = {name: embedding.encode(rows[name].to_pylist(), sides == split.TRAIN) for name in ATTRIBUTES}
+    sizes = {name: len(classes) for name, (classes, _) in codes.items() if classes}
+    samples = training.samples(
+        run,
+        rows["image_sha256"],
+        (model.height, model.width),
+        lambda chosen: {name: embedding.one_hot(codes[name][1][chosen], size) for name, size in sizes.items()},
+    )
+    options = Options(run.settings.embedding_convolutions, run.settings.embedding_epochs, SEED)
+    backbone = extraction.build(run.lake, model)
+    progress = Progress("epochs", options.epochs)
+    history = tuning.fit(backbone, head, samples, sizes, sides, options, folder, progress.reach)
+    tuned = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
+    extraction.extract(run, tuned)
+    embedder, after = fit(run, rows, sides, tuned.fingerprint)
+    histories = {"head before tuning": before, "tuning": history, "head": after}
+    return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
+
+
+def embed(run: Run, embedder: Embedder, model: str) -> np.ndarray:
+    """Embeddings of all products as a refresh would have them, float32 (n, e)."""
+    average, maximum = (step.read_features(run, column, model) for column in ("average", "maximum"))
+    return embedder.apply(average, maximum, step.read_known(run))
+
+
+def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: dict) -> StepResult:
+    data = challenger.embedder.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     file = f"embedders/{sha256}.npz"
     run.lake.write_bytes(file, data)
+    promoted = promotes(judged["challenger"], judged["champion"])
     row = {
+        "number": target.version + 1,
         "sha256": sha256,
         "file": file,
-        "model": run.result("embed").figures["model"],
+        "base": run.result("embed").figures["base"],
+        "tuned": challenger.tuned,
+        "model": challenger.model,
         "run": run.name,
         "judged": json.dumps(judged),
+        "history": json.dumps(challenger.history),
         "promoted": promoted,
-        "number": target.version + 1,
     }
     part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=step.EMBEDDERS), salt=mark)
-    figures = {f"{who}_{name}": round(value, 2) for who, found in judged.items() for name, value in found.items()}
-    figures |= {"promoted": promoted, "embedder": sha256}
+    figures: dict[str, object] = {
+        # JSON knows no NaN, which a share is where no articleType has enough products to judge by.
+        f"{who}_{name}": None if np.isnan(value) else round(value, 2)
+        for who, found in judged.items()
+        for name, value in found.items()
+    }
+    figures |= {"promoted": promoted, "embedder": sha256, "tuned": challenger.tuned}
     table = target.commit([part], step.EMBEDDERS, run=run.name, fingerprint=mark, mode="append", figures=figures)
     return StepResult(1, files=2, tables={"embedders": table.version}, figures=figures)
 
 
-def encode(column: pa.ChunkedArray) -> np.ndarray:
-    """Codes of a column's values in alphabetical order, int (n,); −1 where it is null."""
-    values = column.to_pylist()
-    place = {value: code for code, value in enumerate(sorted({value for value in values if value}))}
-    return np.array([place.get(value, metrics.MISSING) for value in values], np.int64)
-
-
-def judge(embeddings: np.ndarray, labels: dict[str, np.ndarray], asked: np.ndarray) -> dict[str, float]:
+def judge(embeddings: np.ndarray, rows: pa.Table, asked: np.ndarray) -> dict[str, float]:
     """Nine percentages and the colour share (0–100) of the lists of the products in `asked`, bool (n,), over all n."""
+    codes = {name: embedding.encode(rows[name].to_pylist())[1] for name in ("articleType", "gender", "baseColour")}
     cells, size = find_cells({}, len(embeddings), 1), cube.panel_size(embeddings.shape[1])
     starts = range(0, len(embeddings), size)
     panels = [cube.make_panel(embeddings[at : at + size], at, cells) for at in starts]
@@ -96,8 +155,8 @@ def judge(embeddings: np.ndarray, labels: dict[str, np.ndarray], asked: np.ndarr
     for at in range(0, len(queries), QUERIES):
         own = queries[at : at + QUERIES]
         neighbours[own] = cube.lists(embeddings[own], own, panels)[0][:, 0]
-    found = metrics.nine_percentages(neighbours, labels["articleType"], labels["gender"], asked=asked)
-    return {**found, "colour_share": metrics.share_of_hits(neighbours, labels["baseColour"], asked)}
+    found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
+    return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ class Backbone:
     build: Callable[[bytes | None, int, int, str], object]
 
 
-def fingerprint(name: str, weights_sha256: str, height: int, width: int, precision: str) -> str:
+def fingerprint(name: str, weights_sha256: str, height: int, width: int, precision: str, tuned_sha256: str = "") -> str:
     """SHA-256 (hex) of what decides a feature: architecture, weights, input size, precision, code version."""
-    parts = [name, weights_sha256, height, width, precision, CODE_VERSION]
+    parts = [name, weights_sha256, height, width, precision, CODE_VERSION, *filter(None, [tuned_sha256])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -144,6 +144,24 @@ BACKBONES: dict[str, Backbone] = {
     "nasnetlarge": Backbone(331, 331, _keras_application("nasnet", "NASNetLarge")),
 }
 """Every backbone by its name in `LOOKALIKE_BACKBONE`."""
+
+
+# Tuned weights --------------------------------------------------------------------------------------------------------
+def to_bytes(model) -> bytes:  # type: ignore[no-untyped-def]  # keras.Model
+    """All weights of a backbone as a `.npz` archive; equal weights give equal bytes."""
+    out = io.BytesIO()
+    np.savez(out, allow_pickle=False, **{f"{at:04d}": array for at, array in enumerate(model.get_weights())})
+    return out.getvalue()
+
+
+def set_weights(model, data: bytes) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+    """Give a backbone the weights that `to_bytes` stored; nothing is unpickled.
+
+    Raises:
+        ValueError: they are those of another backbone.
+    """
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        model.set_weights([arrays[name] for name in sorted(arrays.files)])
 
 
 # Weights in torch's file format, without torch and without running anything the file names --------------------------

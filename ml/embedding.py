@@ -7,13 +7,17 @@ the two distributions (Bhattacharyya 1943): 1 where the network takes two images
 for different things, and in between where it is in doubt. The last block orders what the attributes leave equal, and
 keeps two crops of one photo together. Each block is a unit vector times its weight, so a similarity reads as a weighted
 mean.
+
+A catalogue says what its products are. Where that is known of an image that may be learnt from (the training side), the
+attribute's own axis has a share `KNOWN` in its block: what is found is then what the catalogue, not the network, takes
+for the same. An image that is searched with, or is held out, is embedded by what it shows alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,8 +32,10 @@ AUXILIARY = {"subCategory": 0.5, "usage": 0.2, "season": 0.2}
 """Attributes that are learnt beside those of the blocks, with their share of the loss: they make the others better."""
 LOOKS = 64
 """Principal components of the block `looks`."""
-SHARPNESS = 2.0
+SHARPNESS = 4.0
 """Probabilities are raised to this power: above 1 the likeliest class counts for more."""
+KNOWN = 0.5
+"""Share of a known attribute in its block before that is scaled to its weight; the network's view has the rest."""
 
 HIDDEN, DROPOUT, LABEL_SMOOTHING = 1024, (0.3, 0.5), 0.05
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 20, 2e-3, 1e-2
@@ -37,28 +43,39 @@ BATCHES, BATCH_SIZES = 64, (32, 512)
 """Batches an epoch, as far as the sizes of a batch let it: small catalogues learn in as few epochs as large ones."""
 CLIP = 5.0
 """Standardised features are cut off at ± this many standard deviations."""
+MISSING = -1
+"""Code of an attribute that is not known."""
 _ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Features → embeddings. `arrays` are the network's, float32; none: the average-pooled features, untrained."""
+    """Features → embeddings; without arrays: the average-pooled features, untrained.
+
+    `arrays` are the network's, float32, and for each attribute of `BLOCKS` the names of its classes, `<name>_classes`.
+    """
 
     arrays: Mapping[str, np.ndarray]
 
     @cached_property
     def _wide(self) -> dict[str, np.ndarray]:
-        return {name: array.astype(np.float64) for name, array in self.arrays.items()}
+        return {name: array.astype(np.float64) for name, array in self.arrays.items() if array.dtype.kind == "f"}
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the arrays, or `untrained`."""
         return hashlib.sha256(self.to_bytes()).hexdigest() if self.arrays else "untrained"
 
-    def apply(self, average: np.ndarray, maximum: np.ndarray) -> np.ndarray:
-        """Embeddings, float32 (n, e) in fixed point, of average- and maximum-pooled features, float32 (n, d) each.
+    def apply(
+        self, average: np.ndarray, maximum: np.ndarray, known: Mapping[str, Sequence[str | None]] | None = None
+    ) -> np.ndarray:
+        """Embeddings of images, float32 (n, e) in fixed point.
 
         In float64, so that rounding to the grid gives the same bits whatever computes it, in batches of any size.
+
+        Args:
+            average, maximum: pooled features, float32 (n, d) each.
+            known: attribute → what is known of each of the n images; None where nothing is, or nothing may be used.
 
         Raises:
             ValueError: the features have another width than those it was trained on.
@@ -67,11 +84,18 @@ class Embedder:
             return to_embedding(average)
         if 2 * average.shape[1] != len(self.arrays["mean"]):
             raise ValueError(f"features have {average.shape[1]} dimensions, not {len(self.arrays['mean']) // 2}")
-        blocks = [
-            _blocks(self._wide, average[at : at + _ROWS], maximum[at : at + _ROWS])
-            for at in range(0, len(average), _ROWS)
-        ]
-        return np.concatenate([to_embedding(block) for block in blocks])
+        codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in BLOCKS}
+        found = []
+        for at in range(0, len(average), _ROWS):
+            part = slice(at, at + _ROWS)
+            own = {name: each[part] for name, each in codes.items()}
+            found.append(to_embedding(_blocks(self._wide, average[part], maximum[part], own)))
+        return np.concatenate(found)
+
+    def _codes(self, name: str, values: Sequence[str | None]) -> np.ndarray:
+        """Place of each value among the attribute's classes, int (n,); −1 where it is none of them."""
+        place = {value: code for code, value in enumerate(self.arrays.get(f"{name}_classes", np.array([])).tolist())}
+        return np.array([place.get(value, MISSING) for value in values], np.int64)
 
     def to_bytes(self) -> bytes:
         """The arrays as a `.npz` archive; equal arrays give equal bytes."""
@@ -96,36 +120,65 @@ def from_bytes(data: bytes, sha256: str) -> Embedder:
         return Embedder(dict(arrays))
 
 
-def _blocks(arrays: Mapping[str, np.ndarray], average: np.ndarray, maximum: np.ndarray) -> np.ndarray:
+def _blocks(
+    arrays: Mapping[str, np.ndarray], average: np.ndarray, maximum: np.ndarray, known: Mapping[str, np.ndarray]
+) -> np.ndarray:
     x = np.concatenate([average, maximum], axis=1).astype(np.float64)
     x = np.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
     blocks = []
     for name, weight in BLOCKS.items():
         if name == "looks":
-            block = (average - arrays["looks_mean"]) @ arrays["looks"]
-        else:
+            block = _unit((average - arrays["looks_mean"]) @ arrays["looks"])
+        elif name in arrays:
             logits = x @ arrays[name] + arrays[f"{name}_bias"]
-            block = np.exp((logits - logits.max(axis=1, keepdims=True)) * (SHARPNESS / 2))
-        norms = np.linalg.norm(block, axis=1, keepdims=True)
-        blocks.append(weight * block / np.where(norms > 0, norms, 1.0))
+            block = _unit(np.exp((logits - logits.max(axis=1, keepdims=True)) * (SHARPNESS / 2)))
+        else:  # no image of the training side had the attribute
+            continue
+        if name in known:
+            at = np.flatnonzero(known[name] != MISSING)
+            block[at] *= 1 - KNOWN
+            block[at, known[name][at]] += KNOWN
+            block = _unit(block)
+        blocks.append(weight * block)
     return np.concatenate(blocks, axis=1)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1.0)
+
+
+def encode(values: Sequence[str | None], learnt: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
+    """Classes in alphabetical order and the code of each value, int (n,); `MISSING` where it is None.
+
+    With `learnt`, bool (n,), only those values are classes; others are missing if they are of none.
+    """
+    chosen = values if learnt is None else [value for value, own in zip(values, learnt, strict=True) if own]
+    classes = sorted({value for value in chosen if value is not None})
+    place: dict[str | None, int] = {value: code for code, value in enumerate(classes)}
+    return classes, np.array([place.get(value, MISSING) for value in values], np.int64)
+
+
+def one_hot(codes: np.ndarray, size: int) -> np.ndarray:
+    """float32 (n, size): a row of zeros where the code is `MISSING`, which adds nothing to a cross-entropy."""
+    return np.where((codes != MISSING)[:, None], np.eye(size, dtype=np.float32)[codes], np.float32(0))
 
 
 def fit(
     average: np.ndarray,
     maximum: np.ndarray,
-    labels: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Sequence[str | None]],
     sides: np.ndarray,
     seed: int,
     on_epoch: Callable[[int], None] = lambda _: None,
-) -> Embedder:
-    """Train an embedder on the training side.
+) -> tuple[Embedder, dict[str, list[float]]]:
+    """Train an embedder on the training side; returns it and its history: a value an epoch of `loss` and each part.
 
     Args:
         average, maximum: float32 (n, d), finite.
-        labels: attribute → int (n,) codes, −1 where it is missing; those of `BLOCKS` and `AUXILIARY` that are there.
-        sides: int8 (n,), as `ml.split.sides_of` gives them. Labels of the test side are not looked at.
+        attributes: those of `BLOCKS` and `AUXILIARY` that are there → the value of each of the n images, or None.
+        sides: int8 (n,), as `ml.split.sides_of` gives them. Attributes of the other sides are not looked at.
         seed: of weights and of the order of the samples in each epoch.
         on_epoch: called after each epoch with the number 1.
 
@@ -141,17 +194,17 @@ def fit(
     x = np.concatenate([average[known], maximum[known]], axis=1)
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-3
     x = np.clip((x - mean) / deviation, -CLIP, CLIP).astype(np.float32)
-    sizes = {name: int(codes.max(initial=0)) + 1 for name, codes in labels.items()}
+    encoded = {name: encode(values, sides == TRAIN) for name, values in attributes.items()}
+    sizes = {name: len(classes) for name, (classes, _) in encoded.items() if classes}
+    targets = {name: one_hot(encoded[name][1][known], size) for name, size in sizes.items()}
     batch = int(np.clip(len(x) // BATCHES, *BATCH_SIZES))
     model = _network(x.shape[1], sizes, steps=EPOCHS * -(-len(x) // batch))
-    # A missing label is a row of zeros: it adds nothing to the loss.
-    targets = {name: np.eye(sizes[name], dtype=np.float32)[codes[known]] for name, codes in labels.items()}
-    for name, codes in labels.items():
-        targets[name][codes[known] < 0] = 0
     epoch_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))
-    model.fit(x, targets, batch_size=batch, epochs=EPOCHS, callbacks=[epoch_end], verbose=0)
-    scaling = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
-    return Embedder({**scaling, **_arrays(model), **_principal_components(average[known])})
+    history = model.fit(x, targets, batch_size=batch, epochs=EPOCHS, callbacks=[epoch_end], verbose=0).history
+    arrays = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
+    arrays |= _arrays(model) | _principal_components(average[known])
+    arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in BLOCKS}
+    return Embedder(arrays), {name: [float(value) for value in values] for name, values in history.items()}
 
 
 def _network(width: int, sizes: Mapping[str, int], steps: int):  # type: ignore[no-untyped-def]  # → keras.Model
@@ -166,13 +219,20 @@ def _network(width: int, sizes: Mapping[str, int], steps: int):  # type: ignore[
     x = layers.Dropout(DROPOUT[1])(layers.ReLU()(x))
     model = keras.Model(inputs, {name: layers.Dense(size, name=name)(x) for name, size in sizes.items()})
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    compile_heads(model, sizes, keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY))
+    return model
+
+
+def compile_heads(model, sizes: Mapping[str, int], optimizer) -> None:  # type: ignore[no-untyped-def]  # of Keras
+    """Compile a network with an output of logits an attribute: cross-entropy each, weighted as in the embedding."""
+    import keras
+
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING)
     model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY),
+        optimizer,
         dict.fromkeys(sizes, loss),
         loss_weights={name: BLOCKS.get(name) or AUXILIARY[name] for name in sizes},
     )
-    return model
 
 
 def _arrays(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # keras.Model
@@ -182,9 +242,8 @@ def _arrays(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # 
     gamma, beta, mean, variance = normalised.get_weights()
     scale = gamma / np.sqrt(variance + normalised.epsilon)
     arrays = {"hidden": kernel * scale, "hidden_bias": (bias - mean) * scale + beta}
-    for name in BLOCKS:
-        if name != "looks":
-            arrays[name], arrays[f"{name}_bias"] = model.get_layer(name).get_weights()
+    for name in BLOCKS.keys() & model.output_names:
+        arrays[name], arrays[f"{name}_bias"] = model.get_layer(name).get_weights()
     return arrays
 
 

@@ -15,7 +15,7 @@ BATCH = 32
 
 
 class Extractor:
-    """A built backbone: uint8 images in, features out. Build one a process (`build`) and keep it."""
+    """A built backbone: uint8 images in, features out. Make one a process and keep it."""
 
     def __init__(self, model, batch: int = BATCH) -> None:  # type: ignore[no-untyped-def]  # keras.Model
         self._model, self._batch = model, batch
@@ -56,11 +56,9 @@ def _compiled(model):  # type: ignore[no-untyped-def]
     return lambda batch: [keras.ops.convert_to_numpy(output) for output in model(batch, training=False)]
 
 
-def build(name: str, weights: bytes | None, height: int, width: int, precision: str, threads: int) -> Extractor:
-    """The extractor of backbone `name`; `threads` bounds the CPU threads of a call, for the whole process."""
+def start(threads: int) -> None:
+    """Let TensorFlow use so many CPU threads a call and no more GPU memory than it needs, in the whole process."""
     import keras
-
-    from ml.backbones import BACKBONES
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -72,4 +70,3 @@ def build(name: str, weights: bytes | None, height: int, width: int, precision: 
                 tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # TensorFlow has already started in this process; its threads stay as they are
             pass
-    return Extractor(BACKBONES[name].build(weights, height, width, precision))

@@ -9,25 +9,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from ml.classifier import Fitted, Targets, compile_for, output_layer
 from ml.split import TRAIN, VALIDATION
 
 BATCH = 32
 """Images a call, at most."""
+PARTS = 8
+"""Pieces of the storage whose samples are mixed: neighbours in a catalogue are alike."""
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 CLIP_NORM = 1.0
 """Largest norm of a gradient: the first steps of a new last layer must not wreck trained convolutions."""
 PATIENCE = 3
 """Epochs without a better validation loss before training stops."""
-SHIFT, ZOOM, BRIGHTNESS = 0.05, 0.1, 0.1
-"""Largest change of a training image: shares of its size, of its size, and of the range of pixel values."""
+SHIFT, ZOOM, BRIGHTNESS = 0.05, 0.1, 25
+"""Largest change of a training image: shares of its size, of its size, and steps of a pixel's value."""
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 _EPOCH, _WEIGHTS, _HISTORY = "epoch-", "state.weights.h5", "history.json"
 
@@ -36,13 +39,13 @@ _EPOCH, _WEIGHTS, _HISTORY = "epoch-", "state.weights.h5", "history.json"
 class Samples:
     """Images that are loaded when they are needed, and what is true of them.
 
-    `parts` is int (n,): which piece of the storage holds each sample's image. `load` takes indices of samples of one
-    part, int (m,), and gives their pixels, uint8 (m, h, w, 3).
+    `parts` is int (n,): which piece of the storage holds each sample's image. `load` takes indices of samples, int
+    (m,), and gives their pixels, uint8 (m, h, w, 3); `target` gives what a network is to say of them.
     """
 
     parts: np.ndarray
     load: Callable[[np.ndarray], np.ndarray]
-    targets: Targets
+    target: Callable[[np.ndarray], Any]
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,32 @@ class Options:
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of (images, targets): part after part, so that only one is held, each cut into batches of like size."""
+    """Batches of like size of (images, targets), from a few parts of the storage after the other: so few are held."""
 
-    def __init__(self, samples: Samples, chosen: np.ndarray, rng: np.random.Generator | None = None) -> None:
-        """Of the samples with indices `chosen`, int (m,); `rng` shuffles the parts and the samples within each."""
-        super().__init__()
-        self._samples = samples
-        parts = np.unique(samples.parts[chosen])
+    def __init__(self, samples: Samples, chosen: np.ndarray, seed: Sequence[int] = ()) -> None:
+        """Of the samples with indices `chosen`, int (m,).
+
+        A `seed` shuffles the parts and the samples within each and changes the images, as training wants them.
+        """
+        super().__init__(workers=2, max_queue_size=4)  # batches are made ready while the network works, in their order
+        self._samples, self._seed = samples, seed
+        rng, parts = np.random.default_rng(seed), np.unique(samples.parts[chosen])
+        parts = rng.permutation(parts) if seed else parts
         self._batches: list[np.ndarray] = []
-        for part in parts if rng is None else rng.permutation(parts):
-            own = chosen[samples.parts[chosen] == part]
-            own = own if rng is None else rng.permutation(own)
+        for at in range(0, len(parts), PARTS):
+            own = chosen[np.isin(samples.parts[chosen], parts[at : at + PARTS])]
+            own = rng.permutation(own) if seed else own
             self._batches += np.array_split(own, -(-len(own) // BATCH))
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         batch = self._batches[index]
-        return self._samples.load(batch), self._samples.targets.values[batch]
+        images = self._samples.load(batch)
+        if self._seed:
+            images = augment(images, np.random.default_rng([*self._seed, index]))
+        return images, self._samples.target(batch)
 
     @property
     def order(self) -> np.ndarray:
@@ -81,40 +91,84 @@ class Batches(keras.utils.PyDataset):
         return np.concatenate(self._batches)
 
 
+def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Changes that leave what an image shows: each mirrored or not, moved, zoomed, and lighter or darker.
+
+    Takes and gives uint8 (m, h, w, 3). Pixels are those nearest to where they come from; the border goes on outside.
+    """
+    m, height, width, _ = images.shape
+    zoom = rng.uniform(1 - ZOOM, 1 + ZOOM, (m, 1))
+
+    def places(size: int) -> np.ndarray:
+        centre, shift = (size - 1) / 2, rng.uniform(-SHIFT, SHIFT, (m, 1)) * size
+        found = np.rint((np.arange(size) - centre) * zoom + centre + shift)
+        return np.clip(found, 0, size - 1).astype(np.intp)
+
+    rows, columns = places(height), places(width)
+    mirrored = rng.random(m) < 0.5
+    columns[mirrored] = columns[mirrored, ::-1]
+    changed = images[np.arange(m)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    lighter = rng.integers(-BRIGHTNESS, BRIGHTNESS, (m, 1, 1, 1), endpoint=True)
+    return np.clip(changed + lighter, 0, 255).astype(np.uint8)
+
+
 def fit(  # type: ignore[no-untyped-def]  # keras.Model
     backbone,
+    targets: Targets,
     samples: Samples,
     sides: np.ndarray,
     options: Options,
     checkpoints: str,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
-    """Train with SGD until the validation loss stops falling; the model has the weights of the best epoch.
+    """The classifier of `targets` on images, by SGD; arguments and errors otherwise as those of `train`.
+
+    Args:
+        backbone: as `ml.backbones` builds it; its layers are changed.
+        targets: of all n samples; what `samples.target` takes its rows from.
+        samples, sides, options, checkpoints, on_epoch: as for `train`.
+    """
+    keras.utils.set_random_seed(options.seed)
+    model = _network(backbone, targets, options.convolutions)
+    history = train(model, samples, sides, options, checkpoints, on_epoch)
+    # A model of its own around the trained layers: without the optimizer.
+    return Fitted(keras.Model(model.inputs, model.outputs, name="classifier"), history)
+
+
+def train(  # type: ignore[no-untyped-def]  # keras.Model
+    model,
+    samples: Samples,
+    sides: np.ndarray,
+    options: Options,
+    checkpoints: str,
+    on_epoch: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[float]]:
+    """Train until the validation loss stops falling; the model then has the weights of the best epoch.
 
     With nothing to validate on, the training loss decides.
 
     Args:
-        backbone: as `ml.backbones` builds it; its layers are changed.
+        model: compiled, from uint8 images.
         samples: all n samples.
         sides: int8 (n,), as `ml.split.sides_of` gives them. Images of the test side are not loaded.
-        options: how to train.
+        options: how to train; its `convolutions` are the caller's matter.
         checkpoints: folder of this training alone, which goes on from what it holds. The caller removes it.
         on_epoch: called with the number of epochs done.
+
+    Returns:
+        The history: a value an epoch of `loss`, `val_loss` and the model's metrics.
 
     Raises:
         ValueError: nothing to train on.
     """
-    train, validation = np.flatnonzero(sides == TRAIN), np.flatnonzero(sides == VALIDATION)
-    if not len(train):
+    chosen, validation = np.flatnonzero(sides == TRAIN), np.flatnonzero(sides == VALIDATION)
+    if not len(chosen):
         raise ValueError(f"no sample to train on, of {len(sides)}")
-    keras.utils.set_random_seed(options.seed)
-    model, trained = _networks(backbone, samples.targets, options.convolutions)
     history = _resume(model, checkpoints)
     while not _finished(history, options.epochs):
         epoch = len(history.get("loss", []))
-        _reseed(model, options.seed, epoch)
         found = model.fit(
-            Batches(samples, train, np.random.default_rng([options.seed, epoch])),
+            Batches(samples, chosen, (options.seed, epoch)),
             validation_data=Batches(samples, validation) if len(validation) else None,
             shuffle=False,  # Keras would mix batches of all parts, in an order that no other process repeats
             verbose=0,
@@ -123,7 +177,7 @@ def fit(  # type: ignore[no-untyped-def]  # keras.Model
         _save(model, history, checkpoints)
         on_epoch(epoch + 1)
     model.load_weights(os.path.join(_folder(checkpoints, _best(history)), _WEIGHTS))
-    return Fitted(trained, history)
+    return history
 
 
 def predict(model, samples: Samples, chosen: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]  # keras.Model
@@ -131,7 +185,9 @@ def predict(model, samples: Samples, chosen: np.ndarray) -> np.ndarray:  # type:
     outputs = np.empty((len(chosen), model.output_shape[1]), np.float32)
     if len(chosen):
         places = Batches(
-            Samples(samples.parts[chosen], lambda own: samples.load(chosen[own]), samples.targets.take(chosen)),
+            Samples(
+                samples.parts[chosen], lambda own: samples.load(chosen[own]), lambda own: samples.target(chosen[own])
+            ),
             np.arange(len(chosen)),
         )
         outputs[places.order] = model.predict(places, verbose=0)
@@ -141,21 +197,19 @@ def predict(model, samples: Samples, chosen: np.ndarray) -> np.ndarray:  # type:
 # The network ----------------------------------------------------------------------------------------------------------
 
 
-def _networks(backbone, targets: Targets, convolutions: int):  # type: ignore[no-untyped-def]  # → two keras.Model
-    """The network to train, compiled, with augmentation, and around the same weights the one to use, without."""
+def _network(backbone, targets: Targets, convolutions: int):  # type: ignore[no-untyped-def]  # → keras.Model
+    """The classifier's network, compiled."""
     maps = _convolutional_maps(backbone)
-    _freeze(maps, convolutions)
+    freeze(maps, convolutions)
     _, height, width, channels = maps.output_shape
     # The step of a dense layer grows with its inputs, here tens of thousands: scaled, one rate fits every backbone.
     scale = float(height * width * channels) ** -0.5
     head = keras.Sequential([layers.Flatten(), layers.Rescaling(scale), output_layer(targets)], name="head")
     images = keras.Input(maps.input_shape[1:], dtype="uint8", name="images")
-    changed = ops.cast(ops.round(_augmentation()(images)), "uint8")
     # training=False: the backbone's batch normalisations keep their ImageNet statistics, also where kernels learn.
-    model = keras.Model(images, head(maps(changed, training=False)))
-    trained = keras.Model(images, head(maps(images, training=False)), name="classifier")
+    model = keras.Model(images, head(maps(images, training=False)))
     compile_for(model, targets, keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, global_clipnorm=CLIP_NORM))
-    return model, trained
+    return model
 
 
 def _convolutional_maps(backbone):  # type: ignore[no-untyped-def]  # keras.Model → keras.Model
@@ -164,7 +218,7 @@ def _convolutional_maps(backbone):  # type: ignore[no-untyped-def]  # keras.Mode
     return keras.Model(backbone.input, pooling.input, name="backbone")
 
 
-def _freeze(model, convolutions: int) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+def freeze(model, convolutions: int) -> None:  # type: ignore[no-untyped-def]  # keras.Model
     """Let the last `convolutions` learn and nothing else."""
     every = list(_layers(model))
     learning = [layer for layer in every if isinstance(layer, CONVOLUTIONS)]
@@ -180,25 +234,6 @@ def _layers(model) -> Iterator[layers.Layer]:  # type: ignore[no-untyped-def]  #
             yield from _layers(layer)
         else:
             yield layer
-
-
-def _augmentation() -> keras.Sequential:
-    """Changes of a training image that leave its subCategory: mirrored, moved, zoomed, lighter or darker."""
-    return keras.Sequential(
-        [
-            layers.RandomFlip("horizontal"),
-            layers.RandomTranslation(SHIFT, SHIFT, fill_mode="nearest"),
-            layers.RandomZoom(ZOOM, fill_mode="nearest"),
-            layers.RandomBrightness(BRIGHTNESS),
-        ],
-        name="augmentation",
-    )
-
-
-def _reseed(model, seed: int, epoch: int) -> None:  # type: ignore[no-untyped-def]  # keras.Model
-    """Let the augmentation of an epoch follow from its number alone, whichever process trains it."""
-    for place, layer in enumerate(model.get_layer("augmentation").layers):
-        layer.generator.state.assign(np.random.default_rng([seed, epoch, place]).integers(0, 2**31, 2))
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------

@@ -61,21 +61,58 @@ def nine_percentages(
     chosen = (article_types != MISSING) & (counts[np.maximum(article_types, 0)] >= min_products)
     if asked is not None:
         chosen &= asked
-    same_type, same_gender = hits(neighbours, article_types), hits(neighbours, genders)
     found: dict[str, float] = {"products": int(chosen.sum())}
-    for name, hit in {"articleType": same_type, "gender": same_gender, "both": same_type & same_gender}.items():
-        wrong = K - hit[chosen].sum(axis=1)  # counted in tenths: 1 − 0.8 ≤ 0.2 is false in floating point
+    for name, wrong in wrong_neighbours(neighbours, article_types, genders).items():
         for tolerance in TOLERANCES:
-            right = wrong <= round(tolerance * K)
+            right = wrong[chosen] <= round(tolerance * K)  # in tenths: 1 − 0.8 ≤ 0.2 is false in floating point
             found[f"{name}_{tolerance:g}"] = float(100 * right.mean()) if len(right) else float("nan")
     return found
 
 
-def share_right(neighbours: np.ndarray, article_types: np.ndarray, genders: np.ndarray) -> np.ndarray:
-    """Percentage of all products whose wrong neighbours number at most 0 … 10: float (3, 11) by type, gender, both."""
+def wrong_neighbours(neighbours: np.ndarray, article_types: np.ndarray, genders: np.ndarray) -> dict[str, np.ndarray]:
+    """How many of each product's ten neighbours are wrong in `articleType`, in `gender`, and in either: int (n,).
+
+    Arguments as those of `nine_percentages`; a neighbour that is missing is wrong. The third is called `both`, as a
+    neighbour is right when both are.
+    """
     same_type, same_gender = hits(neighbours, article_types), hits(neighbours, genders)
-    wrong = [K - hit.sum(axis=1) for hit in (same_type, same_gender, same_type & same_gender)]
-    return np.array([[100 * float((each <= limit).mean()) for limit in range(K + 1)] for each in wrong])
+    right = {"articleType": same_type, "gender": same_gender, "both": same_type & same_gender}
+    return {name: K - hit.sum(axis=1) for name, hit in right.items()}
+
+
+def share_right(wrong: np.ndarray) -> np.ndarray:
+    """Percentage of products whose wrong neighbours, int (n,), number at most 0 … 10: float (11,); NaN where none."""
+    return np.array([100 * float((wrong <= limit).mean()) if len(wrong) else np.nan for limit in range(K + 1)])
+
+
+def confusions(neighbours: np.ndarray, codes: np.ndarray, asked: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """The pairs of kinds whose confusion makes most products wrong: (the product's, its neighbour's, products).
+
+    Args:
+        neighbours: int (n, k), indices among the n products, −1 where a list is shorter.
+        codes: int (n,), the kind of each product, −1 where it has none; those are left out.
+        asked: bool (n,), the products whose lists count.
+        most: pairs to return, the costliest first.
+    """
+    queries, ranks = np.nonzero(~hits(neighbours, codes) & (neighbours >= 0) & (asked & (codes != MISSING))[:, None])
+    shown = codes[neighbours[queries, ranks]]
+    once = np.unique(np.stack([queries, codes[queries], shown])[:, shown != MISSING], axis=1)  # a product counts once
+    pairs, counts = np.unique(once[1:], axis=1, return_counts=True)
+    worst = np.argsort(-counts, kind="stable")[:most]
+    return [(int(pairs[0, at]), int(pairs[1, at]), int(counts[at])) for at in worst]
+
+
+def accuracy_among(probabilities: np.ndarray, classes: np.ndarray, chosen: np.ndarray) -> float:
+    """Percentage of the samples of some classes whose likeliest class among those is right; NaN without samples.
+
+    Args:
+        probabilities: float32 (n, c).
+        classes: int (n,), true classes; −1 where it is none of the c.
+        chosen: int (m,), the classes that take part, as if a classifier knew no other.
+    """
+    asked = np.isin(classes, chosen)
+    likeliest = chosen[probabilities[asked][:, chosen].argmax(axis=1)] if asked.any() else np.empty(0, int)
+    return 100 * float((likeliest == classes[asked]).mean()) if asked.any() else float("nan")
 
 
 def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:

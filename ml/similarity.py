@@ -34,3 +34,13 @@ def to_embedding(features: np.ndarray) -> np.ndarray:
             raise ValueError(f"row {start + int(bad.argmax())} has a value that is NaN or infinite")
         out[start : start + 4096] = np.rint(block / np.where(norms > 0, norms, 1.0) / UNIT) * UNIT
     return out
+
+
+def nearest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the `k` greatest of scores, float32 (n,), or of all where there are fewer: ties to the smaller."""
+    if len(scores) > k:
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        reaching = np.flatnonzero(scores >= least)
+    else:
+        reaching = np.arange(len(scores))
+    return reaching[np.argsort(-scores[reaching], kind="stable")][:k]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
-from jobs import catalog, embed
+from jobs import catalog, extraction
 from jobs.step import Run, StepResult
 
 HEADER = ("id", *ATTRIBUTES)
@@ -126,10 +126,15 @@ def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -
     rows = [{"image_sha256": sha, "model": "model", "average": v, "maximum": v} for sha, v in features.items()]
     for step, table, content, schema in (
         ("catalog", "products", products, catalog.PRODUCTS),
-        ("embed", "features", rows, embed.SCHEMA),
+        ("embed", "features", rows, extraction.SCHEMA),
     ):
         version = write_table(run, table, content, schema)
-        write_result(run, step, tables={table: version}, figures={"model": "model", "embedder": "untrained"})
+        write_result(
+            run,
+            step,
+            tables={table: version},
+            figures={"model": "model", "base": "model", "tuned": "", "embedder": "untrained"},
+        )
     return run
 
 

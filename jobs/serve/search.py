@@ -1,13 +1,15 @@
 """Image search: a photo → the products of the live run that look most like it, with the confidence of every stage.
 
-`Searcher` loads once what the live run was made with (backbone, embedder, classifier, candidates) and then answers many
-photos. What a photo is taken for and where it is searched is decided in `ml.search`; here it is seen and looked up.
+`Sight` loads once what a run was made with (backbone, embedder, classifier) and sees photos with it; `Searcher` has the
+sight of the live run and answers many photos. What a photo is taken for and where it is searched is decided in
+`ml.search`; here it is seen and looked up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,13 @@ import pyarrow.compute as pc
 
 from infra import store
 from infra.errors import TransientError, UserError
-from infra.lake import Lake, filesystem
+from infra.lake import Lake
 from infra.settings import Settings
 from infra.store import Item
 from jobs import step
-from jobs.embed import Model, choose_model
+from jobs.extraction import Model, build, choose_model
 from jobs.step import Run
-from ml import backbones, classifier, images, search
+from ml import classifier, images, search
 from ml.features import Extractor
 from ml.images import ImageError
 from ml.search import Guess, Nearest
@@ -57,25 +59,64 @@ class Answer:
     items: list[Item]
 
 
+class Sight:
+    """A run's models: what they make of photos. Not for two threads at once."""
+
+    def __init__(self, run: Run) -> None:
+        """Load the models and call each once, as first calls compile: seconds.
+
+        Raises:
+            UserError: the run has no classifier, or the settings' backbone is not the run's.
+        """
+        self._limit = run.settings.image_max_bytes
+        model = _backbone(run)
+        self._embedder = step.read_embedder(run)
+        self._classifier = read_classifier(run)
+        self.labels = self._classifier.labels
+        self._extractor = Extractor(build(run.lake, model), BATCH)
+        sizes = {"backbone": (model.height, model.width), "classifier": self._classifier.size}
+        self._sizes = {name: size for name, size in sizes.items() if size}
+        self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
+
+    def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
+        """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is."""
+        decoded = [photo if isinstance(photo, ImageError) else self._decode(photo) for photo in photos]
+        seen = iter(self._look([each for each in decoded if not isinstance(each, ImageError)]))
+        return [each if isinstance(each, ImageError) else next(seen) for each in decoded]
+
+    def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
+        """Pixels for each model that takes them, uint8 (h, w, 3): those that the catalogue would have of this photo."""
+        try:
+            if len(photo) > self._limit:
+                raise ImageError("file too large", f"more than {self._limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+            stored, _, _ = images.normalise(photo)
+            return {name: images.load(stored, *size) for name, size in self._sizes.items()}
+        except ImageError as error:
+            return error
+
+    def _look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
+        """What the models make of up to `BATCH` decoded photos."""
+        if not pixels:
+            return []
+        average, maximum = self._extractor(np.stack([each["backbone"] for each in pixels]))
+        inputs = [each["classifier"] for each in pixels] if self._classifier.size else average
+        embeddings = self._embedder.apply(average, maximum)
+        return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
+
+
 class Searcher:
     """Answers from the run that was live when it was loaded. Not for two threads at once."""
 
     def __init__(self, connection: psycopg.Connection, settings: Settings) -> None:
-        """Load the live run's models and candidates, and call each model once, as first calls compile: seconds.
+        """Load the live run's models and candidates: seconds.
 
         Raises:
             UserError: no run is live, the lake does not hold it or its classifier, or the backbone is another.
         """
         self.run, self.run_id = _live_run(connection, settings)
-        self._model = _backbone(self.run)
-        self._embedder = step.read_embedder(self.run)
-        self._classifier = _read_classifier(self.run)
+        self._sight = Sight(self.run)
         self._catalogue = _read_catalogue(self.run)
         self._candidates = _read_candidates(self.run)
-        self._extractor = _build(self._model)
-        sizes = {"backbone": (self._model.height, self._model.width), "classifier": self._classifier.size}
-        self._sizes = {name: size for name, size in sizes.items() if size}
-        self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
 
     def search(self, connection: psycopg.Connection, photo: bytes, filters: Mapping[str, str], k: int = K) -> Answer:
         """The `k` products most like a photo among those that pass the filters.
@@ -91,54 +132,21 @@ class Searcher:
         return self.answer(connection, seen, filters, k)
 
     def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
-        """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is."""
-        decoded = [photo if isinstance(photo, ImageError) else self._decode(photo) for photo in photos]
-        seen = iter(self._look([each for each in decoded if not isinstance(each, ImageError)]))
-        return [each if isinstance(each, ImageError) else next(seen) for each in decoded]
+        """As `Sight.see`, with the models of the live run."""
+        return self._sight.see(photos)
 
     def answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int = K) -> Answer:
         """The rest of `search`, for what has been seen."""
         self._check(connection, filters)
-        passing = self._catalogue.passing(filters)
-        subcategory = search.guess_subcategory(
-            seen.probabilities, self._classifier.labels, _values(passing["subCategory"])
-        )
-        derived_type = None
-        if subcategory and subcategory.sure:
-            within = {**filters, "subCategory": subcategory.value}
-            types = _values(passing.filter(pc.equal(passing["subCategory"], subcategory.value))["derivedType"])
-            nearest = store.similar_items_by_vector(connection, seen.embedding, within, search.NEIGHBOURS)
-            derived_type = search.guess_derived_type(
-                self._candidates.nearest(seen.embedding, types), self._catalogue.types_of(nearest)
-            )
-        stage, why = search.choose_stage(subcategory, derived_type)
+        around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
+        decision = search.decide(seen.probabilities, self._sight.labels, around)
         chosen: dict[str, str] = {}
-        if stage == search.DERIVED_TYPE and derived_type:
-            chosen = self._candidates.kinds[derived_type.value]
-        elif stage == search.SUBCATEGORY and subcategory:
-            chosen = {"subCategory": subcategory.value}
+        if decision.stage == search.DERIVED_TYPE and decision.derived_type:
+            chosen = self._candidates.kinds[decision.derived_type.value]
+        elif decision.stage == search.SUBCATEGORY and decision.subcategory:
+            chosen = {"subCategory": decision.subcategory.value}
         items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k)
-        return Answer(stage, why, subcategory, derived_type, items)
-
-    def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
-        """Pixels for each model that takes them, uint8 (h, w, 3): those that the catalogue would have of this photo."""
-        limit = self.run.settings.image_max_bytes
-        try:
-            if len(photo) > limit:
-                raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-            stored, _, _ = images.normalise(photo)
-            return {name: images.load(stored, *size) for name, size in self._sizes.items()}
-        except ImageError as error:
-            return error
-
-    def _look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
-        """What the models make of up to `BATCH` decoded photos."""
-        if not pixels:
-            return []
-        average, maximum = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        inputs = [each["classifier"] for each in pixels] if self._classifier.size else average
-        embeddings = self._embedder.apply(average, maximum)
-        return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
+        return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
 
     def _check(self, connection: psycopg.Connection, filters: Mapping[str, str]) -> None:
         known = self.run.settings.fields
@@ -176,27 +184,17 @@ def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, 
 
 
 def _backbone(run: Run) -> Model:
-    """The backbone of the settings, if it is the run's."""
+    """The backbone of the settings, tuned as the run's was, if it is the run's."""
     model, made_with = choose_model(run.settings), run.result("embed").figures
-    if model.fingerprint != made_with["model"]:
+    if model.fingerprint != made_with["base"]:
         raise UserError(
-            f"the settings ask for {model.name} (fingerprint {model.fingerprint[:12]}), but the live run {run.name} "
-            f"was made with {made_with['backbone']} (fingerprint {str(made_with['model'])[:12]})",
+            f"the settings ask for {model.name} (fingerprint {model.fingerprint[:12]}), but run {run.name} "
+            f"was made with {made_with['backbone']} (fingerprint {str(made_with['base'])[:12]})",
             where="LOOKALIKE_BACKBONE, LOOKALIKE_WEIGHTS, LOOKALIKE_INPUT_HEIGHT, LOOKALIKE_INPUT_WIDTH, "
             "LOOKALIKE_PRECISION",
             remedy="set them as they were for that run, or refresh with the new ones first",
         )
-    return model
-
-
-def _build(model: Model) -> Extractor:
-    weights = None
-    if model.weights != "imagenet":
-        files, path = filesystem(model.weights)
-        with files.open_input_file(path) as stream:
-            weights = stream.read()
-    network = backbones.BACKBONES[model.name].build(weights, model.height, model.width, model.precision)
-    return Extractor(network, BATCH)
+    return replace(model, tuned=str(made_with["tuned"]))
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ class Classifier:
         return outputs[0, : len(self.labels)]
 
 
-def _read_classifier(run: Run) -> Classifier:
+def read_classifier(run: Run) -> Classifier:
     """Raises UserError where it was not trained, or its file is not the one that was."""
     row = run.table("classifier").read(["model_file", "model_sha256", "labels", "input"]).to_pylist()[0]
     try:
@@ -269,6 +267,35 @@ class Candidates:
     def nearest(self, embedding: np.ndarray, types: Sequence[str]) -> Nearest:
         """Candidates of these derivedTypes, with their similarity to an embedding."""
         return Nearest(types, self.embeddings[[self.place[name] for name in types]] @ embedding)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What passes the caller's filters, as a photo's embedding sees it: `ml.search.Surroundings` in the store."""
+
+    connection: psycopg.Connection
+    catalogue: Catalogue
+    known: Candidates
+    embedding: np.ndarray
+    filters: dict[str, str]
+
+    @cached_property
+    def passing(self) -> pa.Table:
+        return self.catalogue.passing(self.filters)
+
+    @property
+    def subcategories(self) -> list[str]:
+        return _values(self.passing["subCategory"])
+
+    def types(self, subcategory: str) -> list[str]:
+        return _values(self.passing.filter(pc.equal(self.passing["subCategory"], subcategory))["derivedType"])
+
+    def candidates(self, types: Sequence[str]) -> Nearest:
+        return self.known.nearest(self.embedding, types)
+
+    def neighbours(self) -> Nearest:
+        nearest = store.similar_items_by_vector(self.connection, self.embedding, self.filters, search.NEIGHBOURS)
+        return self.catalogue.types_of(nearest)
 
 
 def _values(column: pa.ChunkedArray) -> list[str]:

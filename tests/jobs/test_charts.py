@@ -63,6 +63,13 @@ def test_lines_name_their_series_and_say_their_values():
     assert chart.text == "Right, % at 0, 1, 2, … allowed: type 10, 60; gender 20, 80"
 
 
+def test_lines_may_begin_at_one_and_reach_to_their_greatest_value():
+    chart = lines("Loss", {"training": [4.0, 2.5, 0.25]}, "epoch", "loss", first=1, top=None)
+    assert chart.text == "Loss, loss at 1, 2, 3, … epoch: training 4, 2.5, 0.25"
+    shown = [float(word) for word in words(chart) if word.replace(".", "").isdigit()]
+    assert max(shown) == 4  # the axis of losses, not one of percentages
+
+
 def test_the_same_figures_give_the_same_drawing():
     assert bars("Types", {"a": 1.0}, "products") == bars("Types", {"a": 1.0}, "products")
 

@@ -5,7 +5,7 @@ import pytest
 
 from infra.errors import UserError
 from jobs import catalog as catalog_step
-from jobs.embed import choose_model
+from jobs.extraction import choose_model
 from jobs.step import execute
 from tests.catalogues import good_files, open_run, pulled, zip_bytes
 

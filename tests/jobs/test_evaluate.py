@@ -1,6 +1,7 @@
 """evaluate: figures, verdicts and a report that anyone may open, from a small lake made by hand."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -9,82 +10,143 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infra import store
 from infra.errors import UserError
-from jobs import candidates, catalog, classify, embed, similar
-from jobs.evaluate import GRID_QUERIES, THUMBNAIL, spread
+from infra.settings import ATTRIBUTES
+from jobs import candidates, catalog, classify, similar
+from jobs.extraction import SCHEMA as FEATURES
 from jobs.publish import check_verdicts
-from jobs.step import STEPS, execute
+from jobs.report import GRID_QUERIES, THUMBNAIL, spread
+from jobs.step import EMBEDDERS, STEPS, execute
+from ml import split
+from ml.classifier import to_bytes
+from ml.similarity import to_embedding
 from tests.catalogues import PULLS, image, open_run, row, write_result, write_table
 
-N = 24
+N = 60
+LABELS = ["Bags", "Shoes", "Topwear"]
+TEST = range(1, 13)
+"""Products whose images are held out: those whose hash begins with less than 20, modulo 100."""
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 
 
-def small_run(lake, empty_database, damage=lambda tables: None):
-    """A run whose steps before evaluate are done; `damage` may spoil its tables (lists of rows by name)."""
-    run = open_run(lake, store=empty_database)
-    products, images, features = [], [], []
+def sha(number: int) -> str:
+    """Hash of a product's image: that of product 1 places it at 1 of 100, 13 at 20, 18 at 28."""
+    place = number if number < 13 else number + 7 if number < 18 else number + 10
+    return f"{place:08x}{number:056d}"
+
+
+@pytest.fixture(scope="module")
+def classifier_file() -> bytes:
+    """A classifier of features that name the subCategory, one of three."""
+    import keras
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, activation="softmax")])
+    model.set_weights([5 * np.eye(3)[::-1], np.zeros(3)])
+    return to_bytes(model)
+
+
+def features_of(number: int) -> list[float]:
+    """The subCategory that an image shows; that of product 7 shows another."""
+    return np.eye(3)[(number + (number == 7)) % 3].tolist()
+
+
+def embedding_of(number: int) -> list[float]:
+    """What kind an image shows, of six, and a little of its own; that of product 9 looks like another kind."""
+    own = np.array([np.sin(number), np.cos(number)])
+    return to_embedding(np.append(np.eye(6)[(number + (number == 9)) % 6], 0.2 * own)[None])[0].tolist()
+
+
+@pytest.fixture
+def small_run(lake, empty_database, classifier_file):
+    """A function that makes a run whose steps before evaluate are done; `damage` may spoil its tables' rows."""
+
+    def make(damage=lambda tables: None, **settings):
+        run = open_run(lake, store=empty_database, **settings)
+        tables = good_tables()
+        damage(tables)
+        write_run(run, tables, classifier_file)
+        return run
+
+    return make
+
+
+def good_tables() -> dict[str, list[dict]]:
+    """Rows of the tables, in each the row of product `n` at n − 1."""
+    tables: dict[str, list[dict]] = {
+        name: [] for name in ("products", "images", "features", "embeddings", "lists", "embedders")
+    }
     for number in range(1, N + 1):
         attributes = {name: value for name, value in row(number).items() if name != "id"}
-        sha = f"{number:064d}"
-        products.append({"product_id": number, **attributes, "derivedType": "x", "image_sha256": sha})
-        images.append(
-            {"image_sha256": sha, "bytes": image(number, attributes["baseColour"]), "width": 30, "height": 40}
-        )
-        features.append({"image_sha256": sha, "model": "m", "average": [1.0, number], "maximum": [1.0, 2.0]})
-    products[0] |= {"productDisplayName": HOSTILE, "articleType": "$\\frac$ <i>\x01"}
-    products[1] |= {"productDisplayName": None, "articleType": None, "gender": None}
-    others = [[other for other in range(1, N + 1) if other != number][:10] for number in range(1, N + 1)]
-    lists = [
-        {"cell": 0, "product_id": number, "items": items, "scores": [0.5] * len(items)}
-        for number, items in enumerate(others, 1)
-    ]
-    rejects = [
+        kind = f"{attributes['gender']} {attributes['articleType']}"
+        product = {"product_id": number, **attributes, "derivedType": kind, "image_sha256": sha(number)}
+        drawn = {"bytes": image(number, attributes["baseColour"]), "width": 30, "height": 40}
+        pooled = {"average": features_of(number), "maximum": [1.0, 2.0]}
+        others = [other for other in range(1, N + 1) if other != number][:10]
+        tables["products"].append(product)
+        tables["images"].append({"image_sha256": sha(number), **drawn})
+        tables["features"].append({"image_sha256": sha(number), "model": "m", **pooled})
+        tables["embeddings"].append({"product_id": number, "embedding": embedding_of(number)})
+        tables["lists"].append({"cell": 0, "product_id": number, "items": others, "scores": [0.5] * 10})
+    tables["products"][0] |= {"productDisplayName": HOSTILE, "articleType": "$\\frac$ <i>\x01"}
+    tables["products"][1] |= {"productDisplayName": None, "articleType": None, "gender": None, "derivedType": None}
+    tables["cells"] = [{"cell": 0, "members": N, "filters": "[{}]"}]
+    tables["rejects"] = [
         {"product_id": "77", "file": "images/77.jpg", "reason": "damaged", "detail": "<b>cut</b>"},
         {"product_id": "99", "file": "images/99.jpg", "reason": "no row", "detail": ""},
     ]
-    cells = [{"cell": 0, "members": N, "filters": "[{}]"}]
-    tables = {"products": products, "images": images, "features": features, "cells": cells, "lists": lists}
-    damage(tables)
-    confusions = [{"true": "Bags", "predicted": "Shoes", "count": 3}]
-    classifier = dict.fromkeys(classify.CLASSIFIER.names) | {
-        "metrics": json.dumps({"accuracy": 0.9, "confusions": confusions})
+    metrics = {
+        "accuracy": 0.9,
+        "confusions": [{"true": "Bags", "predicted": "Shoes", "count": 3}],
+        "classes": {name: {"precision": 0.5, "recall": 0.25, "f1": 0.333, "support": 4} for name in LABELS},
+        "history": {"loss": [1.5, 0.5], "accuracy": [0.5, 0.75], "val_loss": [2.0, 1.0], "val_accuracy": [0.25, 0.5]},
     }
-    written = {
-        "pull": {"pulls": write_table(run, "pulls", [{"uri": "sample:24"}], PULLS)},
-        "catalog": {
-            "products": write_table(run, "products", tables["products"], catalog.PRODUCTS),
-            "images": write_table(run, "images", tables["images"], catalog.IMAGES),
-            "rejects": write_table(run, "rejects", rejects, catalog.REJECTS),
-        },
-        "embed": {"features": write_table(run, "features", tables["features"], embed.SCHEMA)},
-        "classify": {"classifier": write_table(run, "classifier", [classifier], classify.CLASSIFIER)},
-        "candidates": {"candidates": write_table(run, "candidates", [], candidates.CANDIDATES)},
-        "similar": {
-            "embeddings": write_table(
-                run, "embeddings", [{"product_id": 1, "embedding": [1.0, 0.0]}], similar.EMBEDDINGS
-            ),
-            "cells": write_table(run, "cells", tables["cells"], similar.CELLS),
-            "lists": write_table(run, "lists", tables["lists"], similar.LISTS),
-        },
-    }
+    learnt = [number for number in range(1, N + 1) if number not in TEST]
+    tables["classifier"] = [
+        {"train_ids": learnt, "input": "features", "labels": LABELS, "metrics": json.dumps(metrics)}
+    ]
+    return tables
+
+
+def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes) -> None:
+    """Commit the tables and the results of the steps that would have written them."""
+    digest = hashlib.sha256(classifier_file).hexdigest()
+    run.lake.write_bytes(f"models/{digest}.keras", classifier_file)
+    for each in tables["classifier"]:
+        each |= {"model_file": f"models/{digest}.keras", "model_sha256": digest}
+    trained = tables.pop("embedders")
+    if trained:
+        write_table(run, "embedders", trained, EMBEDDERS)
     figures = {
         "catalog": {"products": N, "rejected_products": 1},
-        "embed": {"model": "m", "backbone": "efficientnet-lite0", "embedder": "untrained"},
+        "embed": {
+            "model": "m",
+            "backbone": "efficientnet-lite0",
+            "embedder": trained[0]["sha256"] if trained else "untrained",
+        },
         "similar": {"cells": 1, "lists": N, "products": N},
     }
-    for name, versions in written.items():
+    schemas = {
+        "pull": {"pulls": PULLS},
+        "catalog": {"products": catalog.PRODUCTS, "images": catalog.IMAGES, "rejects": catalog.REJECTS},
+        "embed": {"features": FEATURES},
+        "classify": {"classifier": classify.CLASSIFIER},
+        "candidates": {"candidates": candidates.CANDIDATES},
+        "similar": {"embeddings": similar.EMBEDDINGS, "cells": similar.CELLS, "lists": similar.LISTS},
+    }
+    tables |= {"pulls": [{"uri": "sample:60"}], "candidates": []}
+    for name, written in schemas.items():
+        versions = {table: write_table(run, table, tables[table], schema) for table, schema in written.items()}
         rejected = 2 if name == "catalog" else 0
         write_result(run, name, tables=versions, figures=figures.get(name, {}), seconds=1.5, rejects=rejected)
-    return run
 
 
 def verdicts(run) -> dict[str, bool]:
     return {each["gate"]: each["passed"] for each in run.table("verdicts").read().to_pylist()}
 
 
-def test_a_good_run_passes_every_gate_and_its_figures_are_those_of_its_lists(lake, empty_database):
-    run = small_run(lake, empty_database)
+def test_a_good_run_passes_every_gate_and_its_figures_are_those_of_its_lists(small_run):
+    run = small_run()
     result = execute("evaluate", run)
     assert set(verdicts(run).values()) == {True}
     assert result.figures["failed_gates"] == 0
@@ -102,7 +164,7 @@ def test_a_good_run_passes_every_gate_and_its_figures_are_those_of_its_lists(lak
 
 
 def spoil_features(tables):
-    tables["features"][3]["average"] = [float("nan"), 1.0]
+    tables["features"][3]["average"] = [float("nan"), 1.0, 0.0]
 
 
 def drop_a_list(tables):
@@ -139,27 +201,25 @@ def forget_the_unfiltered_cell(tables):
         (forget_the_unfiltered_cell, {"coverage"}),
     ],
 )
-def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(lake, empty_database, damage, failed):
-    run = small_run(lake, empty_database, damage)
-    if damage is drop_a_list:
-        run = open_run(lake, store=empty_database, coverage_min=0.99)
+def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(small_run, damage, failed):
+    run = small_run(damage, coverage_min=0.99)
     execute("evaluate", run)
     assert {gate for gate, passed in verdicts(run).items() if not passed} == failed
     with pytest.raises(UserError, match="is not published, the old run serves on"):
         check_verdicts(run)
 
 
-def test_features_of_images_and_models_that_the_run_does_not_use_cannot_fail_it(lake, empty_database):
+def test_features_of_images_and_models_that_the_run_does_not_use_cannot_fail_it(small_run, lake):
     def add_features_of_others(tables):
         spoilt = {"average": [float("nan"), 1.0], "maximum": [1.0, float("inf")]}
         tables["features"].append({"image_sha256": "f" * 64, "model": "m", **spoilt})
-        tables["features"].append({"image_sha256": f"{1:064d}", "model": "another", **spoilt})
+        tables["features"].append({"image_sha256": sha(1), "model": "another", **spoilt})
 
-    run = small_run(lake, empty_database, add_features_of_others)
+    run = small_run(add_features_of_others)
     assert execute("evaluate", run).figures["failed"] == []
 
 
-def test_the_unfiltered_lists_are_found_by_their_cell_s_filters(lake, empty_database):
+def test_the_unfiltered_lists_are_found_by_their_cell_s_filters(small_run, lake):
     def put_another_cell_first(tables):
         for each in tables["lists"]:
             each["cell"] = 7
@@ -170,13 +230,13 @@ def test_the_unfiltered_lists_are_found_by_their_cell_s_filters(lake, empty_data
             {"cell": 7, "members": N, "filters": '[{}, {"season": "Summer"}]'},
         ]
 
-    run = small_run(lake, empty_database, put_another_cell_first)
+    run = small_run(put_another_cell_first)
     result = execute("evaluate", run)
     assert (result.figures["coverage"], result.figures["failed"]) == (1, [])
 
 
-def test_evaluating_again_changes_nothing(lake, empty_database):
-    run = small_run(lake, empty_database)
+def test_evaluating_again_changes_nothing(small_run, lake):
+    run = small_run()
     first = execute("evaluate", run)
     page = lake.read_bytes(first.figures["report"])
     again = execute("evaluate", run)
@@ -184,19 +244,19 @@ def test_evaluating_again_changes_nothing(lake, empty_database):
     assert lake.read_bytes(again.figures["report"]) == page
 
 
-def test_large_images_are_shown_small(lake, empty_database):
+def test_large_images_are_shown_small(small_run, lake):
     def enlarge(tables):
         for number, each in enumerate(tables["images"], 1):
             each |= {"bytes": image(number, size=(400, 500)), "width": 400, "height": 500}
 
-    page = lake.read_bytes(execute("evaluate", small_run(lake, empty_database, enlarge)).figures["report"]).decode()
+    page = lake.read_bytes(execute("evaluate", small_run(enlarge)).figures["report"]).decode()
     shown = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
     assert len(shown) == GRID_QUERIES * 11
     assert {max(Image.open(io.BytesIO(base64.b64decode(each))).size) for each in set(shown)} == {THUMBNAIL}
 
 
-def test_the_report_stands_alone_and_escapes_what_users_wrote(lake, empty_database):
-    run = small_run(lake, empty_database)
+def test_the_report_stands_alone_and_escapes_what_users_wrote(small_run, lake):
+    run = small_run()
     result = execute("evaluate", run)
     page = lake.read_bytes(result.figures["report"]).decode()
     assert "<script" not in page
@@ -209,7 +269,113 @@ def test_the_report_stands_alone_and_escapes_what_users_wrote(lake, empty_databa
     assert page.count('class="list"') == GRID_QUERIES
     assert page.count("data:image/jpeg;base64,") == GRID_QUERIES * 11
     assert "Bags" in page
-    assert "sample:24" in page
+    assert "sample:60" in page
+
+
+# Held-out images ------------------------------------------------------------------------------------------------------
+
+
+def answered(run) -> list[dict]:
+    return run.lake.table("heldout", run.result("evaluate").tables["heldout"]).read().to_pylist()
+
+
+def test_the_figures_of_unknown_images_follow_from_the_table_of_their_answers(small_run):
+    run = small_run()
+    figures = execute("evaluate", run).figures
+    products = {each["product_id"]: each for each in run.table("products").read().to_pylist()}
+    found = answered(run)
+    assert [each["product_id"] for each in found] == [number for number in TEST if number != 2]  # 2 has no derivedType
+    kind = ("gender", "articleType")
+    right, all10 = 0, 0
+    for each in found:
+        own = products[each["product_id"]]
+        assert each["image_sha256"] == own["image_sha256"]
+        right += each["derivedType"] == own["derivedType"]
+        all10 += all(products[item][name] == own[name] for item in each["items"] for name in kind)
+    assert figures["unknown_images"] == len(found) == 11
+    assert figures["unknown_derived"] == round(100 * right / 11, 2)
+    assert figures["unknown_all10"] == round(100 * all10 / 11, 2)
+    assert figures["unknown_subcategory"] == round(100 * 10 / 11, 2)  # all but product 7
+    assert figures["subcategory_test_15"] == round(100 * 11 / 12, 2)
+    assert 0 < all10 < 11
+
+
+def test_no_image_that_is_held_out_is_recommended_or_a_candidate(small_run):
+    run = small_run()
+    execute("evaluate", run)
+    hashes = {each["product_id"]: each["image_sha256"] for each in run.table("products").read().to_pylist()}
+    items = [item for each in answered(run) for item in each["items"]]
+    assert items
+    assert split.TEST not in set(split.sides_of([hashes[item] for item in items]))
+
+
+def test_labels_of_held_out_images_change_nothing_but_the_verdict_on_them(small_run, lake):
+    run = small_run()
+    execute("evaluate", run)
+    before = answered(run)
+
+    def relabel(tables):
+        for number in TEST:
+            swapped = {"gender": "Unisex", "articleType": "Hats", "subCategory": "Caps", "derivedType": "Unisex Hats"}
+            tables["products"][number - 1] |= swapped if number != 2 else {}
+
+    execute("evaluate", small_run(relabel))
+    assert answered(run) == before
+    assert run.result("evaluate").figures["unknown_derived"] == 0
+
+
+def test_fewer_images_can_be_asked_for_and_are_the_first_by_hash(small_run):
+    run = small_run(evaluate_queries=3)
+    assert execute("evaluate", run).figures["unknown_images"] == 3
+    assert [each["product_id"] for each in answered(run)] == [1, 3, 4]
+
+
+def test_a_classifier_that_has_learnt_from_held_out_images_is_refused(small_run):
+    run = small_run(lambda tables: tables["classifier"][0]["train_ids"].append(5))
+    with pytest.raises(UserError, match="has learnt from the images of 1 products that are held out") as caught:
+        execute("evaluate", run)
+    assert "lookalike step classify" in caught.value.remedy
+
+
+def test_figures_of_a_trained_embedder_say_what_it_has_learnt_from(small_run, lake):
+    def train(tables):
+        history = {"loss": [3.5, 1.25], "articleType_accuracy": [0.5, 0.625]}
+        trained = {"sha256": "e" * 64, "number": 0, "promoted": True, "history": json.dumps(history)}
+        tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | trained)
+
+    page = lake.read_bytes(execute("evaluate", small_run(train)).figures["report"]).decode()
+    assert "All products, most of which the embedder has learnt from" in page
+    assert "All products (most of which the embedder has learnt from) right, by wrong neighbours allowed" in page
+    assert "Classifier: loss by epoch, loss at 1, 2, 3, … epoch: loss 1.5, 0.5; validation loss 2, 1" in page
+    assert "Embedder: accuracy by epoch, % at 1, 2, 3, … epoch: articleType accuracy 50, 62" in page
+
+
+def test_a_run_is_compared_with_the_live_one_and_the_live_one_with_the_one_before(small_run, empty_database, tmp_path):
+    run = small_run()
+    assert execute("evaluate", run).figures["compared_with"] is None
+    with store.connect(empty_database, tmp_path) as connection, connection.transaction():
+        for name in ("2026-01-29", "2026-01-30", run.name):
+            run_id = store.begin(connection, name, name, run.settings.fields)
+            columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
+            products = run.table("products").read().select(columns).slice(0, 1)
+            store.load_products(connection, run_id, products, np.zeros((1, 8), np.float32))
+            store.attach(connection, run_id, {"products": N})
+            store.flip(connection, run_id)
+    for name, value in (("2026-01-29", 10.0), ("2026-01-30", 99.0)):
+        run.lake.write_bytes(f"runs/{name}/evaluate.json", json.dumps({"figures": {"unknown_all10": value}}).encode())
+    result = execute("evaluate", run)
+    assert result.figures["compared_with"] == "2026-01-30"  # this one is live
+    page = run.lake.read_bytes(result.figures["report"]).decode()
+    assert "Against run 2026-01-30" in page
+    assert f"{result.figures['unknown_all10'] - 99:+.2f}" in page
+
+
+def test_articles_are_counted_by_kind_among_all_products_and_held_out_ones(small_run, lake):
+    page = lake.read_bytes(execute("evaluate", small_run()).figures["report"]).decode()
+    rows = re.findall(
+        r'<th scope="row">(Handbags|Casual Shoes)</th><td class="n">(\d+)</td>.*?<td class="n">(\d+)</td>', page
+    )
+    assert set(rows) == {("Handbags", "3", "19"), ("Casual Shoes", "3", "19")}
 
 
 def test_queries_of_the_grid_spread_over_the_largest_groups():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from infra.errors import UserError
-from jobs import step
+from jobs import extraction, step
 from jobs import train_embedding as training
-from jobs.step import execute
+from jobs.step import Champion, execute
 from ml import embedding
-from tests.catalogues import embedded, open_run
+from tests.catalogues import embedded, good_files, open_run, pulled, zip_bytes
 
 N, D = 600, 16
 GENDERS, TYPES, COLOURS = ("Men", "Women"), ("Shirts", "Watches", "Heels"), ("Red", "Blue")
@@ -45,13 +45,13 @@ def run(lake, monkeypatch):
 
 
 def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
-    assert step.champion(run.lake, "model") == "untrained"
+    assert step.champion(run.lake, "model") == Champion("untrained", "model", "")
     result = execute("train_embedding", run)
     figures = result.figures
     assert figures["promoted"]
     assert figures["challenger_both_0"] > figures["champion_both_0"]
-    assert step.champion(run.lake, "model") == figures["embedder"]
-    assert step.champion(run.lake, "another backbone") == "untrained"
+    assert step.champion(run.lake, "model") == Champion(figures["embedder"], "model", "")
+    assert step.champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
     embedder = step.read_embedder(run, figures["embedder"])
     average = step.read_features(run, "average")
     assert embedder.apply(average, average).shape[0] == N
@@ -70,7 +70,7 @@ def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):
     monkeypatch.setattr(embedding, "LEARNING_RATE", 0.0)
     second = execute("train_embedding", run)
     assert not second.figures["promoted"]
-    assert step.champion(run.lake, "model") == first.figures["embedder"]
+    assert step.champion(run.lake, "model").embedder == first.figures["embedder"]
     rows = run.lake.table("embedders").read().sort_by("number").to_pylist()
     assert [row["promoted"] for row in rows] == [True, False]
     assert json.loads(rows[1]["judged"])["champion"]["both_0"] == json.loads(rows[0]["judged"])["challenger"]["both_0"]
@@ -94,3 +94,43 @@ def test_without_an_embedded_run_there_is_no_latest(lake, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_LAKE", lake.uri)
     with pytest.raises(UserError, match="no run is embedded yet"):
         step.open_run("latest")
+
+
+# Tuning the backbone --------------------------------------------------------------------------------------------------
+
+
+def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(
+    lake, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(embedding, "EPOCHS", 2)
+    monkeypatch.setattr(training, "promotes", lambda challenger, champion: True)  # too few products to judge it by
+    small = {"input_height": 32, "input_width": 32, "embedding_convolutions": 1, "embedding_epochs": 1}
+    run = pulled(
+        open_run(lake, "2026-01-01", embedding="finetune", scratch=str(tmp_path / "scratch"), **small),
+        zip_bytes(good_files(40)),
+    )
+    execute("catalog", run)
+    before = execute("embed", run).figures
+    result = execute("train_embedding", run)
+    champion = step.champion(run.lake, before["base"])
+    assert (champion.embedder, champion.tuned) == (result.figures["embedder"], result.figures["tuned"])
+    assert champion.tuned
+    assert champion.model != before["model"] == before["base"]
+    assert not list((tmp_path / "scratch").iterdir())
+    row = run.lake.table("embedders").read().to_pylist()[0]
+    assert [len(values["loss"]) for values in json.loads(row["history"]).values()] == [2, 1, 2]
+
+    after = execute("embed", run)
+    assert after.skipped  # the training left its features behind
+    assert (after.figures["model"], after.figures["base"]) == (champion.model, before["base"])
+    assert (after.figures["embedder"], after.figures["tuned"]) == (champion.embedder, champion.tuned)
+    old = step.read_features(run, "average", before["model"])
+    assert not np.array_equal(step.read_features(run, "average"), old)
+    assert step.read_embeddings(run).shape[0] == len(old)
+
+    again = execute("train_embedding", run)
+    assert (again.skipped, again.figures) == (True, result.figures)
+    file = f"backbones/{champion.tuned}.npz"
+    run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
+    with pytest.raises(UserError, match="the tuned weights have SHA-256"):
+        extraction.read_tuned(run.lake, champion.tuned)

@@ -7,11 +7,12 @@ import struct
 from collections import OrderedDict
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from ml import features
-from ml.backbones import BACKBONES, LITE0_BLOCKS, fingerprint, read_torch_weights
+from ml.backbones import BACKBONES, LITE0_BLOCKS, fingerprint, read_torch_weights, set_weights, to_bytes
 
 SIZE = (96, 64)
 
@@ -24,7 +25,8 @@ def weights() -> bytes:
 
 @pytest.fixture(scope="module")
 def extractor(weights):
-    return features.build("efficientnet-lite0", weights, *SIZE, "float32", threads=2)
+    features.start(threads=2)
+    return features.Extractor(BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32"))
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +184,28 @@ def test_a_tensor_that_reaches_past_its_storage_is_refused():
         del sys.modules["torch"], sys.modules["torch._utils"]
     with pytest.raises(ValueError, match=r"shape \(100,\) reaches past"):
         read_torch_weights(out.getvalue())
+
+
+# Tuned weights --------------------------------------------------------------------------------------------------------
+
+
+def test_tuned_weights_are_stored_and_set_to_the_bit_and_unpickle_nothing(weights, images):
+    tuned, other = (BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32") for _ in range(2))
+    last = [layer for layer in tuned.layers if layer.get_weights()][-1]
+    last.set_weights([array * 1.25 for array in last.get_weights()])
+    data = to_bytes(tuned)
+    assert data == to_bytes(tuned) != to_bytes(other)
+    set_weights(other, data)
+    assert all(map(np.array_equal, tuned.get_weights(), other.get_weights()))
+    small = to_bytes(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    with pytest.raises(ValueError, match="weights"):
+        set_weights(other, small)
+    out = io.BytesIO()
+    np.savez(out, **{"0000": np.array([{}], dtype=object)})
+    with pytest.raises(ValueError, match="pickle"):
+        set_weights(other, out.getvalue())
+
+
+def test_tuning_changes_the_fingerprint_and_none_leaves_it():
+    given = ("efficientnet-lite0", "ab", 160, 120, "float32")
+    assert fingerprint(*given) == fingerprint(*given, "") != fingerprint(*given, "cd")

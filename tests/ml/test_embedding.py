@@ -24,6 +24,7 @@ def catalogue():
     shown = sum(directions[name][codes] for name, codes in labels.items() if name != "season")
     features = 1.3 * shown + rng.normal(size=(N, D)) + 8 * rng.normal(size=(N, 1)) * rng.normal(size=D)
     average = features.astype(np.float32)
+    labels = {name: [f"{name} {code}" if code >= 0 else None for code in codes] for name, codes in labels.items()}
     sides = np.where(np.arange(N) % 4 == 0, TEST, TRAIN).astype(np.int8)
     return average, average + 1, labels, sides
 
@@ -31,7 +32,7 @@ def catalogue():
 @pytest.fixture(scope="module")
 def embedder(catalogue):
     average, maximum, labels, sides = catalogue
-    return fit(average, maximum, labels, sides, seed=1)
+    return fit(average, maximum, labels, sides, seed=1)[0]
 
 
 def neighbours(embeddings, queries):
@@ -40,15 +41,18 @@ def neighbours(embeddings, queries):
     return np.argsort(-scores, axis=1, kind="stable")[:, :10]
 
 
+def share_alike(values, found, queries):
+    values = np.array(values)
+    return (values[found] == values[queries, None]).mean()
+
+
 def test_neighbours_of_images_it_has_not_learnt_from_are_of_the_same_kind_more_often(catalogue, embedder):
     average, maximum, labels, sides = catalogue
     queries = np.flatnonzero(sides == TEST)
     shares = {}
     for name, each in (("untrained", UNTRAINED), ("trained", embedder)):
         found = neighbours(each.apply(average, maximum), queries)
-        shares[name] = [
-            (labels[field][found] == labels[field][queries, None]).mean() for field in ("articleType", "gender")
-        ]
+        shares[name] = [share_alike(labels[field], found, queries) for field in ("articleType", "gender")]
     assert shares["trained"][0] > shares["untrained"][0] + 0.1
     assert shares["trained"][1] > shares["untrained"][1] + 0.1
 
@@ -70,8 +74,42 @@ def test_an_embedding_does_not_depend_on_the_others_in_its_batch(catalogue, embe
 
 def test_labels_of_the_test_side_are_not_looked_at(catalogue, embedder):
     average, maximum, labels, sides = catalogue
-    spoilt = {name: np.where(sides == TEST, 0, codes) for name, codes in labels.items()}
-    assert fit(average, maximum, spoilt, sides, seed=1).fingerprint == embedder.fingerprint
+    spoilt = {
+        name: ["spoilt" if side == TEST else value for value, side in zip(values, sides, strict=True)]
+        for name, values in labels.items()
+    }
+    again, history = fit(average, maximum, spoilt, sides, seed=1)
+    assert again.fingerprint == embedder.fingerprint
+    assert len(history["loss"]) == embedding.EPOCHS
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_what_is_known_of_an_image_counts_and_only_there(catalogue, embedder):
+    average, maximum, labels, sides = catalogue
+    plain = embedder.apply(average, maximum)
+    known = {
+        name: [value if side == TRAIN else None for value, side in zip(labels[name], sides, strict=True)]
+        for name in ("articleType", "gender")
+    }
+    found = embedder.apply(average, maximum, known)
+    changed = (found != plain).any(axis=1)
+    assert not changed[sides == TEST].any()
+    assert changed[sides == TRAIN].mean() > 0.9
+    queries = np.flatnonzero(sides == TEST)
+    before, after = (share_alike(labels["articleType"], neighbours(each, queries), queries) for each in (plain, found))
+    assert after > before
+
+
+def test_a_value_that_was_never_learnt_is_not_known(catalogue, embedder):
+    average, maximum = catalogue[0][:3], catalogue[1][:3]
+    nothing = {"articleType": ["new", None, "new"], "season": ["season 1"] * 3}
+    assert np.array_equal(embedder.apply(average, maximum, nothing), embedder.apply(average, maximum))
+
+
+def test_an_attribute_that_nothing_is_known_of_is_left_out(catalogue):
+    average, maximum, labels, sides = catalogue
+    bare, _ = fit(average, maximum, {**labels, "baseColour": [None] * N}, sides, seed=1)
+    assert bare.apply(average, maximum).shape == (N, 6 + 3 + D)
 
 
 def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):
@@ -104,4 +142,4 @@ def test_without_training_it_is_the_average_pooled_features():
 def test_nothing_to_train_on_is_an_error():
     ones = np.ones((3, 4), np.float32)
     with pytest.raises(ValueError, match="no image to train on, of 3"):
-        fit(ones, ones, {"gender": np.zeros(3, int)}, np.full(3, TEST, np.int8), seed=0)
+        fit(ones, ones, {"gender": ["Men"] * 3}, np.full(3, TEST, np.int8), seed=0)

@@ -40,8 +40,16 @@ def pixels(chosen):
     return np.minimum(COLOURS[np.arange(N) % 2][:, None, None] + noise, 255).astype(np.uint8)[chosen]
 
 
-def samples(fields=None, load=pixels):
-    return Samples(np.arange(N) // 25, load, make_targets([("Red", "Blue")[i % 2] for i in range(N)], fields or {}))
+def targets(fields=None):
+    return make_targets([("Red", "Blue")[i % 2] for i in range(N)], fields or {})
+
+
+def samples(load=pixels, learnt=None):
+    return Samples(np.arange(N) // 25, load, (learnt or targets()).values.__getitem__)
+
+
+def fit(backbone, sides, options, folder, on_epoch=lambda _: None, given=None):
+    return finetune.fit(backbone, targets(), given or samples(), sides, options, str(folder), on_epoch)
 
 
 class KilledError(Exception):
@@ -59,32 +67,33 @@ def killed_after(epochs):
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_of_one_part_and_every_sample_comes_once():
+def test_every_sample_comes_once_and_a_batch_is_of_so_many_parts_at_most(monkeypatch):
+    monkeypatch.setattr(finetune, "PARTS", 2)
     asked = []
     batches = Batches(
-        samples(load=lambda chosen: asked.append(chosen) or pixels(chosen)), np.flatnonzero(SIDES == TRAIN)
+        samples(load=lambda chosen: asked.append(chosen) or pixels(chosen)), np.flatnonzero(SIDES == TRAIN), (0, 1)
     )
     for index in range(len(batches)):
         images, values = batches[index]
         assert (images.dtype, len(images)) == (np.uint8, len(values))
         assert len(images) <= finetune.BATCH
-        assert len(set(asked[index] // 25)) == 1
     assert sorted(np.concatenate(asked)) == np.flatnonzero(SIDES == TRAIN).tolist() == sorted(batches.order)
+    groups = [set(chosen // 25) for chosen in asked]
+    assert max(len(group) for group in groups) == 2  # mixed
+    assert len({frozenset(group) for group in groups}) == 2  # and never more than two at once
 
 
-def test_a_part_that_takes_many_batches_is_cut_evenly_and_read_in_one_go():
-    targets = make_targets(["x"] * 100, {})
-    many = Samples(np.repeat([0, 1], [33, 67]), lambda chosen: np.zeros((len(chosen), 1, 1, 3), np.uint8), targets)
-    batches = Batches(many, np.arange(100), np.random.default_rng(0))
+def test_a_part_that_takes_many_batches_is_cut_evenly_and_read_in_one_go(monkeypatch):
+    monkeypatch.setattr(finetune, "PARTS", 1)
+    many = Samples(np.repeat([0, 1], [33, 67]), lambda chosen: np.zeros((len(chosen), 2, 2, 3), np.uint8), np.asarray)
+    batches = Batches(many, np.arange(100), (0, 0))
     assert sorted(len(batches[index][0]) for index in range(len(batches))) == [16, 17, 22, 22, 23]
     parts = many.parts[batches.order]
     assert (np.diff(parts) != 0).sum() == 1
 
 
 def test_each_epoch_has_an_order_of_its_own_which_its_number_decides():
-    one, again, other = (
-        Batches(samples(), np.arange(N), np.random.default_rng([0, epoch])).order.tolist() for epoch in (1, 1, 2)
-    )
+    one, again, other = (Batches(samples(), np.arange(N), (0, epoch)).order.tolist() for epoch in (1, 1, 2))
     assert one == again != other
 
 
@@ -97,7 +106,7 @@ def kernels(model):
 
 @pytest.mark.parametrize("convolutions", [0, 3])
 def test_only_the_last_convolutions_and_the_last_layer_learn(backbone, convolutions):
-    model, _ = finetune._networks(backbone, samples().targets, convolutions)
+    model = finetune._network(backbone, targets(), convolutions)
     learning = [layer for layer in finetune._layers(model) if layer.trainable and layer.trainable_variables]
     assert [layer for layer in learning if isinstance(layer, finetune.CONVOLUTIONS)] == kernels(model)[
         len(kernels(model)) - convolutions :
@@ -107,21 +116,29 @@ def test_only_the_last_convolutions_and_the_last_layer_learn(backbone, convoluti
     assert len(model.trainable_variables) == 2 * (convolutions + 1)
 
 
-def test_images_are_augmented_in_training_and_never_in_use(backbone):
-    model, trained = finetune._networks(backbone, samples().targets, 0)
-    augmentation = model.get_layer("augmentation")
-    images = pixels(np.arange(8))
-    images[:, :, : SIZE[1] // 2] = 0
-    finetune._reseed(model, 0, 0)
-    first = np.asarray(augmentation(images, training=True))
-    assert not np.array_equal(first, images)
-    assert (first.min() >= 0, first.max() <= 255) == (True, True)
-    assert not np.array_equal(np.asarray(augmentation(images, training=True)), first)
-    finetune._reseed(model, 0, 0)
-    assert np.array_equal(np.asarray(augmentation(images, training=True)), first)
-    assert np.array_equal(np.asarray(augmentation(images, training=False)), images)
-    assert not any(layer.name == "augmentation" for layer in trained.layers)
-    assert np.asarray(trained(images)) == pytest.approx(np.asarray(model(images, training=False)))
+def test_images_are_changed_in_training_and_only_there():
+    train = np.flatnonzero(SIDES == TRAIN)
+    shown = {
+        seed: np.concatenate([batches[at][0] for at in range(len(batches))])
+        for seed in ((), (0, 1), (0, 2))
+        for batches in [Batches(samples(), train, seed)]
+    }
+    again = Batches(samples(), train, (0, 1))
+    assert np.array_equal(shown[()], pixels(train))
+    assert not np.array_equal(shown[(0, 1)], shown[(0, 2)])
+    assert np.array_equal(again[0][0], shown[(0, 1)][: len(again[0][0])])
+
+
+def test_augmented_images_are_mirrored_moved_and_zoomed_ones_of_like_brightness():
+    image = np.repeat(np.broadcast_to(np.linspace(40, 200, 64), (48, 64))[..., None], 3, axis=2).astype(np.uint8)
+    changed = finetune.augment(np.stack([image] * 200), np.random.default_rng(0))
+    assert (changed.shape, changed.dtype) == ((200, 48, 64, 3), np.uint8)
+    rising = (changed[:, 0, -1, 0].astype(int) > changed[:, 0, 0, 0]).mean()
+    assert 0.35 < rising < 0.65  # mirrored or not
+    means = changed.mean(axis=(1, 2, 3))
+    assert np.abs(means - image.mean()).max() < finetune.BRIGHTNESS + 160 * finetune.SHIFT + 5
+    spans = np.abs(changed[:, 0, -1, 0].astype(int) - changed[:, 0, 0, 0])
+    assert spans.min() < 155 < 160 >= spans.max()  # zoomed in, or the border goes on
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -134,7 +151,7 @@ def fitted(weights, tmp_path_factory):
     backbone = BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32")
     folder = tmp_path_factory.mktemp("whole")
     before = [layer.get_weights() for layer in kernels(backbone)]
-    result = finetune.fit(backbone, samples(), SIDES, OPTIONS, str(folder))
+    result = fit(backbone, SIDES, OPTIONS, folder)
     changed = [
         not all(map(np.array_equal, old, layer.get_weights()))
         for old, layer in zip(before, kernels(backbone), strict=True)
@@ -162,7 +179,7 @@ def test_the_kernels_that_may_learn_do_and_no_other(fitted):
 def test_no_test_image_is_looked_at_in_training(backbone, tmp_path):
     asked = []
     watched = samples(load=lambda chosen: asked.extend(chosen) or pixels(chosen))
-    finetune.fit(backbone, watched, SIDES, Options(0, 1, 0), str(tmp_path))
+    fit(backbone, SIDES, Options(0, 1, 0), tmp_path, given=watched)
     assert set(asked) == set(np.flatnonzero(SIDES != TEST))
 
 
@@ -170,12 +187,12 @@ def test_no_test_image_is_looked_at_in_training(backbone, tmp_path):
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(fitted, backbone, weights, tmp_path, epochs):
     done = []
     with pytest.raises(KilledError):
-        finetune.fit(backbone, samples(), SIDES, OPTIONS, str(tmp_path), killed_after(epochs))
+        fit(backbone, SIDES, OPTIONS, tmp_path, killed_after(epochs))
     os.makedirs(tmp_path / "unfinished", exist_ok=True)
     (tmp_path / "unfinished" / "state.weights.h5").write_bytes(b"half of an ep")
     keras.utils.clear_session()
     fresh = BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "float32")
-    result = finetune.fit(fresh, samples(), SIDES, OPTIONS, str(tmp_path), done.append)
+    result = fit(fresh, SIDES, OPTIONS, tmp_path, done.append)
     whole = fitted[0]
     assert done == list(range(epochs + 1, whole.epochs + 1))
     assert result.epochs == whole.epochs
@@ -187,7 +204,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(fitted, backbo
 
 def test_a_finished_training_is_not_trained_further(fitted, backbone):
     result, folder, _ = fitted
-    again = finetune.fit(backbone, samples(), SIDES, OPTIONS, str(folder), killed_after(1))
+    again = fit(backbone, SIDES, OPTIONS, folder, killed_after(1))
     assert again.history == result.history
 
 
@@ -201,32 +218,32 @@ def test_checkpoints_hold_the_best_and_the_last_epoch_and_no_pickle(fitted):
 
 def test_training_stops_when_validation_stops_improving_and_keeps_the_best_weights(backbone, tmp_path):
     rng = np.random.default_rng(0)
-    nothing_to_learn = Samples(
-        np.zeros(N, int), pixels, make_targets([str(each) for each in rng.integers(0, 2, N)], {})
-    )
-    result = finetune.fit(backbone, nothing_to_learn, SIDES, Options(0, 40, 0), str(tmp_path))
+    chance = make_targets([str(each) for each in rng.integers(0, 2, N)], {})
+    nothing_to_learn = samples(learnt=chance)
+    result = finetune.fit(backbone, chance, nothing_to_learn, SIDES, Options(0, 40, 0), str(tmp_path))
     losses = result.history["val_loss"]
     best = int(np.argmin(losses))
     assert result.epochs == best + 1 + finetune.PATIENCE < 40
     validation = np.flatnonzero(SIDES == VALIDATION)
     outputs = finetune.predict(result.model, nothing_to_learn, validation)
-    true = nothing_to_learn.targets.values[validation]
+    true = chance.values[validation]
     smooth = true * (1 - classifier.LABEL_SMOOTHING) + classifier.LABEL_SMOOTHING / 2
     assert -(smooth * np.log(outputs)).sum(axis=1).mean() == pytest.approx(losses[best], rel=1e-4)
 
 
 def test_the_multi_label_variant_learns_from_images_too(backbone, tmp_path):
     gender = [("Men", "Women")[i % 2] for i in range(N)]
-    two = samples({"gender": gender})
-    result = finetune.fit(backbone, two, SIDES, Options(0, 25, 0), str(tmp_path))
+    both = targets({"gender": gender})
+    two = samples(learnt=both)
+    result = finetune.fit(backbone, both, two, SIDES, Options(0, 25, 0), str(tmp_path))
     test = np.flatnonzero(SIDES == TEST)
-    found = classifier.label_metrics(finetune.predict(result.model, two, test), two.targets.take(test))
+    found = classifier.label_metrics(finetune.predict(result.model, two, test), both.take(test))
     assert found["fields"] == {"subCategory": 1.0, "gender": 1.0}
 
 
 def test_nothing_to_train_on_is_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match="no sample to train on, of 60"):
-        finetune.fit(backbone, samples(), np.full(N, TEST, np.int8), OPTIONS, str(tmp_path))
+        fit(backbone, np.full(N, TEST, np.int8), OPTIONS, tmp_path)
 
 
 def test_the_reports_network_starts_from_a_weights_file_trains_and_loads_as_it_was_saved(tmp_path):
@@ -235,9 +252,10 @@ def test_the_reports_network_starts_from_a_weights_file_trains_and_loads_as_it_w
     file = tmp_path / "resnet50.weights.h5"
     keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(file)
     resnet = BACKBONES["resnet50"].build(file.read_bytes(), 32, 32, "float32")
-    few = Samples(np.zeros(8, int), lambda chosen: pixels(chosen)[:, :32, :32], make_targets(["a", "b"] * 4, {}))
+    learnt = make_targets(["a", "b"] * 4, {})
+    few = Samples(np.zeros(8, int), lambda chosen: pixels(chosen)[:, :32, :32], learnt.values.__getitem__)
     sides = np.array([TRAIN] * 4 + [VALIDATION] * 2 + [TEST] * 2, np.int8)
-    result = finetune.fit(resnet, few, sides, Options(3, 1, 0), str(tmp_path / "checkpoints"))
+    result = finetune.fit(resnet, learnt, few, sides, Options(3, 1, 0), str(tmp_path / "checkpoints"))
     learning = [layer.name for layer in finetune._layers(result.model) if layer.trainable and layer.trainable_variables]
     assert learning == [f"conv5_block3_{n}_conv" for n in (1, 2, 3)] + ["labels"]
     data = classifier.to_bytes(result.model)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from ml.images import MAX_KEPT_BYTES, ImageError, decode, load, normalise
+from ml.images import DRAFT_MARGIN, LONG_SIDE, MAX_KEPT_BYTES, ImageError, decode, load, normalise
 
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
@@ -142,6 +142,54 @@ def test_what_is_not_plain_is_stored_as_rgb_jpeg(mode, kind):
     stored, _, _ = normalise(encoded(plain(mode=mode), kind))
     picture = Image.open(io.BytesIO(stored))
     assert (picture.format, picture.mode) == ("JPEG", "RGB")
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """A picture with fine and coarse detail, as photos have and plain colours have not."""
+    coarse = Image.effect_noise((width // 40, height // 40), 120).resize((width, height), Image.Resampling.BICUBIC)
+    fine = Image.effect_noise((width, height), 12)
+    return Image.merge("RGB", [Image.blend(coarse, fine, share) for share in (0.1, 0.3, 0.5)])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_draft_of_a_large_photo_looks_like_its_full_decoding(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photograph(2400, 2100), "JPEG", exif=exif, quality=90)
+    (exact, *size), (draft, *draft_size) = normalise(data), normalise(data, draft=True)
+    assert draft_size == size
+    assert draft != exact
+    difference = np.abs(decode(draft).astype(int) - decode(exact))
+    assert difference.mean() < 1
+    assert difference.max() <= 12
+
+
+HALVED = 2 * DRAFT_MARGIN * LONG_SIDE
+"""Shortest side from which a draft is smaller than the image."""
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind"),
+    [
+        (lambda: photograph(60, 80), "JPEG"),
+        (lambda: photograph(1080, 1440), "JPEG"),
+        (lambda: photograph(HALVED + 400, HALVED - 1), "JPEG"),
+        (lambda: plain((HALVED, HALVED)), "PNG"),
+    ],
+    ids=["catalogue", "full size", "one side too short", "PNG"],
+)
+def test_a_draft_of_any_other_image_is_the_image_that_the_lake_stores(picture, kind):
+    data = encoded(picture(), kind)
+    assert normalise(data, draft=True) == normalise(data)
+
+
+def test_a_draft_keeps_the_limits_and_the_reasons():
+    whole = encoded(photograph(HALVED, HALVED), "JPEG")
+    with pytest.raises(ImageError, match="damaged"):
+        normalise(whole[: len(whole) // 2], draft=True)
+    bomb = encoded(Image.new("1", (12_000, 12_000)), "PNG")
+    with pytest.raises(ImageError, match="too many pixels"):
+        normalise(bomb, draft=True)
 
 
 def test_load_gives_the_size_asked_for():

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.metrics import hits, nine_percentages, recall_at_k, share_of_hits, share_right
+from ml.metrics import (
+    accuracy_among,
+    confusions,
+    hits,
+    nine_percentages,
+    recall_at_k,
+    share_of_hits,
+    share_right,
+    wrong_neighbours,
+)
 
 
 def reference(neighbours, types, genders, least):
@@ -65,11 +74,12 @@ def test_a_list_that_is_too_short_has_wrong_neighbours():
 def test_the_curve_rises_to_everything_and_meets_the_percentages():
     rng = np.random.default_rng(0)
     neighbours, types, genders = rng.integers(0, 50, (50, 10)), rng.integers(0, 2, 50), rng.integers(0, 2, 50)
-    curve = share_right(neighbours, types, genders)
     found = nine_percentages(neighbours, types, genders, 1)
-    assert (np.diff(curve) >= 0).all()
-    assert (curve[:, 10] == 100).all()
-    assert curve[2, :3].tolist() == [found["both_0"], found["both_0.1"], found["both_0.2"]]
+    for name, wrong in wrong_neighbours(neighbours, types, genders).items():
+        curve = share_right(wrong)
+        assert (np.diff(curve) >= 0).all()
+        assert curve[10] == 100
+        assert curve[:3].tolist() == [found[f"{name}_0"], found[f"{name}_0.1"], found[f"{name}_0.2"]]
 
 
 def test_recall_is_the_mean_share_of_the_exact_items_that_were_found():
@@ -104,3 +114,28 @@ def test_the_share_of_hits_is_over_the_queries_that_have_the_attribute():
     assert share_of_hits(neighbours, codes) == 50.0
     assert share_of_hits(neighbours, codes, np.array([True, False, True])) == 50.0
     assert np.isnan(share_of_hits(neighbours, codes, np.array([False, False, True])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_the_costliest_confusions_are_those_that_loops_count(seed, n):
+    rng = np.random.default_rng(seed)
+    codes, asked = rng.integers(-1, 4, n), rng.random(n) < 0.7
+    neighbours = rng.integers(-1, n, (n, 10))
+    counted = Counter(
+        (int(codes[i]), int(other))
+        for i in range(n)
+        for other in {codes[j] for j in neighbours[i] if j >= 0}
+        if asked[i] and codes[i] >= 0 and other >= 0 and other != codes[i]
+    )
+    found = confusions(neighbours, codes, asked, 3)
+    assert [count for _, _, count in found] == sorted(counted.values(), reverse=True)[:3]
+    assert all(counted[own, other] == count for own, other, count in found)
+
+
+def test_accuracy_among_some_classes_leaves_out_the_others_as_truth_and_as_answer():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1]], np.float32)
+    classes = np.array([1, 2, 0, -1])
+    assert accuracy_among(probabilities, classes, np.array([0, 1, 2])) == pytest.approx(200 / 3)
+    assert accuracy_among(probabilities, classes, np.array([2, 1])) == 100  # the first is 1 once 0 is no answer
+    assert math.isnan(accuracy_among(probabilities, np.full(4, -1), np.array([0, 1])))

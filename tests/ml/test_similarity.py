@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.similarity import UNIT, to_embedding
+from ml.similarity import UNIT, nearest, to_embedding
 
 
 @settings(max_examples=20, deadline=None)
@@ -39,3 +39,11 @@ def test_a_value_that_is_not_finite_is_refused_with_its_row(value):
     features[3, 1] = value
     with pytest.raises(ValueError, match="row 3 "):
         to_embedding(features)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 20))
+def test_the_nearest_are_those_of_a_full_sort_with_ties_to_the_smaller_index(values, k):
+    scores = np.array(values, np.float32)
+    expected = sorted(range(len(values)), key=lambda at: (-values[at], at))[:k]
+    assert nearest(scores, k).tolist() == expected

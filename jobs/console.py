@@ -31,6 +31,9 @@ HEADLINE = {
 }
 """The figures of a step that its line shows."""
 
+FIRST_COLUMN = 52
+"""Least width of the first column of an evaluation's tables, in letters: their titles fit in a line."""
+
 
 class Watch:
     """Follows the logs of one run from now on; `poll` shows what is new and remembers how each step ended."""
@@ -180,7 +183,8 @@ def _named(title: str, values: Mapping[str, float | None]) -> Table:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(first, title=escape(title), title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table.add_column(first, min_width=FIRST_COLUMN)
     for name in others:
         table.add_column(name, justify="right")
     return table

@@ -49,10 +49,10 @@ class Catalogue:
         return {name: _members(self.attributes[name]) for name in ("subCategory", "derivedType")}
 
     @cached_property
-    def types(self) -> dict[str, set[str]]:
-        """DerivedTypes of the products of each subCategory."""
+    def types(self) -> dict[str, list[str]]:
+        """DerivedTypes of the products of each subCategory, in alphabetical order."""
         types = self.attributes["derivedType"]
-        return {name: set(types[own]) - {None} for name, own in self.members["subCategory"].items()}
+        return {name: sorted(set(types[own]) - {None}) for name, own in self.members["subCategory"].items()}
 
     @cached_property
     def candidates(self) -> dict[str, int]:
@@ -105,14 +105,13 @@ class _Around:
     def subcategories(self) -> Collection[str]:
         return self.catalogue.members["subCategory"]
 
-    def types(self, subcategory: str) -> Collection[str]:
-        return self.catalogue.types[subcategory]
-
-    def candidates(self, types: Sequence[str]) -> Nearest:
+    def candidates(self, subcategory: str) -> Nearest:
+        types = self.catalogue.types[subcategory]
         return Nearest(types, self.scores[[self.catalogue.candidates[name] for name in types]])
 
-    def neighbours(self) -> Nearest:
-        best = nearest(self.scores, NEIGHBOURS)
+    def neighbours(self, subcategory: str) -> Nearest:
+        members = self.catalogue.members["subCategory"][subcategory]
+        best = members[nearest(self.scores[members], NEIGHBOURS)]
         return Nearest(self.catalogue.attributes["derivedType"][best].tolist(), self.scores[best])
 
 

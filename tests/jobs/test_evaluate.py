@@ -9,11 +9,13 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
 from jobs import candidates, catalog, classify, similar
+from jobs.cli import app
 from jobs.extraction import SCHEMA as FEATURES
 from jobs.publish import check_verdicts
 from jobs.report import GRID_QUERIES, THUMBNAIL, spread
@@ -368,6 +370,20 @@ def test_a_run_is_compared_with_the_live_one_and_the_live_one_with_the_one_befor
     page = run.lake.read_bytes(result.figures["report"]).decode()
     assert "Against run 2026-01-30" in page
     assert f"{result.figures['unknown_all10'] - 99:+.2f}" in page
+
+
+def test_the_command_shows_what_was_measured_and_where_the_images_are_named(small_run, empty_database, monkeypatch):
+    run = small_run()
+    monkeypatch.setenv("LOOKALIKE_LAKE", run.lake.uri)
+    monkeypatch.setenv("LOOKALIKE_STORE", empty_database)
+    shown = CliRunner().invoke(app, ["evaluate", "--queries", "5", "--copies", "0"], catch_exceptions=False).stdout
+    figures = run.result("evaluate").figures
+    assert "5 held-out images, searched for as unknown" in shown
+    assert re.search(rf"all recommendations right +{figures['unknown_all10']:.2f}", shown)
+    assert re.search(r"both +– +– +–", shown)  # no articleType has 500 products
+    assert "all products\n" in shown  # nothing is learnt
+    assert f"{run.name}.html" in shown
+    assert "table heldout of" in shown
 
 
 def test_articles_are_counted_by_kind_among_all_products_and_held_out_ones(small_run, lake):

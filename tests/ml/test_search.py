@@ -102,33 +102,24 @@ def test_an_unsure_stage_hands_over_to_the_one_before_it_and_says_why(subcategor
 
 
 class Shelf:
-    """Surroundings written out: subCategory → derivedTypes, candidates and neighbours with their similarity."""
+    """Surroundings written out: subCategory → candidates and neighbours."""
 
-    def __init__(self, types, candidates, neighbours):
-        self.subcategories, self._types = list(types), types
-        self._candidates, self._neighbours = candidates, neighbours
+    def __init__(self, **shelves):
+        self.subcategories, self._shelves = list(shelves), shelves
 
-    def types(self, subcategory):
-        return self._types[subcategory]
+    def candidates(self, subcategory):
+        return self._shelves[subcategory][0]
 
-    def candidates(self, types):
-        return Nearest(types, np.array([self._candidates[name] for name in types]))
-
-    def neighbours(self):
-        return Nearest([name for name, _ in self._neighbours], np.array([score for _, score in self._neighbours]))
+    def neighbours(self, subcategory):
+        return self._shelves[subcategory][1]
 
 
-def test_the_nearest_products_overrule_the_subcategory_of_the_classifier():
-    shelf = Shelf(
-        {"Bags": {"Women Handbags"}, "Shoes": {"Men Heels"}, "Watches": {"Men Watches"}},
-        {"Women Handbags": 0.9, "Men Heels": 0.2, "Men Watches": 0.8},
-        [("Women Handbags", 0.9), ("Women Handbags", 0.9), (None, 0.9)],
-    )
-    found = search.decide(P, LABELS, shelf)
-    assert (found.subcategory.value, found.derived_type.value, found.stage) == ("Shoes", "Women Handbags", DERIVED_TYPE)
+def test_the_derived_type_is_sought_in_the_guessed_subcategory():
+    bags, shoes = (nearest(a=0.9), nearest(a_1=0.9)), (nearest(b=0.2, c=0.3), nearest(b_1=0.2, c_1=0.3))
+    found = search.decide(P, LABELS, Shelf(Bags=bags, Shoes=shoes))
+    assert (found.subcategory.value, found.derived_type.value, found.stage) == ("Shoes", "c", DERIVED_TYPE)
 
 
 def test_where_the_classifier_is_unsure_no_derived_type_is_asked_for():
-    shelf = Shelf({"Bags": {"Women Handbags"}, "Belts": {"Men Belts"}}, {}, None)
-    found = search.decide(np.array([0.2, 0.7, 0.1], np.float32), LABELS, shelf)
+    found = search.decide(P, LABELS, Shelf(Bags=None, Belts=None))
     assert (found.stage, found.derived_type, found.subcategory.value) == (FILTERS, None, "Bags")

@@ -45,18 +45,16 @@ class Loops:
     def best(self, members, k):
         return sorted(members, key=lambda i: (-self.scores[i], i))[:k]
 
-    def types(self, subcategory):
-        return {self.of["derivedType"][i] for i in self.members("subCategory", subcategory)} - {None}
-
-    def candidates(self, types):
+    def candidates(self, subcategory):
+        types = sorted({self.of["derivedType"][i] for i in self.members("subCategory", subcategory)} - {None})
         return Nearest(types, np.array([self.scores[self.medoid(name)] for name in types]))
 
     def medoid(self, name):
         members = self.members("derivedType", name)
         return max(members, key=lambda i: (sum(float(self.embeddings[i] @ self.embeddings[j]) for j in members), -i))
 
-    def neighbours(self):
-        best = self.best(range(len(self.scores)), search.NEIGHBOURS)
+    def neighbours(self, subcategory):
+        best = self.best(self.members("subCategory", subcategory), search.NEIGHBOURS)
         return Nearest([self.of["derivedType"][i] for i in best], np.array([self.scores[i] for i in best]))
 
 

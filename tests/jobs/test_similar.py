@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from jobs import catalog as catalog_step
-from jobs import embed as embed_step
+from jobs import extraction
 from jobs import similar as similar_step
 from jobs.step import execute, to_matrix
 from ml import cube
@@ -33,7 +33,7 @@ def run(lake):
     features.append({**features[0], "model": "another", "average": [9.0] * 8})
     rows.sort(key=lambda each: each["product_id"])
     write_result(run, "catalog", tables={"products": write_table(run, "products", rows, catalog_step.PRODUCTS)})
-    version = write_table(run, "features", features, embed_step.SCHEMA)
+    version = write_table(run, "features", features, extraction.SCHEMA)
     write_result(run, "embed", tables={"features": version}, figures={"model": "m", "embedder": "untrained"})
     return run
 

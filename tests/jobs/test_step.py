@@ -7,8 +7,7 @@ import pytest
 
 from infra.errors import TransientError, UserError
 from jobs import catalog as catalog_step
-from jobs import embed as embed_step
-from jobs import step
+from jobs import extraction, step
 from tests.catalogues import RUN, open_run, row, write_result, write_table
 
 
@@ -35,7 +34,7 @@ def run_with_features(lake, hashes, features):
         for i, sha in enumerate(hashes, 1)
     ]
     write_result(run, "catalog", tables={"products": write_table(run, "products", products, catalog_step.PRODUCTS)})
-    version = write_table(run, "features", features, embed_step.SCHEMA)
+    version = write_table(run, "features", features, extraction.SCHEMA)
     write_result(run, "embed", tables={"features": version}, figures={"model": "m"})
     return run
 

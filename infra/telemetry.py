@@ -42,14 +42,14 @@ class _Tee:
     """Writes each log line to a file and to stderr, where Airflow or spark-submit collects it."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._streams = (stream, sys.stderr)
+        self._file = stream
 
     def write(self, text: str) -> None:
-        for stream in self._streams:
+        for stream in (self._file, sys.stderr):  # the stderr of now: that of then may be closed
             stream.write(text)
 
     def flush(self) -> None:
-        for stream in self._streams:
+        for stream in (self._file, sys.stderr):
             stream.flush()
 
 

@@ -1,6 +1,5 @@
 """The store on a real Postgres: connecting, migrating, loading, flipping, rolling back and pruning."""
 
-import atexit
 import os
 import shutil
 import signal
@@ -131,17 +130,17 @@ def test_an_embedded_server_that_died_is_started_again(tmp_path):
 
 
 def test_a_forked_child_that_ends_leaves_the_server_running(tmp_path):
-    uri = embedded.uri(tmp_path / "data")
-    child = os.fork()
-    if not child:
-        try:
-            embedded.uri(tmp_path / "data")
-            atexit._run_exitfuncs()  # as sys.exit would
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    with psycopg.connect(uri) as connection:
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+    # In a process of its own: a child of this one would delete, as it exits, this session's temporary folders.
+    code = (
+        "import os, sys, pathlib as p, infra.embedded as e\n"
+        "folder = p.Path(sys.argv[1])\n"
+        "print(e.uri(folder))\n"
+        "if child := os.fork(): os.waitpid(child, 0)\n"
+        "else: e.uri(folder); sys.exit()\n"
+        "print(e.psutil.pid_exists(int((folder / 'postmaster.pid').read_text().split()[0])))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], capture_output=True, text=True)
+    assert found.stdout.split()[-1] == "True", found.stderr
 
 
 def test_a_path_too_long_for_a_unix_socket_works(tmp_path):

@@ -36,7 +36,7 @@ from jobs import charts, extraction, step
 from jobs.extraction import Model
 from jobs.step import Run
 from ml import backbones, classifier, embedding, features, images, metrics, similarity, split
-from ml.features import BATCH, Extractor
+from ml.features import BATCH, Extractor, Features
 
 TIMED = 10 * BATCH
 """Images that inference is timed on where the features themselves are in the lake."""
@@ -267,45 +267,44 @@ def _figures(run: Run, sample: Sample, model: Model, built, on_images) -> dict[s
     """Every figure of a built backbone; accuracies as percentages."""
     stored = _stored(run, sample, model.fingerprint)
     timed = min(TIMED, len(sample.hashes)) if stored else len(sample.hashes)
-    average, maximum, seconds = _extract(run, sample, Extractor(built), timed, on_images)
+    found, seconds = _extract(run, sample, Extractor(built), timed, on_images)
     figures: dict[str, float | None] = {
         "height": model.height,
         "width": model.width,
-        "dimensions": average.shape[1],
+        "dimensions": found.average.shape[1],
         "parameters_millions": round(built.count_params() / 1e6, 3),
         "megabytes": round(sum(each.nbytes for each in built.get_weights()) / 1e6, 1),
         "images_timed": timed,
         "images_per_s": round(timed / seconds, 2),
     }
-    average, maximum = stored or (average, maximum)
-    trained, _ = embedding.fit(average, maximum, sample.attributes, sample.sides, SEED)
-    figures |= _judge(embedding.UNTRAINED.apply(average, maximum), sample, "untrained")
-    figures |= _judge(trained.apply(average, maximum), sample, "trained")
-    return figures | {"trained_subCategory": _subcategory_accuracy(average, sample)}
+    features = stored or found
+    trained, _ = embedding.fit(features, sample.attributes, sample.sides, SEED)
+    figures |= _judge(embedding.UNTRAINED.apply(features), sample, "untrained")
+    figures |= _judge(trained.apply(features), sample, "trained")
+    return figures | {"trained_subCategory": _subcategory_accuracy(features.average, sample)}
 
 
-def _stored(run: Run, sample: Sample, model: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Average- and maximum-pooled features of the sample from the lake, float32 (n, d) each, if all are there."""
+def _stored(run: Run, sample: Sample, model: str) -> Features | None:
+    """Features of the sample from the lake, if all are there."""
     table = run.lake.table("features")
-    if table.version < 0:
+    if table.version < 0 or not {*Features._fields} <= {*table.schema.names}:
         return None
     own = (pc.field("model") == model) & pc.field("image_sha256").isin(sample.hashes)
-    rows = table.read(["image_sha256", "average", "maximum"], own)
+    rows = table.read(["image_sha256", *Features._fields], own)
     place = pc.index_in(sample.hashes, value_set=rows["image_sha256"].combine_chunks())
     if place.null_count:
         return None
-    average, maximum = (step.to_matrix(rows[name].take(place)) for name in ("average", "maximum"))
-    return average, maximum
+    return Features(*(step.to_matrix(rows[name].take(place)) for name in Features._fields))
 
 
 def _extract(run: Run, sample: Sample, extractor: Extractor, count: int, on_images: Callable[[int], None]):  # type: ignore[no-untyped-def]
-    """Features of the first `count` images as they lie in the lake, float32 (n, d) twice, and seconds of inference.
+    """Features of the first `count` images as they lie in the lake, and seconds of inference.
 
     Decoding is not timed, nor the first call, which compiles. Rows of images that were not seen are zero.
     """
     size = (extractor.height, extractor.width)
-    width = extractor(np.zeros((1, *size, 3), np.uint8))[0].shape[1]
-    average, maximum = (np.zeros((len(sample.hashes), width), np.float32) for _ in range(2))
+    blank = extractor(np.zeros((1, *size, 3), np.uint8))
+    features = Features(*(np.zeros((len(sample.hashes), each.shape[1]), np.float32) for each in blank))
     seconds, done, pictures = 0.0, 0, islice(_pictures(run, sample.hashes), count)
     while batch := list(islice(pictures, BATCH)):
         pixels = np.stack([images.load(data, *size) for _, data in batch])
@@ -313,10 +312,11 @@ def _extract(run: Run, sample: Sample, extractor: Extractor, count: int, on_imag
         found = extractor(pixels)
         seconds += perf_counter() - started
         places = [place for place, _ in batch]
-        average[places], maximum[places] = found
+        for every, own in zip(features, found, strict=True):
+            every[places] = own
         done += len(batch)
         on_images(done)
-    return average, maximum, seconds
+    return features, seconds
 
 
 def _pictures(run: Run, hashes: pa.Array) -> Iterator[tuple[int, bytes]]:

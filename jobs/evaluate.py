@@ -21,6 +21,7 @@ from jobs.heldout import Predictions, Products
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
 from jobs.step import Run, StepResult
 from ml import embedding, gates, metrics, split
+from ml.features import Features
 from ml.images import decode
 
 METRICS = pa.schema([("metric", pa.string()), ("value", pa.float64())])
@@ -193,7 +194,7 @@ def _not_finite(run: Run, hashes: pa.ChunkedArray) -> int:
     """Values of the run's features and embeddings that are NaN or infinite."""
     own = (pc.field("model") == run.result("embed").figures["model"]) & pc.field("image_sha256").isin(hashes)
     count = 0
-    for name, columns, where in (("features", ["average", "maximum"], own), ("embeddings", ["embedding"], None)):
+    for name, columns, where in (("features", [*Features._fields], own), ("embeddings", ["embedding"], None)):
         table = run.table(name)
         for part in table.parts:
             rows = table.read_part(part, columns, where)

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("average", pa.list_(pa.float32())),
         ("maximum", pa.list_(pa.float32())),
+        ("stages", pa.list_(pa.float32())),
     ]
 )
 
@@ -102,9 +103,11 @@ def extract(run: Run, model: Model) -> Extracted:
         written = engine.map_to_parts(spark, files, work, lambda done: progress.reach(int(done * share)))
     finally:
         spark.stop()
-    table = table.commit(
-        [part for part, _ in written], SCHEMA, run=run.name, fingerprint=model.fingerprint, mode="append"
-    )
+    # Features of an earlier release had other columns. No model of this one made them, and older runs, which look at
+    # the table as it was for them, keep them.
+    mode = "append" if table.version < 0 or table.schema.names == SCHEMA.names else "overwrite"
+    parts = [part for part, _ in written]
+    table = table.commit(parts, SCHEMA, run=run.name, fingerprint=model.fingerprint, mode=mode)
     figures: dict[str, object] = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / (perf_counter() - started), 1)
     return Extracted(table, len(pending), len(written), figures)
@@ -134,7 +137,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
     rows = lake.table("images").read_part(part, ["image_sha256", "bytes"])
     rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=pending))
     seconds = {"load_s": load_s, "read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
-    averages, maxima = [], []
+    found = []
     with ThreadPoolExecutor(1) as pool:  # one batch ahead: the next is decoded while this one is embedded
         batches = [rows["bytes"].slice(at, features.BATCH) for at in range(0, len(rows), features.BATCH)]
         ahead = pool.submit(_decode, batches[0], model)
@@ -145,16 +148,13 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
             if following is not None:
                 ahead = pool.submit(_decode, following, model)
             started = perf_counter()
-            average, maximum = extractor(batch)
+            found.append(extractor(batch))
             seconds["inference_s"] += perf_counter() - started
-            averages.append(average)
-            maxima.append(maximum)
     out = pa.table(
         [
             rows["image_sha256"],
             pa.repeat(model.fingerprint, len(rows)),
-            step.to_lists(np.concatenate(averages)),
-            step.to_lists(np.concatenate(maxima)),
+            *(step.to_lists(np.concatenate(each)) for each in zip(*found, strict=True)),
         ],
         schema=SCHEMA,
     )
@@ -165,7 +165,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
 
 @lru_cache(maxsize=1)
 def _extractor(lake: str, model: Model) -> features.Extractor:
-    """Made once a worker process, which Spark keeps from task to task. One thread: every core has its worker."""
+    """Made once a worker process, which Spark keeps from task to task, for the GPU or the cores that its tasks get."""
     features.start(threads=1)
     return features.Extractor(build(Lake(lake), model))
 

@@ -27,6 +27,8 @@ from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import ATTRIBUTES, Settings, read_settings
 from ml import embedding, split
+from ml.features import Features
+from ml.similarity import to_embedding
 
 STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
 """The steps of a refresh, in order."""
@@ -133,7 +135,7 @@ def read_features(run: Run, column: str, model: str = "") -> np.ndarray:
 
     Args:
         run: the run; its steps catalog and embed are done.
-        column: `average` or `maximum`.
+        column: one of `Features`.
         model: fingerprint; empty: that of the run, and then those features that the run vouches for.
 
     Raises:
@@ -193,6 +195,11 @@ def read_embedder(run: Run, sha256: str | None = None) -> embedding.Embedder:
     return embedding.from_bytes(run.lake.read_bytes(f"embedders/{wanted}.npz"), wanted)
 
 
+def read_all_features(run: Run, model: str = "") -> Features:
+    """All of them, as `read_features` reads each."""
+    return Features(*(read_features(run, column, model) for column in Features._fields))
+
+
 def read_embeddings(run: Run) -> np.ndarray:
     """What similarity is measured on: the embedder's output for every product, in order, float32 (n, e), fixed point.
 
@@ -200,10 +207,9 @@ def read_embeddings(run: Run) -> np.ndarray:
         UserError: an image of a product has no features.
     """
     embedder = read_embedder(run)
-    average = read_features(run, "average")
     if not embedder.arrays:
-        return embedder.apply(average, average)
-    return embedder.apply(average, read_features(run, "maximum"), read_known(run))
+        return to_embedding(read_features(run, "average"))
+    return embedder.apply(read_all_features(run), read_known(run))
 
 
 def read_known(run: Run) -> dict[str, list[str | None]]:

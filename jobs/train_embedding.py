@@ -25,7 +25,7 @@ from ml.cells import find_cells
 from ml.embedding import Embedder
 from ml.gates import promotes
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 SEED = 0
 ATTRIBUTES = (*(name for name in embedding.BLOCKS if name != "looks"), *embedding.AUXILIARY)
 QUERIES = 2048
@@ -46,7 +46,7 @@ def train_embedding(run: Run) -> StepResult:
     products, target, settings = run.table("products"), run.lake.table("embedders"), run.settings
     embedded = run.result("embed").figures
     champion = step.champion(run.lake, str(embedded["base"]))
-    how = [settings.embedding_convolutions, settings.embedding_epochs, embedded["base"]]
+    how = [settings.embedding_convolutions, settings.embedding_epochs, embedded["base"], champion.tuned]
     mark = step.fingerprint(
         CODE_VERSION, products.fingerprint, how if settings.embedding == "finetune" else embedded["model"]
     )
@@ -62,7 +62,7 @@ def train_embedding(run: Run) -> StepResult:
         )
     if settings.embedding == "finetune":
         with training.checkpoints(settings, f"train_embedding-{mark}") as folder:
-            challenger = tune(run, rows, sides, str(folder))
+            challenger = tune(run, rows, sides, champion.tuned, str(folder))
     else:
         embedder, history = fit(run, rows, sides, str(embedded["model"]))
         challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
@@ -76,17 +76,21 @@ def train_embedding(run: Run) -> StepResult:
 
 def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
     """An embedder on the features of a model, and its history."""
-    average, maximum = (step.read_features(run, column, model) for column in ("average", "maximum"))
     attributes = {name: rows[name].to_pylist() for name in ATTRIBUTES}
-    return embedding.fit(average, maximum, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
+    features = step.read_all_features(run, model)
+    return embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
 
 
-def tune(run: Run, rows: pa.Table, sides: np.ndarray, folder: str) -> Challenger:
-    """Tune the backbone of the settings, embed all images with it, and train an embedder on those features."""
+def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder: str) -> Challenger:
+    """Tune the backbone of the settings, embed all images with it, and train an embedder on those features.
+
+    It goes on from the champion's weights, if those were tuned: once a challenger is not promoted, the next one would
+    begin where it did, and the step has nothing left to do until the products change.
+    """
     from ml import tuning  # imports Keras
     from ml.finetune import Options
 
-    model = extraction.choose_model(run.settings)
+    model = replace(extraction.choose_model(run.settings), tuned=tuned_before)
     extraction.extract(run, model)
     head, before = fit(run, rows, sides, model.fingerprint)
     codes = {name: embedding.encode(rows[name].to_pylist(), sides == split.TRAIN) for name in ATTRIBUTES}
@@ -110,8 +114,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, folder: str) -> Challenger
 
 def embed(run: Run, embedder: Embedder, model: str) -> np.ndarray:
     """Embeddings of all products as a refresh would have them, float32 (n, e)."""
-    average, maximum = (step.read_features(run, column, model) for column in ("average", "maximum"))
-    return embedder.apply(average, maximum, step.read_known(run))
+    return embedder.apply(step.read_all_features(run, model), step.read_known(run))
 
 
 def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: dict) -> StepResult:

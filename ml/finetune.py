@@ -214,7 +214,7 @@ def _network(backbone, targets: Targets, convolutions: int):  # type: ignore[no-
 
 def _convolutional_maps(backbone):  # type: ignore[no-untyped-def]  # keras.Model → keras.Model
     """The backbone up to what it pools."""
-    pooling = next(layer for layer in backbone.layers if isinstance(layer, layers.GlobalAveragePooling2D))
+    pooling = next(layer for layer in backbone.layers if isinstance(layer, layers.GlobalMaxPooling2D))
     return keras.Model(backbone.input, pooling.input, name="backbone")
 
 

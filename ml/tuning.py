@@ -64,7 +64,8 @@ def _network(backbone, embedder: Embedder, sizes: Mapping[str, int], convolution
     arrays = embedder.arrays
     images = keras.Input(backbone.input_shape[1:], dtype="uint8", name="images")
     # training=False: the backbone's batch normalisations keep their ImageNet statistics, also where kernels learn.
-    x = layers.Concatenate()(backbone(images, training=False))
+    average, maximum, _ = backbone(images, training=False)
+    x = layers.Concatenate()([average, maximum])
     x = ops.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     hidden = layers.Dense(HIDDEN, name="hidden")
     x = layers.ReLU()(hidden(layers.Dropout(DROPOUT[0])(x)))

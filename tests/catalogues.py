@@ -123,7 +123,9 @@ def pulled(run: Run, archive: bytes) -> Run:
 
 def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -> Run:
     """Commit products and the features of their images as catalog and embed would have; absent columns are null."""
-    rows = [{"image_sha256": sha, "model": "model", "average": v, "maximum": v} for sha, v in features.items()]
+    rows = [
+        {"image_sha256": sha, "model": "model", "average": v, "maximum": v, "stages": v} for sha, v in features.items()
+    ]
     for step, table, content, schema in (
         ("catalog", "products", products, catalog.PRODUCTS),
         ("embed", "features", rows, extraction.SCHEMA),

@@ -101,9 +101,9 @@ class Sight:
         """What the models make of up to `BATCH` decoded photos."""
         if not pixels:
             return []
-        average, maximum = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        inputs = [each["classifier"] for each in pixels] if self._classifier.size else average
-        embeddings = self._embedder.apply(average, maximum)
+        features = self._extractor(np.stack([each["backbone"] for each in pixels]))
+        inputs = [each["classifier"] for each in pixels] if self._classifier.size else features.average
+        embeddings = self._embedder.apply(features)
         return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
 
 

@@ -47,13 +47,13 @@ def sample(run):
 
 @pytest.fixture(scope="module")
 def pooled(run, sample):
-    """Average- and maximum-pooled features of the sample, extracted here."""
+    """Features of the sample, extracted here."""
     settings = run.settings.model_copy(update={"input_height": SMALL.height, "input_width": SMALL.width})
     extractor = features.Extractor(extraction.build(run.lake, extraction.choose_model(settings)))
     files = {each["image_sha256"]: each["bytes"] for each in run.table("images").read().to_pylist()}
     pixels = [images.load(files[sha], SMALL.height, SMALL.width) for sha in sample.hashes.to_pylist()]
     found = [extractor(np.stack(pixels[at : at + 32])) for at in range(0, N, 32)]
-    return tuple(np.concatenate(each) for each in zip(*found, strict=True))
+    return features.Features(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
 def call(run, out, *arguments):
@@ -171,8 +171,10 @@ def test_features_that_the_lake_holds_give_the_same_accuracies_and_a_few_images_
     execute("catalog", pulled(run, catalogue()))
     mark = comparing.find_model(run.settings, SMALL, "").fingerprint
     rows = [
-        {"image_sha256": sha, "model": mark, "average": average.tolist(), "maximum": maximum.tolist()}
-        for sha, average, maximum in zip(sample.hashes.to_pylist(), *pooled, strict=True)
+        {"image_sha256": sha, "model": mark, **{name: row.tolist() for name, row in own._asdict().items()}}
+        for sha, own in zip(
+            sample.hashes.to_pylist(), map(features.Features._make, zip(*pooled, strict=True)), strict=True
+        )
     ]
     version = write_table(run, "features", rows[::-1], extraction.SCHEMA)
     monkeypatch.setattr(comparing, "TIMED", 32)

@@ -5,9 +5,10 @@ import pytest
 
 from infra.errors import UserError
 from jobs import catalog as catalog_step
+from jobs import extraction, step
 from jobs.extraction import choose_model
 from jobs.step import execute
-from tests.catalogues import good_files, open_run, pulled, zip_bytes
+from tests.catalogues import good_files, open_run, pulled, write_result, write_table, zip_bytes
 
 SIZE = {"input_height": 64, "input_width": 48}
 
@@ -20,7 +21,10 @@ def embedded(lake, n, name, **settings):
 
 def features(run) -> dict[tuple[str, str], np.ndarray]:
     rows = run.table("features").read().to_pylist()
-    found = {(each["image_sha256"], each["model"]): np.array(each["average"] + each["maximum"]) for each in rows}
+    found = {
+        (each["image_sha256"], each["model"]): np.array(each["average"] + each["maximum"] + each["stages"])
+        for each in rows
+    }
     assert len(found) == len(rows)  # no image twice
     return found
 
@@ -34,7 +38,9 @@ def test_only_images_without_features_of_the_model_are_embedded(lake, tmp_path, 
     run, third = embedded(lake, 26, "2026-01-03")
     assert (third.skipped, third.figures["embedded"]) == (True, 0)
     in_pieces = features(run)
-    assert all(len(vector) == 2 * 1280 and np.isfinite(vector).all() for vector in in_pieces.values())
+    assert all(
+        len(vector) == 2 * 1280 + 96 + 144 + 240 + 672 and np.isfinite(vector).all() for vector in in_pieces.values()
+    )
     monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 1024)
     from infra.lake import Lake
 
@@ -50,6 +56,20 @@ def test_another_model_has_features_of_its_own_beside_the_first(lake):
     run, second = embedded(lake, 3, "2026-01-02", input_height=96)
     assert second.figures["embedded"] == 3
     assert len({model for _, model in features(run)}) == 2
+
+
+def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_them(lake):
+    run = pulled(open_run(lake, "2026-01-01", **SIZE), zip_bytes(good_files(3)))
+    execute("catalog", run)
+    schema = extraction.SCHEMA.remove(extraction.SCHEMA.get_field_index("stages"))
+    rows = run.table("products").read(["image_sha256"]).to_pylist()
+    earlier = [{**row, "model": "earlier", "average": [1.0], "maximum": [2.0]} for row in rows]
+    version = write_table(run, "features", earlier, schema)
+    write_result(run, "embed", rows=3, tables={"features": version}, figures={"model": "earlier"})
+    later, result = embedded(lake, 3, "2026-01-02")
+    assert result.figures["embedded"] == 3
+    assert step.read_all_features(later).stages.shape == (3, 96 + 144 + 240 + 672)
+    assert step.read_features(run, "average").tolist() == [[1.0]] * 3
 
 
 @pytest.mark.parametrize(

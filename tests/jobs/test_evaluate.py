@@ -83,7 +83,7 @@ def good_tables() -> dict[str, list[dict]]:
         kind = f"{attributes['gender']} {attributes['articleType']}"
         product = {"product_id": number, **attributes, "derivedType": kind, "image_sha256": sha(number)}
         drawn = {"bytes": image(number, attributes["baseColour"]), "width": 30, "height": 40}
-        pooled = {"average": features_of(number), "maximum": [1.0, 2.0]}
+        pooled = {"average": features_of(number), "maximum": [1.0, 2.0], "stages": [1.0]}
         others = [other for other in range(1, N + 1) if other != number][:10]
         tables["products"].append(product)
         tables["images"].append({"image_sha256": sha(number), **drawn})
@@ -213,7 +213,7 @@ def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(small_r
 
 def test_features_of_images_and_models_that_the_run_does_not_use_cannot_fail_it(small_run, lake):
     def add_features_of_others(tables):
-        spoilt = {"average": [float("nan"), 1.0], "maximum": [1.0, float("inf")]}
+        spoilt = {"average": [float("nan"), 1.0], "maximum": [1.0, float("inf")], "stages": [1.0]}
         tables["features"].append({"image_sha256": "f" * 64, "model": "m", **spoilt})
         tables["features"].append({"image_sha256": sha(1), "model": "another", **spoilt})
 

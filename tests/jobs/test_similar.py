@@ -29,7 +29,9 @@ def run(lake):
         rows.append({"product_id": number * 3, **attributes, "derivedType": "x", "image_sha256": f"{number % 60:064d}"})
     for number in range(60):
         vector = rng.integers(0, 3, 8).astype(float).tolist()
-        features.append({"image_sha256": f"{number:064d}", "model": "m", "average": vector, "maximum": vector})
+        features.append(
+            {"image_sha256": f"{number:064d}", "model": "m", "average": vector, "maximum": vector, "stages": vector}
+        )
     features.append({**features[0], "model": "another", "average": [9.0] * 8})
     rows.sort(key=lambda each: each["product_id"])
     write_result(run, "catalog", tables={"products": write_table(run, "products", rows, catalog_step.PRODUCTS)})

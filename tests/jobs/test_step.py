@@ -40,7 +40,13 @@ def run_with_features(lake, hashes, features):
 
 
 def feature(sha, value, model="m"):
-    return {"image_sha256": sha, "model": model, "average": [value, 1.0], "maximum": [0.0, value]}
+    return {
+        "image_sha256": sha,
+        "model": model,
+        "average": [value, 1.0],
+        "maximum": [0.0, value],
+        "stages": [value, value],
+    }
 
 
 def test_features_come_in_product_order_of_the_runs_model_and_shared_images_share_them(lake):

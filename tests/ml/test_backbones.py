@@ -63,37 +63,34 @@ def reference_features(image, tensors):
         return np.clip(x, 0, 6) if activate else x
 
     x = layer((image.astype(np.float64) - 127) / 128, "_conv_stem", "_bn0", 2)
-    index = 0
+    index, stages = 0, []
     for repeats, _, stride, expansion, _ in LITE0_BLOCKS:
         for repeat in range(repeats):
             block, y = f"_blocks.{index}.", x
             if expansion != 1:
                 y = layer(y, block + "_expand_conv", block + "_bn0")
+            if stride == 2 and not repeat:  # the next convolution halves the map
+                stages.append(y.mean((0, 1)))
             y = layer(y, block + "_depthwise_conv", block + "_bn1", 1 if repeat else stride, groups=y.shape[2])
             y = layer(y, block + "_project_conv", block + "_bn2", activate=False)
             x = x + y if repeat else y
             index += 1
     x = layer(x, "_conv_head", "_bn1")
-    return x.mean((0, 1)), x.max((0, 1))
+    return x.mean((0, 1)), x.max((0, 1)), np.concatenate(stages)
 
 
 def test_lite0_computes_what_its_definition_says(extractor, images, weights):
-    average, maximum = extractor(images[:2])
-    expected_average, expected_maximum = reference_features(images[0], read_torch_weights(weights))
-    np.testing.assert_allclose(average[0], expected_average, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(maximum[0], expected_maximum, rtol=2e-3, atol=2e-3)
+    for found, expected in zip(
+        extractor(images[:2]), reference_features(images[0], read_torch_weights(weights)), strict=True
+    ):
+        np.testing.assert_allclose(found[0], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_an_image_has_the_same_features_whatever_batch_it_is_in(extractor, images):
-    average, maximum = extractor(images)
+    whole = extractor(images)
     order = np.random.default_rng(1).permutation(len(images))
-    shuffled_average, shuffled_maximum = extractor(images[order])
-    assert np.array_equal(shuffled_average, average[order])
-    assert np.array_equal(shuffled_maximum, maximum[order])
-    for at in (0, 7, len(images) - 1):
-        alone_average, alone_maximum = extractor(images[at : at + 1])
-        assert np.array_equal(alone_average[0], average[at])
-        assert np.array_equal(alone_maximum[0], maximum[at])
+    for chosen in (order, [0], [7], [len(images) - 1]):
+        assert all(map(np.array_equal, extractor(images[chosen]), whole.take(chosen)))
 
 
 def test_images_of_another_shape_are_refused_with_both_shapes(extractor):
@@ -103,7 +100,7 @@ def test_images_of_another_shape_are_refused_with_both_shapes(extractor):
 
 def test_bfloat16_features_point_where_float32_features_do(extractor, images, weights):
     half = features.Extractor(BACKBONES["efficientnet-lite0"].build(weights, *SIZE, "bfloat16"), batch=4)
-    average, exact = half(images[:4])[0], extractor(images[:4])[0]
+    average, exact = half(images[:4]).average, extractor(images[:4]).average
     cosine = (average * exact).sum(1) / np.linalg.norm(average, axis=1) / np.linalg.norm(exact, axis=1)
     assert cosine.min() > 0.98
     assert not np.array_equal(average, exact)
@@ -118,14 +115,18 @@ def test_every_part_of_a_model_changes_its_fingerprint():
 def test_a_keras_application_of_the_registry_builds_and_pools(tmp_path):
     import keras
 
-    core = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(64, 64, 3))
+    core = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
     core.save_weights(tmp_path / "x.weights.h5")
-    model = BACKBONES["resnet50v2"].build((tmp_path / "x.weights.h5").read_bytes(), 64, 64, "float32")
+    model = BACKBONES["resnet50"].build((tmp_path / "x.weights.h5").read_bytes(), 64, 64, "float32")
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-    average, maximum = features.Extractor(model, batch=1)(images)
-    maps = core(keras.applications.resnet_v2.preprocess_input(images.astype(np.float32)))
-    np.testing.assert_allclose(average, np.mean(maps, (1, 2)), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(maximum, np.max(maps, (1, 2)), rtol=1e-3, atol=1e-3)
+    found = features.Extractor(model, batch=1)(images)
+    names = ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+    stages = keras.Model(core.input, [core.get_layer(name).output for name in names])
+    maps = [np.asarray(each) for each in stages(keras.applications.resnet.preprocess_input(images.astype(np.float32)))]
+    np.testing.assert_allclose(found.average, maps[-1].mean((1, 2)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.maximum, maps[-1].max((1, 2)), rtol=1e-3, atol=1e-3)
+    expected = np.concatenate([each.mean((1, 2)) for each in maps[:-1]], axis=1)
+    np.testing.assert_allclose(found.stages, expected, rtol=1e-3, atol=1e-3)
 
 
 class Evil:

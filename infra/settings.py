@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     embedding_epochs: int = Field(default=5, ge=1)
     """finetune: most epochs; training stops earlier once the validation loss stops falling."""
     scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
-    """Local folder for the checkpoints of a training on images, which removes its own when done."""
+    """Local folder for a pulled archive until it is in the lake, and for the checkpoints of a training on images."""
 
     evaluate_queries: int = Field(default=5000, ge=0)
     """Held-out images that evaluate searches for as if no catalogue knew them."""

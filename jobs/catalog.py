@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
 import zipfile
 import zlib
@@ -23,7 +22,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from infra.errors import UserError
-from infra.lake import Lake, Part, Table, reaching
+from infra.lake import Lake, Part, Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
@@ -38,8 +37,6 @@ BATCH_BYTES = 128 * 2**20
 """Bytes of image files that are held at once, give or take a file."""
 DECODERS = min(4, os.cpu_count() or 1)
 """Threads: each may hold an image of the largest size, and small ones gain nothing from more."""
-READ_AHEAD = 2**20
-"""Bytes that are read from the lake at once: thousands of small members a request."""
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
 MAX_ID = 2**63 - 1
@@ -125,11 +122,7 @@ def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # typ
 
 @contextmanager
 def _opened(lake: Lake, name: str) -> Iterator[zipfile.ZipFile]:
-    with (
-        reaching(lake.uri),
-        lake.filesystem.open_input_file(lake.path(name)) as stream,
-        zipfile.ZipFile(io.BufferedReader(stream, READ_AHEAD)) as archive,  # type: ignore[type-var]
-    ):
+    with lake.reading(name) as stream, zipfile.ZipFile(stream) as archive:
         yield archive
 
 

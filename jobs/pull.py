@@ -2,7 +2,8 @@
 
 Reads the setting `dataset`: a zip, tar or folder on disk, at s3://, http(s):// or Kaggle, or the built-in sample.
 Writes `raw/<sha256>.zip` (a zip as it is, anything else packed in one determined way) and one row of `pulls`.
-Safe to run again: the file is named by its content, so an unchanged source adds nothing.
+Safe to run again: the file is named by its content, so an unchanged source adds nothing. What is not on disk yet waits
+in a scratch file: its name in the lake follows from its last byte too, and to be checked it must be read out of order.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import hashlib
 import io
 import logging
 import os
+import random
 import re
 import stat
 import tempfile
+import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +39,7 @@ from urllib3.util import Retry
 from infra import archives
 from infra.archives import CHUNK, Member
 from infra.errors import TransientError, UserError
-from infra.lake import Lake, filesystem, reaching
+from infra.lake import Lake, download, filesystem, reaching
 from infra.telemetry import Progress
 from jobs import step
 from jobs.step import Run, StepResult
@@ -53,12 +56,17 @@ TIMEOUT_S = (10, 60)
 RETRIES = Retry(
     total=3,
     backoff_factor=0.3,
+    backoff_jitter=0.3,
     status_forcelist=(429, 500, 502, 503, 504),
     raise_on_status=False,
     retry_after_max=30,
 )
+BREAKS, BREAK_S = 6, 1.0
+"""Times in a row that a download may break off without coming further, and the most that it first waits (s)."""
 READERS, READ_AHEAD_MAX = 16, 4 * 2**20
 """Objects of a prefix read at once, and the largest that is (bytes): a request for each of them takes long."""
+CHECKSUM = "#sha256="
+"""Ends an archive's address with the SHA-256 (hex) that it must have."""
 FORMS = "a .zip/.tar path, a folder, file://, s3://, https://, kaggle:owner/name or sample:N?seed=S"
 
 
@@ -73,23 +81,29 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What fetching may use: the largest unpacked size in bytes, and files that vanish with `held`."""
+    """What fetching may use: the largest unpacked size in bytes, files in `folder` that vanish with `held`.
+
+    `sha256` is what the source's archive must have (hex), or empty.
+    """
 
     limit: int
     held: ExitStack
+    folder: Path
+    sha256: str = ""
 
     def spool(self) -> BinaryIO:
         """A new temporary file without a name: it is gone however the process ends."""
-        return self.held.enter_context(tempfile.TemporaryFile())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.held.enter_context(tempfile.TemporaryFile(dir=self.folder))
 
 
 def pull(run: Run) -> StepResult:
     """Bring the source into the lake as one zip."""
-    limit = run.settings.archive_max_bytes
-    with ExitStack() as held, _disk_errors(shown(run.settings.dataset)):
-        fetched = fetch(run.settings.dataset, Workspace(limit, held))
-        fetched.archive.seek(0)
-        sha256 = hashlib.file_digest(fetched.archive, "sha256").hexdigest()  # type: ignore[arg-type]
+    limit, scratch = run.settings.archive_max_bytes, run.settings.scratch
+    dataset, expected = _split_checksum(run.settings.dataset)
+    with ExitStack() as held, _disk_errors(shown(dataset), scratch):
+        fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
+        sha256 = _sha256(fetched.archive)
         archive, mark = f"raw/{sha256}.zip", step.fingerprint(CODE_VERSION, sha256)
         target, stored = run.lake.table("pulls"), run.lake.exists(archive)
         if stored and target.fingerprint == mark and target.figures["uri"] == fetched.uri:
@@ -123,6 +137,21 @@ def _store(lake: Lake, name: str, archive: BinaryIO, sha256: str) -> None:
             raise TransientError("the source changed while it was read")
 
 
+def _sha256(archive: BinaryIO) -> str:
+    archive.seek(0)
+    return hashlib.file_digest(archive, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def _split_checksum(dataset: str) -> tuple[str, str]:
+    """The source, and the SHA-256 that it is asked to have (hex, lower case) or an empty text."""
+    source, found, sha256 = dataset.rpartition(CHECKSUM)
+    if not found:
+        return dataset, ""
+    if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise _wrong(shown(source), f"has no SHA-256 behind {CHECKSUM}", "give its 64 hexadecimal digits")
+    return source, sha256.lower()
+
+
 def shown(dataset: str) -> str:
     """`dataset` as it may be stored and shown: a URL without user, password, query and fragment."""
     if "://" not in dataset:
@@ -142,6 +171,8 @@ def fetch(dataset: str, workspace: Workspace) -> Fetched:
         TransientError: its server can't be reached or fails.
     """
     scheme = re.match(r"(sample|kaggle)(?=:)|([A-Za-z][A-Za-z0-9+.-]*)(?=://)", dataset)
+    if workspace.sha256 and scheme and scheme[1]:
+        raise _no_archive(dataset)
     match scheme.group().lower() if scheme else "file":
         case "sample":
             return _fetch_sample(dataset, workspace)
@@ -229,20 +260,100 @@ def _fetch_web(url: str, workspace: Workspace) -> Fetched:
     uri, spool = shown(url), workspace.spool()
     # Its warnings about retries hold the query, which may be a signature.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    with _web_errors(uri), requests.Session() as session:
+    with requests.Session() as session:
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
+        _download(Download(session, url, uri, spool, workspace.limit))
+    return _as_zip(uri, spool, workspace)
+
+
+@dataclass
+class Download:
+    """A download in progress: what came of it so far lies in `spool`, and goes with the content that `version` names.
+
+    `version` is what the server calls this content (a strong ETag, or its date), empty where it gives it no name.
+    """
+
+    session: requests.Session
+    url: str
+    uri: str
+    spool: BinaryIO
+    limit: int
+    version: str = ""
+
+    def go_on(self) -> None:
+        """Ask for what is missing and take what comes.
+
+        Raises:
+            UserError: it may not be read, or is larger than the limit.
+            TransientError: it broke off.
+        """
+        have = self.spool.tell()
         # identity: a server that packs its answer would change the bytes that name the file.
         headers = {"Accept-Encoding": "identity"}
-        with session.get(url, stream=True, timeout=TIMEOUT_S, headers=headers) as answer:
-            status = answer.status_code
-            _refuse_status(status, uri, f"the server answered {status}", "check the address and that it may be read")
-            if status != requests.codes.ok:
-                raise TransientError(f"{uri}: the server answered {status}")
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": self.version}
+        with (
+            _web_errors(self.uri),
+            self.session.get(self.url, stream=True, timeout=TIMEOUT_S, headers=headers) as answer,
+        ):
+            self._check(answer, have)
             declared = answer.headers.get("Content-Length", "")
-            size = int(declared) if declared.isdecimal() else 0
-            _spool(answer.iter_content(CHUNK), spool, uri, size, workspace.limit)
-    return _as_zip(uri, spool, workspace)
+            size = self.spool.tell() + int(declared) if declared.isdecimal() else 0
+            _spool(answer.iter_content(CHUNK), self.spool, self.uri, size, self.limit)
+
+    def _check(self, answer: requests.Response, have: int) -> None:
+        """Refuse an answer without content; empty the spool where the answer begins at the beginning."""
+        status, found = answer.status_code, f"the server answered {answer.status_code}"
+        goes_on = bool(have) and status == requests.codes.partial
+        if have and status == requests.codes.range_not_satisfiable:
+            self._restart()
+            raise TransientError(f"{self.uri}: it became shorter while it was fetched")
+        _refuse_status(status, self.uri, found, "check the address and that it may be read")
+        if status != requests.codes.ok and not goes_on:
+            raise TransientError(f"{self.uri}: {found}")
+        if not goes_on:
+            self._restart()
+            self.version = _version(answer)
+        elif _version(answer) not in ("", self.version) or not answer.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        ):
+            self._restart()
+            raise TransientError(f"{self.uri}: it changed while it was fetched")
+
+    def _restart(self) -> None:
+        self.spool.seek(0)
+        self.spool.truncate()
+
+
+def _version(answer: requests.Response) -> str:
+    tag = answer.headers.get("ETag", "")
+    return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
+
+
+def _download(download: Download) -> None:
+    """Fetch all of it; where the connection breaks, go on from there rather than start over.
+
+    Raises:
+        UserError: it may not be read, or is larger than the limit.
+        TransientError: nothing came at all, or it broke off again and again without coming further.
+    """
+    furthest, breaks = 0, 0
+    while True:
+        try:
+            download.go_on()
+            return
+        except TransientError:
+            have = download.spool.tell()
+            breaks = breaks + 1 if have <= furthest else 0
+            if not max(have, furthest) or breaks == BREAKS:
+                raise
+            furthest = max(have, furthest)
+            structlog.get_logger().warning("the download broke off", source=download.uri, bytes=have)
+            time.sleep(random.uniform(0, BREAK_S * 2**breaks))  # noqa: S311
+            if not download.version:  # without a name of the content, what follows might be of another one
+                download.spool.seek(0)
+                download.spool.truncate()
 
 
 def _refuse_status(status: int, uri: str, found: str, remedy: str) -> None:
@@ -270,9 +381,9 @@ def _web_errors(uri: str) -> Iterator[None]:
 
 
 def _spool(chunks: Iterable[bytes], spool: BinaryIO, uri: str, size: int, limit: int) -> None:
-    """Write `chunks` to `spool`; `size` is what the source declares (0: nothing)."""
+    """Append `chunks` to `spool`; `size` is what it will have by what the source declares (0: nothing)."""
     archives.refuse_excess(size, size, uri, limit)
-    advance, written = _meter(size or limit), 0
+    advance, written = _meter(size or limit, spool.tell()), spool.tell()
     for chunk in chunks:
         written += len(chunk)
         archives.refuse_excess(written, written, uri, limit)
@@ -290,10 +401,12 @@ def _fetch_s3(uri: str, workspace: Workspace) -> Fetched:
         if found.type == fs.FileType.NotFound:
             raise _wrong(uri, "isn't there", "check bucket and key (`aws s3 ls` lists them) and AWS_ENDPOINT_URL")
         if found.is_file:
+            archives.refuse_excess(found.size, found.size, uri, workspace.limit)
             spool = workspace.spool()
-            with files.open_input_stream(path) as stream:
-                _spool(iter(partial(stream.read, CHUNK), b""), spool, uri, found.size, workspace.limit)
+            download(uri, spool, _meter(found.size))
             return _as_zip(uri, spool, workspace)
+        if workspace.sha256:
+            raise _no_archive(uri)
         listed = files.get_file_info(fs.FileSelector(path, recursive=True))
         members = [
             Member(entry.path[len(path) + 1 :], entry.size, partial(files.open_input_stream, entry.path))
@@ -334,6 +447,8 @@ def _fetch_disk(path: str, workspace: Workspace) -> Fetched:
         return _as_zip(place.as_uri(), workspace.held.enter_context(place.open("rb")), workspace)
     if not stat.S_ISDIR(mode):
         raise _wrong(repr(path), "is neither a file nor a folder", f"give {FORMS}")
+    if workspace.sha256:
+        raise _no_archive(repr(path))
     members, left_out = _folder_members(place)
     return _packed(place.as_uri(), members, left_out, workspace)
 
@@ -358,7 +473,17 @@ def _folder_members(folder: Path) -> tuple[list[Member], int]:
 
 
 def _as_zip(uri: str, stream: BinaryIO, workspace: Workspace) -> Fetched:
-    """An archive as a zip: a zip as it is, a tar packed."""
+    """An archive as a zip: a zip as it is, a tar packed.
+
+    Raises:
+        UserError: it is none, or has not the SHA-256 asked for.
+    """
+    if workspace.sha256 and (found := _sha256(stream)) != workspace.sha256:
+        raise _wrong(
+            uri,
+            f"has SHA-256 {found}, and {workspace.sha256} is asked for",
+            f"fetch the archive from where the checksum is from, or correct what follows {CHECKSUM}",
+        )
     kind = archives.kind(stream, uri)
     if kind == "zip":
         return Fetched(uri, stream)
@@ -392,9 +517,9 @@ def _packed(
     return Fetched(uri, spool, left_out)
 
 
-def _meter(total: int) -> Callable[[int], None]:
+def _meter(total: int, done: int = 0) -> Callable[[int], None]:
     """A function to be told of bytes done, which reports every full megabyte of `total` bytes."""
-    progress, done = Progress("MB", max(1, total // MB)), 0
+    progress = Progress("MB", max(1, total // MB))
 
     def advance(n: int) -> None:
         nonlocal done
@@ -406,7 +531,7 @@ def _meter(total: int) -> Callable[[int], None]:
 
 
 @contextmanager
-def _disk_errors(uri: str) -> Iterator[None]:
+def _disk_errors(uri: str, scratch: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
@@ -414,8 +539,12 @@ def _disk_errors(uri: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        remedy = f"free space there or set TMPDIR to a larger disk (it is {tempfile.gettempdir()})"
+        remedy = f"free space there or set LOOKALIKE_SCRATCH to a folder on a larger disk (it is {scratch})"
         raise _wrong(uri, "doesn't fit on the disk", remedy) from None
+
+
+def _no_archive(source: str) -> UserError:
+    return _wrong(source, f"is no single archive, and {CHECKSUM} gives the checksum of one", "leave the checksum out")
 
 
 def _wrong(source: str, found: str, remedy: str) -> UserError:

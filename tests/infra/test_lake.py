@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import boto3
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from tenacity import stop_after_attempt
 
+from infra import lake as lakes
 from infra.errors import TransientError, UserError
 from infra.lake import UPLOAD_PART, Lake, Part, filesystem
+from tests.faulty_proxy import Asked, FaultyProxy
 
 SCHEMA = pa.schema({"id": pa.int64(), "name": pa.string()})
 
@@ -156,10 +161,124 @@ def test_a_bucket_that_does_not_exist_is_the_users_to_mend(bucket):
     assert "AWS_" in caught.value.remedy
 
 
-def test_a_store_that_cannot_be_reached_is_transient(bucket, monkeypatch):
+# What an object store does on a bad day: each of the three libraries that speak to it, by a thing it is used for
+
+CALLS = {
+    "pyarrow": lambda lake: lake.read_bytes("raw/file"),
+    "boto3": lambda lake: lake.write_bytes("raw/other", b"x"),
+    "delta-rs": lambda lake: lake.table("things").version,
+    "commit": lambda lake: commit(lake, 2, mode="append"),
+}
+
+
+@pytest.fixture
+def behind(bucket, s3_endpoint, monkeypatch):
+    """A function that puts a proxy before the S3 server, which fails as it is told, and returns a lake behind it."""
+    monkeypatch.setattr(lakes, "STALL_S", 1)
+    monkeypatch.setattr(lakes, "DELTA_S", 2)
+    lake = Lake(f"s3://{bucket}/lake")
+    lake.write_bytes("raw/file", b"content")
+    commit(lake, 1)
+    with ExitStack() as held:
+
+        def put(faults: dict[str, str], **options: float) -> tuple[Lake, list[Asked]]:
+            """`faults`: method (and a part of the target) → fault of the next such request; `*`: of all, always."""
+            left = dict(faults)
+
+            def choose(method: str, target: str) -> str:
+                if "*" in faults:
+                    return faults["*"]
+                due = next((key for key in left if all(map(f"{method} {target}".__contains__, key.split()))), None)
+                return left.pop(due) if due else ""
+
+            proxy = held.enter_context(FaultyProxy(s3_endpoint, choose, **options))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            return Lake(lake.uri), proxy.asked
+
+        yield put
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "stall"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_request_that_fails_once_is_made_again(behind, call, fault):
+    lake, asked = behind(dict.fromkeys(("GET", "PUT"), fault), stall_s=30)
+    CALLS[call](lake)
+    assert fault in [each.fault for each in asked]
+    assert Lake(lake.uri).read_bytes("raw/file") == b"content"
+    assert ids(lake) == ([1, 2] if call == "commit" else [1])
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_refusal_is_the_users_to_mend_in_one_line_and_is_not_tried_again(behind, call):
+    lake, asked = behind({"*": "403"})
+    with pytest.raises(UserError, match=f"{lake.uri} was refused") as caught:
+        CALLS[call](lake)
+    assert re.search("access.?denied", caught.value.problem, re.IGNORECASE)
+    assert "\n" not in caught.value.problem
+    assert caught.value.where == lake.uri
+    assert "what they may do" in caught.value.remedy
+    assert len(asked) <= 2
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Everybody gives up soon, which takes a minute otherwise."""
+    monkeypatch.setattr(lakes, "ATTEMPTS", 2)
+    monkeypatch.setattr(lakes._again, "stop", stop_after_attempt(2))
+    lakes._client_of.cache_clear()
+    yield
+    lakes._client_of.cache_clear()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_store_that_keeps_failing_is_transient(behind, impatient, call):
+    lake, _ = behind({"*": "503"})
+    with pytest.raises(TransientError, match="could not be reached"):
+        CALLS[call](lake)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_store_that_cannot_be_reached_is_transient(bucket, monkeypatch, impatient, call):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(TransientError, match="could not be reached"):
-        Lake(f"s3://{bucket}/lake").exists("raw/x")
+        CALLS[call](Lake(f"s3://{bucket}/lake"))
+
+
+@pytest.mark.parametrize("table", ["things", "new"])
+def test_a_commit_whose_answer_got_lost_is_made_once(behind, table):
+    lake, asked = behind({"PUT": "cut"})
+    before = lake.table(table)
+    part = Part("part-x.parquet", 1, 1)
+    after = before.commit([part], SCHEMA, run="r", fingerprint="mine", mode="append")
+    assert [each.fault for each in asked if each.method == "PUT"][0] == "cut"
+    assert (after.version, after.fingerprint) == (before.version + 1, "mine")
+    assert Lake(lake.uri).table(table).version == after.version
+
+
+def test_another_writers_commit_is_not_taken_for_one_whose_answer_got_lost(behind):
+    stale = behind({})[0].table("things")
+    assert stale.version == 0
+    commit(behind({})[0], 2, mode="append")
+    behind({"PUT": "503"})
+    with pytest.raises(TransientError, match="from version 0 to 1"):
+        stale.commit([Part("part-x.parquet", 1, 1)], SCHEMA, run="late", fingerprint="f", mode="append")
+
+
+def test_an_upload_whose_completion_got_no_answer_is_complete(behind):
+    data = bytes(UPLOAD_PART + 5)
+    lake, asked = behind({"POST ?uploadId": "cut"})
+    lake.write_bytes("raw/large", data)
+    assert [each.fault for each in asked if "?uploadId" in each.target and each.method == "POST"] == ["cut", ""]
+    assert lake.read_bytes("raw/large") == data
+
+
+def test_missing_credentials_are_named(bucket, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="Unable to locate credentials"):
+        Lake(f"s3://{bucket}/lake").write_bytes("raw/x", b"x")
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "/a/path", "hdfs://x/y"])

@@ -6,13 +6,17 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import os
+import re
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import boto3
@@ -21,20 +25,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra import archives
+from infra import lake as lakes
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import read_settings
 from jobs import step
-from jobs.pull import PULLS, pull, shown
+from jobs.pull import BREAKS, PULLS, pull, shown
 from jobs.step import Run
 from ml.sample import COLUMNS, sample
+from tests.faulty_proxy import FaultyProxy
 
 FILES = {"styles.csv": b"id,gender\n1,Men\n", "images/1.jpg": b"\xff\xd8one", "images/2.jpg": b"\xff\xd8two" * 500}
 
 
 def a_run(tmp_path: Path, dataset: object, lake: str = "", **changes: object) -> Run:
     lake = lake or (tmp_path / "lake").as_uri()
-    return Run("r", read_settings(dataset=str(dataset), lake=lake, logs=tmp_path / "logs", **changes), Lake(lake))
+    folders = {"logs": tmp_path / "logs", "scratch": tmp_path / "scratch"}
+    return Run("r", read_settings(dataset=str(dataset), lake=lake, **folders, **changes), Lake(lake))
 
 
 def zipped(files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_STORED) -> bytes:
@@ -230,9 +237,67 @@ def test_what_is_not_on_s3_is_named(tmp_path, bucket, source):
 
 
 def test_s3_that_cannot_be_reached_is_transient(tmp_path, monkeypatch, bucket):
+    monkeypatch.setattr(lakes, "ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(TransientError, match="could not be reached"):
         pull(a_run(tmp_path, f"s3://{bucket}/a.zip"))
+
+
+def test_an_archive_goes_from_s3_to_s3_byte_for_byte_through_a_network_that_fails(
+    tmp_path, bucket, s3_endpoint, monkeypatch
+):
+    data = zipped({**FILES, "images/big.jpg": os.urandom(40 * 2**20)})
+    boto3.client("s3", region_name="us-east-1").put_object(Bucket=bucket, Key="in/a.zip", Body=data)
+    turn = itertools.cycle(["", "503", "", "cut", "", ""])
+    with FaultyProxy(s3_endpoint, lambda *_: next(turn)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        run = a_run(tmp_path, f"s3://{bucket}/in/a.zip", lake=f"s3://{bucket}/lake")
+        pull(run)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    assert Lake(run.lake.uri).read_bytes(f"raw/{hashlib.sha256(data).hexdigest()}.zip") == data
+    sent = [each for each in proxy.asked if each.method == "PUT" and "partNumber" in each.target]
+    assert {each.target.split("partNumber=")[1].split("&")[0] for each in sent} == {"1", "2", "3"}
+    assert all(any(name.startswith("x-amz-checksum-") for name in each.headers) for each in sent)
+    assert {"503", "cut"} <= {each.fault for each in proxy.asked}
+
+
+PULL = """
+import re
+from pathlib import Path
+from jobs import pull, step
+
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+before = peak_mb()
+code = step.main("pull", ["--run", "r"])
+print(peak_mb() - before)
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.parametrize("source", ["http", "s3"])
+def test_an_archive_larger_than_the_memory_it_may_take_is_pulled_to_s3(tmp_path, bucket, site, source):
+    megabytes, bound = 192, 160
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+        for number in range(megabytes // 4):
+            archive.writestr(f"images/{number + 10}.jpg", os.urandom(4 * 2**20))
+    if source == "http":
+        dataset = site.answer("/a.zip", 200, (tmp_path / "a.zip").read_bytes())
+    else:
+        boto3.client("s3", region_name="us-east-1").upload_file(str(tmp_path / "a.zip"), bucket, "in/a.zip")
+        dataset = f"s3://{bucket}/in/a.zip"
+    env = {"LOOKALIKE_DATASET": dataset, "LOOKALIKE_LAKE": f"s3://{bucket}/lake", "LOOKALIKE_LOGS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PULL],
+        env=os.environ | env | {"LOOKALIKE_SCRATCH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < bound
 
 
 # The web
@@ -244,12 +309,19 @@ class Site:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, bytes, dict[str, str]]] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.sent: list[tuple[int, int]] = []
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 site.asked.append((self.path, dict(self.headers)))
                 status, body, headers = site.answers[self.path.split("?")[0]]
+                asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                if asked and self.headers["If-Range"] in (headers.get("ETag"), headers.get("Last-Modified")):
+                    start = int(asked[1])
+                    headers = {**headers, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+                    status, body = 206, body[start:]
+                site.sent.append((status, len(body)))
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
@@ -318,6 +390,89 @@ def test_a_server_that_breaks_off_or_is_not_there_is_transient_and_leaves_nothin
     assert raw(run) == []
     with pytest.raises(TransientError, match="can't be reached"):
         pull(a_run(tmp_path, "http://127.0.0.1:9/a.zip"))
+
+
+LARGE = zipped({**FILES, "images/big.jpg": os.urandom(6 * 2**20)})
+
+
+@pytest.fixture
+def breaking(site, monkeypatch):
+    """A function that puts a proxy before the site, which breaks off in the middle of as many answers as it is told."""
+    monkeypatch.setattr("jobs.pull.BREAK_S", 0.01)
+    with ExitStack() as held:
+
+        def put(times: int, path: str) -> str:
+            left = iter(["cut"] * times)
+            proxy = held.enter_context(FaultyProxy(f"http://{site.host}", lambda *_: next(left, "")))
+            return proxy.url + path
+
+        yield put
+
+
+@pytest.mark.parametrize("name", [{"ETag": '"v1"'}, {"Last-Modified": "Sat, 31 Jan 2026 00:00:00 GMT"}])
+def test_a_download_that_breaks_off_goes_on_where_it_did(tmp_path, site, breaking, name):
+    site.answer("/a.zip", 200, LARGE, **{key.replace("-", "_"): value for key, value in name.items()})
+    run = a_run(tmp_path, breaking(2, "/a.zip"))
+    pull(run)
+    assert run.lake.read_bytes(str(row(run)["archive"])) == LARGE
+    assert [status for status, _ in site.sent] == [200, 206, 206]
+    assert len(LARGE) > site.sent[1][1] > site.sent[2][1]
+
+
+@pytest.mark.parametrize("tag", [{}, {"ETag": 'W/"v1"'}])
+def test_a_download_that_breaks_off_starts_over_where_the_content_has_no_name(tmp_path, site, breaking, tag):
+    site.answer("/a.zip", 200, LARGE, **tag)
+    run = a_run(tmp_path, breaking(1, "/a.zip"))
+    pull(run)
+    assert run.lake.read_bytes(str(row(run)["archive"])) == LARGE
+    assert site.sent == [(200, len(LARGE))] * 2
+
+
+def test_what_changes_while_it_is_downloaded_is_fetched_anew(tmp_path, site, breaking):
+    class Changing(dict):
+        """Another content for every request."""
+
+        def __getitem__(self, path: str) -> tuple[int, bytes, dict[str, str]]:
+            versions = len(site.sent)
+            return 200, zipped({**FILES, "x": bytes([versions]) * 5 * 2**20}), {"ETag": f'"v{versions}"'}
+
+    site.answers = Changing()
+    run = a_run(tmp_path, breaking(1, "/a.zip"))
+    pull(run)
+    assert contents(run)["x"] == bytes([1]) * 5 * 2**20
+    assert [status for status, _ in site.sent] == [200, 200]
+
+
+def test_a_download_that_never_comes_further_is_given_up(tmp_path, site, breaking):
+    site.answer("/a.zip", 200, LARGE)
+    run = a_run(tmp_path, breaking(99, "/a.zip"))
+    with pytest.raises(TransientError, match="broke off"):
+        pull(run)
+    assert len(site.sent) == BREAKS + 1
+    assert raw(run) == []
+
+
+# The checksum
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_with_the_checksum_asked_for_is_taken_and_another_refused(tmp_path, site, pack):
+    data = pack()
+    right, wrong = hashlib.sha256(data).hexdigest(), "0" * 64
+    for source in (saved(tmp_path / "a", data), site.answer("/a", 200, data)):
+        run = a_run(tmp_path, f"{source}#sha256={right.upper()}")
+        pull(run)
+        assert contents(run) == FILES
+        assert row(run)["uri"] in (str(source), f"file://{source}")
+        assert f"has SHA-256 {right}, and {wrong} is asked for" in str(
+            refused(tmp_path / "2", f"{source}#sha256={wrong}")
+        )
+
+
+@pytest.mark.parametrize("source", ["sample:10", "kaggle:owner/name", "{folder}", "{folder}/a.zip#sha256=12"])
+def test_a_checksum_that_cannot_be_compared_is_refused(tmp_path, source):
+    asked = source.format(folder=folder(tmp_path / "in"))
+    assert "sha256" in str(refused(tmp_path, asked if "#" in asked else f"{asked}#sha256={'0' * 64}"))
 
 
 def test_credentials_in_an_address_are_used_but_never_stored_shown_or_logged(tmp_path, site, caplog, capfd):

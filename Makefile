@@ -12,7 +12,7 @@ DATASET ?=
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh test lint bench train up down lock clean
+.PHONY: help setup java refresh test lint bench train wheel up down env compose-up compose-down compose-check lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,14 +54,35 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 train: setup ## Train the embedding on the newest refresh; the next one uses it if it is better
 	@$(BIN)/lookalike step train_embedding --run latest
 
+wheel: setup ## Build var/lookalike-….whl, and a copy var/lookalike.zip for Spark's executors (docs/spark.md)
+	@mkdir -p var && rm -rf build var/*.whl && $(BIN)/python -c "from setuptools import build_meta; build_meta.build_wheel('var')" >/dev/null
+	@rm -rf build && cp var/lookalike-*.whl var/lookalike.zip && ls var/lookalike-*.whl var/lookalike.zip
+
 up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost
 	@$(BIN)/lookalike up
 
 down: ## Stop what `make up` started
 	@$(BIN)/lookalike down
 
-lock: ## Pin the versions again (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-emit-package pyspark-client --extra test --extra bench setup.py -o requirements.lock
+env: ## Draw the passwords of docker-compose.yml into .env; what is there stays
+	@python3 infra/docker/make_env.py
+
+compose-up: env ## Build and start the whole stack with Docker Compose (docs/compose.md)
+	docker compose up --build --detach --wait
+
+compose-down: ## Stop it; the volumes stay
+	docker compose down
+
+compose-check: setup ## Run the DAG by the processes of docker-compose.yml, without Docker (minutes)
+	@$(BIN)/python -m pytest tests/end_to_end/check_compose.py
+
+LOCK = uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-emit-package pyspark-client
+IMAGE := infra/docker/requirements
+lock: ## Pin the versions again, here and for the images (needs uv)
+	$(LOCK) --universal --extra cluster --extra test --extra bench setup.py -o requirements.lock
+	$(LOCK) --universal --extra cluster --constraint requirements.lock setup.py -o $(IMAGE).lock
+	sed -n 's/^tensorflow-cpu==\([^ ]*\).*/tensorflow[and-cuda]==\1/p' $(IMAGE).lock \
+	  | $(LOCK) --python-platform x86_64-manylinux_2_28 --constraint $(IMAGE).lock - -o $(IMAGE)-gpu.lock
 
 clean: ## Remove the lake, store, logs and Airflow's files in var/
 	rm -rf var

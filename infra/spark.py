@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -17,22 +18,65 @@ from infra.errors import UserError
 from infra.lake import Part
 
 if TYPE_CHECKING:  # imported late where it is used: it takes a second
-    from pyspark import SparkContext
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
 POLL_S = 0.5
 JAVA_MIN = 17
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Variables that libraries size their pools by when they are loaded, so a worker has them when it starts."""
+PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "KERAS_BACKEND")
+"""Variables of the driver that workers get too. No credentials: Spark would show them; give executors their own."""
 
 
 def session(name: str) -> SparkSession:
-    """The Spark session of this process; master and resources come from spark-submit, else `local[*]`."""
+    """The Spark session of this process; master and resources come from spark-submit, else `local[*]`.
+
+    Python workers get `spark.task.cpus` threads for each library, unless `spark.executorEnv.*` says otherwise.
+
+    Raises:
+        UserError: executors are asked for with more than one GPU, or sent a wheel under that name.
+    """
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName(f"lookalike-{name}").config("spark.ui.showConsoleProgress", "false")
-    if "SPARK_ENV_LOADED" not in os.environ:  # not started by spark-submit
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, here or on a cluster
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need this environment, not the PATH's Python
         builder = builder.master(os.environ.get("SPARK_MASTER", "local[*]")).config("spark.ui.enabled", "false")
-    return builder.getOrCreate()
+    if secret := os.environ.get("_SPARK_AUTH_SECRET"):  # Spark's own variable, which a standalone driver does not read
+        builder = builder.config("spark.authenticate.secret", secret)
+    made = builder.getOrCreate()
+    try:
+        _check(made.sparkContext.getConf())
+    except UserError:
+        made.stop()
+        raise
+    _prepare_workers(made.sparkContext)
+    return made
+
+
+def _check(conf: SparkConf) -> None:
+    gpus = conf.get("spark.executor.resource.gpu.amount") or "0"
+    if float(gpus) > 1:
+        raise UserError(
+            f"an executor would have {gpus} GPUs; a worker process that goes from task to task can't change its GPU",
+            where="spark.executor.resource.gpu.amount",
+            remedy="set it to 1 and ask for more executors: spark.executor.cores, spark.executor.instances",
+        )
+    sent = conf.get("spark.submit.pyFiles") or ""
+    if ".whl" in sent:
+        raise UserError(
+            f"{sent} would reach the executors, but not the path of their Python, which knows packages by .zip",
+            where="spark.submit.pyFiles",
+            remedy="send the copy of the wheel that `make wheel` names .zip",
+        )
+
+
+def _prepare_workers(context: SparkContext) -> None:
+    """Set the environment that workers start with; what `spark.executorEnv.*` says stands there already and wins."""
+    cpus = math.ceil(float(context.getConf().get("spark.task.cpus") or 1))  # Spark 4.3 knows fractions
+    given = dict.fromkeys(THREADS, str(cpus)) | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    context.environment.update(given | context.environment)
 
 
 def check_java() -> str:
@@ -59,7 +103,10 @@ def check_java() -> str:
 
 
 def take_gpu() -> str | None:
-    """Address of the GPU that Spark gave to this task, from now on the only one this process sees; None without one."""
+    """Address of the GPU that Spark gave to this task, from now on the only one this process sees; None without one.
+
+    To be called before a library starts the GPU. Each then takes memory as it needs it, so processes can share a GPU.
+    """
     from pyspark import TaskContext
 
     context = TaskContext.get()
@@ -67,7 +114,17 @@ def take_gpu() -> str | None:
     if given is None:
         return None
     os.environ["CUDA_VISIBLE_DEVICES"] = given.addresses[0]
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX; PyTorch grows by itself
     return given.addresses[0]
+
+
+def task_threads() -> int:
+    """CPU threads that this task may use: `spark.task.cpus`; 1 outside of a task."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context.cpus() if context else 1
 
 
 def map_to_parts(

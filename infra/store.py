@@ -29,7 +29,8 @@ from psycopg.types.json import Jsonb
 from infra import embedded
 from infra.errors import TransientError, UserError
 
-SQL = Path(__file__).resolve().parents[1] / "sql"
+_INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in (0, 1))
+SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1E
 """Advisory lock that migrations and publishing take, so that two at once come one after the other."""
 COPY_HEADER, COPY_END = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0), struct.pack("!h", -1)

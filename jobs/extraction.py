@@ -166,7 +166,8 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
 @lru_cache(maxsize=1)
 def _extractor(lake: str, model: Model) -> features.Extractor:
     """Made once a worker process, which Spark keeps from task to task, for the GPU or the cores that its tasks get."""
-    features.start(threads=1)
+    engine.take_gpu()
+    features.start(threads=engine.task_threads())
     return features.Extractor(build(Lake(lake), model))
 
 

@@ -3,11 +3,36 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
+KUBERNETES = "k8s://https://kubernetes.default:443"
+CONF = {"spark.executor.memory": "4g", "spark.executor.resource.gpu.amount": "1"}
+CONNECTIONS = {
+    "standalone": {"host": "spark://master:7077", "extra": {"conf": CONF}},
+    "yarn": {"host": "yarn", "extra": {"conf": CONF}},
+    "yarn cluster": {"host": "yarn", "extra": {"deploy-mode": "cluster"}},
+    "kubernetes": {"host": KUBERNETES, "extra": {"conf": CONF}},
+    "kubernetes cluster": {"host": KUBERNETES, "extra": {"deploy-mode": "cluster"}},
+    "wrong": {"host": "spark://master:7077", "login": "64"},
+    "none": None,
+}
+"""Values of `spark_default`; the login is the exit code that spark-submit ends with."""
+PROBLEMS = {
+    "Error code is: 64.": 64,
+    "Error code is: 64. Kubernetes spark exit code is: 0": 64,
+    "Error code is: 0. Kubernetes spark exit code is: 64": 64,
+    "Error code is: 1. Kubernetes spark exit code is: None": 1,
+    "no code at all": 1,
+}
+"""What the provider says of a failure, and the step's exit code in it."""
+on_kubernetes = pytest.mark.skipif(
+    "apache-airflow-providers-cncf-kubernetes" not in {each.name for each in metadata.distributions()},
+    reason="Airflow's provider of Kubernetes is not installed",
+)
 
 PROBE = """
 import sys, time
@@ -16,7 +41,7 @@ started = time.perf_counter()
 import nightly_refresh
 seconds = time.perf_counter() - started
 import json
-libraries = ("tensorflow", "keras", "pyspark", "pandas", "numpy", "pyarrow", "deltalake")
+libraries = ("tensorflow", "keras", "pyspark", "pandas", "numpy", "pyarrow", "deltalake", "kubernetes")
 heavy = [name for name in libraries if name in sys.modules]
 dag = nightly_refresh.dag
 print(json.dumps({
@@ -27,6 +52,7 @@ print(json.dumps({
     "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks},
     "catchup": dag.catchup, "active": dag.max_active_runs, "retries": sorted({task.retries for task in dag.tasks}),
     "operators": {task.task_id: type(task).__mro__[1].__name__ for task in dag.tasks},
+    "codes": [sys.modules["spark_step"].exit_code(text) for text in json.loads(sys.argv[1])],
     "exits": [type(sys.modules["spark_step"].failure("embed", code)).__name__ for code in (64, 75, 1, 137)],
 }))
 """
@@ -36,7 +62,8 @@ print(json.dumps({
 def parsed(tmp_path_factory):
     """The DAG parsed in a process of its own with no connection set, as the DAG processor does."""
     env = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")), "PYTHONPATH": str(DAGS)}
-    out = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", PROBE, json.dumps(list(PROBLEMS))]
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     return json.loads(out.splitlines()[-1])
 
 
@@ -77,3 +104,93 @@ def test_every_table_is_an_asset_that_other_dags_can_wait_for(parsed):
 
 def test_only_a_users_mistake_is_final(parsed):
     assert parsed["exits"] == ["AirflowFailException", "AirflowException", "AirflowException", "AirflowException"]
+
+
+SUBMIT = """
+import json, os, pathlib, sys
+from airflow.sdk.exceptions import AirflowException
+from spark_step import SparkStep
+
+def submit(connection):
+    os.environ.pop("AIRFLOW_CONN_SPARK_DEFAULT", None)
+    if connection:
+        os.environ["AIRFLOW_CONN_SPARK_DEFAULT"] = json.dumps({"conn_type": "spark"} | connection)
+        os.environ["EXIT"] = connection.get("login", "0")
+    called = pathlib.Path("called")
+    called.unlink(missing_ok=True)
+    task = SparkStep(task_id="embed")
+    task.application_args = ["--run", "2026-01-31"]
+    try:
+        outcome = ["done", str(task.execute({})["rows"])]
+    except AirflowException as error:
+        outcome = [type(error).__name__, str(error)]
+    return outcome, called.read_text().splitlines() if called.exists() else []
+
+print(json.dumps({name: submit(value) for name, value in json.loads(sys.argv[1]).items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory):
+    """Connection → how the task embed ended with it, and the arguments that it called spark-submit with.
+
+    spark-submit is a script that notes its arguments: there is no such cluster here.
+    """
+    folder = tmp_path_factory.mktemp("submitted")
+    (folder / "lake/runs/2026-01-31").mkdir(parents=True)
+    (folder / "lake/runs/2026-01-31/embed.json").write_text('{"rows": 7}')
+    script = folder / "spark-submit"
+    script.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >called\necho started\nexit $EXIT\n')
+    script.chmod(0o755)
+    env = {"PATH": f"{folder}:/usr/bin:/bin", "AIRFLOW_HOME": str(folder / "airflow"), "PYTHONPATH": str(DAGS)}
+    env |= {"LOOKALIKE_LAKE": (folder / "lake").as_uri(), "LOOKALIKE_CELL_MIN": "50"}
+    env |= {"LOOKALIKE_STORE": "postgresql://loader:password@store/lookalike", "LOOKALIKE_LOGS": str(folder / "logs")}
+    wanted = {
+        name: value for name, value in CONNECTIONS.items() if "kubernetes" not in name or not on_kubernetes.args[0]
+    }
+    command = [sys.executable, "-c", SUBMIT, json.dumps(wanted)]
+    out = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["standalone", "yarn", pytest.param("kubernetes", marks=on_kubernetes)])
+def test_the_connection_alone_says_where_a_step_runs_and_with_what(submitted, name):
+    outcome, called = submitted[name]
+    assert outcome == ["done", "7"]
+    assert called[:2] == ["--master", CONNECTIONS[name]["host"]]
+    assert {f"{key}={value}" for key, value in CONF.items()} <= set(called)
+    assert called[-3].startswith("/")
+    assert called[-3].endswith("/jobs/embed.py")
+    assert called[-2:] == ["--run", "2026-01-31"]
+    assert not any("LOOKALIKE_" in argument for argument in called)  # the driver is here, with this environment
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "scheme"),
+    [
+        ("yarn cluster", "spark.yarn.appMasterEnv", "/"),
+        pytest.param("kubernetes cluster", "spark.kubernetes.driverEnv", "local:///", marks=on_kubernetes),
+    ],
+)
+def test_a_driver_on_the_cluster_gets_the_settings_but_no_password(submitted, name, variables, scheme):
+    _, called = submitted[name]
+    assert f"{variables}.LOOKALIKE_CELL_MIN=50" in called
+    assert called[-3].startswith(scheme)  # YARN is sent the file, the image has it
+    assert not any("password" in argument or "LOOKALIKE_LOGS" in argument for argument in called)
+
+
+def test_a_users_mistake_in_a_spark_step_is_final(submitted):
+    outcome, called = submitted["wrong"]
+    assert (outcome[0], bool(called)) == ("AirflowFailException", True)
+
+
+def test_the_exit_code_is_found_in_what_the_provider_says(parsed):
+    assert parsed["codes"] == list(PROBLEMS.values())
+
+
+def test_no_connection_is_a_clear_error_and_nothing_is_submitted(submitted):
+    outcome, called = submitted["none"]
+    assert outcome[0] == "AirflowFailException"
+    assert "no connection 'spark_default'" in outcome[1]
+    assert not called

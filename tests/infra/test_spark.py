@@ -1,8 +1,10 @@
 """Spark's surroundings: which Java will do, and items mapped to parts on a real session."""
 
+import os
 from importlib.metadata import packages_distributions
 
 import pytest
+from pyspark.sql import SparkSession
 
 from infra import spark
 from infra.errors import UserError
@@ -69,3 +71,23 @@ def test_every_item_is_worked_on_once_and_its_part_comes_back():
         assert seen[-1] == 7
     finally:
         session.stop()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("spark.executor.resource.gpu.amount", "2", "set it to 1"),
+        ("spark.submit.pyFiles", "lookalike-0.1.0-py3-none-any.whl", "make wheel"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Failed to add file")
+def test_what_executors_cannot_use_is_refused_before_they_start(setting, value, expected):
+    SparkSession.builder.master("local[1]").config(setting, value).getOrCreate()
+    with pytest.raises(UserError, match=expected) as caught:
+        spark.session("test")
+    assert (caught.value.where, SparkSession.getActiveSession()) == (setting, None)
+
+
+def test_outside_of_a_task_there_is_one_thread_and_no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert (spark.task_threads(), spark.take_gpu(), os.environ["CUDA_VISIBLE_DEVICES"]) == (1, None, "7")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,6 @@ PROBLEMS = {
     "no code at all": 1,
 }
 """What the provider says of a failure, and the step's exit code in it."""
-on_kubernetes = pytest.mark.skipif(
-    "apache-airflow-providers-cncf-kubernetes" not in {each.name for each in metadata.distributions()},
-    reason="Airflow's provider of Kubernetes is not installed",
-)
 
 PROBE = """
 import sys, time
@@ -145,16 +140,13 @@ def submitted(tmp_path_factory):
     env = {"PATH": f"{folder}:/usr/bin:/bin", "AIRFLOW_HOME": str(folder / "airflow"), "PYTHONPATH": str(DAGS)}
     env |= {"LOOKALIKE_LAKE": (folder / "lake").as_uri(), "LOOKALIKE_CELL_MIN": "50"}
     env |= {"LOOKALIKE_STORE": "postgresql://loader:password@store/lookalike", "LOOKALIKE_LOGS": str(folder / "logs")}
-    wanted = {
-        name: value for name, value in CONNECTIONS.items() if "kubernetes" not in name or not on_kubernetes.args[0]
-    }
-    command = [sys.executable, "-c", SUBMIT, json.dumps(wanted)]
+    command = [sys.executable, "-c", SUBMIT, json.dumps(CONNECTIONS)]
     out = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     return json.loads(out.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["standalone", "yarn", pytest.param("kubernetes", marks=on_kubernetes)])
+@pytest.mark.parametrize("name", ["standalone", "yarn", "kubernetes"])
 def test_the_connection_alone_says_where_a_step_runs_and_with_what(submitted, name):
     outcome, called = submitted[name]
     assert outcome == ["done", "7"]
@@ -170,7 +162,7 @@ def test_the_connection_alone_says_where_a_step_runs_and_with_what(submitted, na
     ("name", "variables", "scheme"),
     [
         ("yarn cluster", "spark.yarn.appMasterEnv", "/"),
-        pytest.param("kubernetes cluster", "spark.kubernetes.driverEnv", "local:///", marks=on_kubernetes),
+        ("kubernetes cluster", "spark.kubernetes.driverEnv", "local:///"),
     ],
 )
 def test_a_driver_on_the_cluster_gets_the_settings_but_no_password(submitted, name, variables, scheme):

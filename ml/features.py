@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 BATCH = 32
 """Images a call. Fixed, and short batches are filled up: kernels may sum in another order for another shape."""
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_NEVER, _GROWTH = 2**31 - 1, 2**26  # bytes
 
 
 class Features(NamedTuple):
@@ -74,6 +79,7 @@ def start(threads: int) -> None:
     """Let TensorFlow use so many CPU threads a call and no more GPU memory than it needs, in the whole process."""
     import keras
 
+    keep_freed_memory()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -84,3 +90,15 @@ def start(threads: int) -> None:
                 tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # TensorFlow has already started in this process; its threads stay as they are
             pass
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of freed tensors instead of giving it back: no page is cleared twice.
+
+    By default glibc maps each large tensor anew, which took a quarter of the time of training (see
+    benchmarks/RESULTS.md). `mallopt(3)` names the parameters; other systems' allocators are left as they are.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            libc.mallopt(parameter, _NEVER)
+        libc.mallopt(_M_TOP_PAD, _GROWTH)

@@ -14,12 +14,11 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
 from infra import telemetry
@@ -141,28 +140,45 @@ def read_features(run: Run, column: str, model: str = "") -> np.ndarray:
     Raises:
         UserError: an image of a product has no features.
     """
-    needed = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks().dictionary_encode()
-    matrix, seen = None, np.zeros(len(needed.dictionary), bool)
+    return _gather(run, [column], model, lambda _, values: values)[0]
+
+
+def _gather(
+    run: Run, columns: Sequence[str], model: str, make: Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
+) -> list[np.ndarray]:
+    """What `make` gives for the products of each part of the features, put together in the order of products.
+
+    Of one part after the other, so that memory holds what is made and little else. `make` takes indices of products,
+    int (m,), and the float32 (m, d) features in each of `columns`; it gives arrays of m rows.
+    """
+    hashes = np.array(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist(), "S64")
+    images, image_of = np.unique(hashes, return_inverse=True)
+    products, firsts = np.argsort(image_of, kind="stable"), np.cumsum([0, *np.bincount(image_of)])
+    made, seen = list[np.ndarray](), np.zeros(len(images), bool)
     features = run.lake.table("features") if model else run.table("features")
     model = model or str(run.result("embed").figures["model"])
     for part in features.parts:
-        rows = features.read_part(part, ["image_sha256", column], [("model", "=", model)])
-        rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=needed.dictionary))
-        if not len(rows):
+        rows = features.read_part(part, ["image_sha256", *columns], [("model", "=", model)])
+        names = np.array(rows["image_sha256"].to_pylist(), "S64")
+        place = np.minimum(np.searchsorted(images, names), len(images) - 1)
+        wanted = np.flatnonzero(images[place] == names)
+        if not len(wanted):
             continue
-        place = pc.index_in(rows["image_sha256"], value_set=needed.dictionary).to_numpy()
-        values = to_matrix(rows[column])
-        if matrix is None:
-            matrix = np.empty((len(seen), values.shape[1]), np.float32)
-        matrix[place], seen[place] = values, True
-    if matrix is None or not seen.all():
-        missing = needed.dictionary[int(np.argmin(seen))].as_py()
+        seen[place[wanted]] = True
+        sharing = [products[firsts[image] : firsts[image + 1]] for image in place[wanted]]
+        row, own = np.repeat(wanted, [len(each) for each in sharing]), np.concatenate(sharing)
+        for at, values in enumerate(make(own, [to_matrix(rows[column])[row] for column in columns])):
+            if at == len(made):
+                made.append(np.empty((len(hashes), values.shape[1]), values.dtype))
+            made[at][own] = values
+    if not seen.all():
         raise UserError(
-            f"{int((~seen).sum())} of {len(seen)} images have no features of model {model}, such as {missing}",
+            f"{int((~seen).sum())} of {len(seen)} images have no features of model {model}, such as "
+            f"{images[np.argmin(seen)].decode()}",
             where=f"{run.lake.uri}/features",
             remedy=f"run `lookalike step embed --run {run.name}`",
         )
-    return matrix[needed.indices.to_numpy()]
+    return made
 
 
 @dataclass(frozen=True)
@@ -197,30 +213,35 @@ def read_embedder(run: Run, sha256: str | None = None) -> embedding.Embedder:
 
 def read_all_features(run: Run, model: str = "") -> Features:
     """All of them, as `read_features` reads each."""
-    return Features(*(read_features(run, column, model) for column in Features._fields))
+    return Features(*_gather(run, Features._fields, model, lambda _, values: values))
 
 
-def read_embeddings(run: Run) -> np.ndarray:
-    """What similarity is measured on: the embedder's output for every product, in order, float32 (n, e), fixed point.
+def read_embeddings(run: Run, embedder: embedding.Embedder | None = None, model: str = "") -> np.ndarray:
+    """What similarity is measured on: an embedder's output for every product, in order, float32 (n, e), fixed point.
+
+    Without an embedder and its model: the run's.
 
     Raises:
         UserError: an image of a product has no features.
     """
-    embedder = read_embedder(run)
-    if not embedder.arrays:
-        return to_embedding(read_features(run, "average"))
-    return embedder.apply(read_all_features(run), read_known(run))
+    embedder = embedder or read_embedder(run)
+    if not embedder.arrays:  # untrained: the other features need not be read
+        return _gather(run, ["average"], model, lambda _, values: [to_embedding(values[0])])[0]
+    known = read_known(run)
+
+    def apply(products: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
+        return [embedder.apply(Features(*values), {name: column[products].tolist() for name, column in known.items()})]
+
+    return _gather(run, Features._fields, model, apply)[0]
 
 
-def read_known(run: Run) -> dict[str, list[str | None]]:
-    """Attribute → its value for every product, in order, where its image may be learnt from; None elsewhere."""
+def read_known(run: Run) -> dict[str, np.ndarray]:
+    """Attribute → its value for every product, in order, where its image may be learnt from, else None: object (n,)."""
     names = [name for name in embedding.BLOCKS if name in ATTRIBUTES]
     rows = run.table("products").read(["image_sha256", *names])
     learnt = split.sides_of(rows["image_sha256"].to_pylist()) == split.TRAIN
-    return {
-        name: [value if own else None for value, own in zip(rows[name].to_pylist(), learnt, strict=True)]
-        for name in names
-    }
+    unknown = np.full(len(learnt), None, object)
+    return {name: np.where(learnt, np.array(rows[name].to_pylist(), object), unknown) for name in names}
 
 
 def to_matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -25,7 +25,7 @@ from ml.cells import find_cells
 from ml.embedding import Embedder
 from ml.gates import promotes
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 SEED = 0
 ATTRIBUTES = (*(name for name in embedding.BLOCKS if name != "looks"), *embedding.AUXILIARY)
 QUERIES = 2048
@@ -68,8 +68,11 @@ def train_embedding(run: Run) -> StepResult:
         challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
     asked = sides == split.VALIDATION
     judged = {
-        "champion": judge(embed(run, step.read_embedder(run, champion.embedder), champion.model), rows, asked),
-        "challenger": judge(embed(run, challenger.embedder, challenger.model), rows, asked),
+        who: judge(step.read_embeddings(run, embedder, model), rows, asked)
+        for who, embedder, model in (
+            ("champion", step.read_embedder(run, champion.embedder), champion.model),
+            ("challenger", challenger.embedder, challenger.model),
+        )
     }
     return _write(run, target, mark, challenger, judged)
 
@@ -110,11 +113,6 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder:
     embedder, after = fit(run, rows, sides, tuned.fingerprint)
     histories = {"head before tuning": before, "tuning": history, "head": after}
     return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
-
-
-def embed(run: Run, embedder: Embedder, model: str) -> np.ndarray:
-    """Embeddings of all products as a refresh would have them, float32 (n, e)."""
-    return embedder.apply(step.read_all_features(run, model), step.read_known(run))
 
 
 def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: dict) -> StepResult:

@@ -88,11 +88,16 @@ def open_run(lake: Lake, name: str = RUN, **settings: object) -> Run:
     return Run(name, read_settings(lake=lake.uri, **settings), lake)
 
 
-def write_table(run: Run, table: str, rows: list[dict], schema: pa.Schema, **figures: object) -> int:
-    """Commit these rows as a table, as its step would; returns the version."""
+def write_table(
+    run: Run, table: str, rows: list[dict], schema: pa.Schema, part_rows: int = 1 << 20, **figures: object
+) -> int:
+    """Commit these rows as a table, as its step would, in parts of so many; returns the version."""
     mark = hashlib.sha256(repr(rows).encode()).hexdigest()
-    part = run.lake.write_part(table, pa.Table.from_pylist(rows, schema=schema), salt=mark)
-    return run.lake.table(table).commit([part], schema, run=run.name, fingerprint=mark, figures=figures).version
+    parts = [
+        run.lake.write_part(table, pa.Table.from_pylist(rows[at : at + part_rows], schema=schema), salt=f"{mark}{at}")
+        for at in range(0, max(1, len(rows)), part_rows)
+    ]
+    return run.lake.table(table).commit(parts, schema, run=run.name, fingerprint=mark, figures=figures).version
 
 
 def write_result(run: Run, step: str, **fields: object) -> None:
@@ -126,11 +131,11 @@ def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -
     rows = [
         {"image_sha256": sha, "model": "model", "average": v, "maximum": v, "stages": v} for sha, v in features.items()
     ]
-    for step, table, content, schema in (
-        ("catalog", "products", products, catalog.PRODUCTS),
-        ("embed", "features", rows, extraction.SCHEMA),
+    for step, table, content, schema, part_rows in (
+        ("catalog", "products", products, catalog.PRODUCTS, 1 << 20),
+        ("embed", "features", rows, extraction.SCHEMA, 250),
     ):
-        version = write_table(run, table, content, schema)
+        version = write_table(run, table, content, schema, part_rows)
         write_result(
             run,
             step,

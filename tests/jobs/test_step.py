@@ -34,7 +34,7 @@ def run_with_features(lake, hashes, features):
         for i, sha in enumerate(hashes, 1)
     ]
     write_result(run, "catalog", tables={"products": write_table(run, "products", products, catalog_step.PRODUCTS)})
-    version = write_table(run, "features", features, extraction.SCHEMA)
+    version = write_table(run, "features", features, extraction.SCHEMA, part_rows=250)
     write_result(run, "embed", tables={"features": version}, figures={"model": "m"})
     return run
 
@@ -54,6 +54,14 @@ def test_features_come_in_product_order_of_the_runs_model_and_shared_images_shar
     run = run_with_features(lake, ["b", "a", "c", "a"], stored)
     assert step.read_features(run, "average").tolist() == [[2, 1], [1, 1], [3, 1], [1, 1]]
     assert step.read_features(run, "maximum").dtype == np.float32
+
+
+def test_features_of_many_parts_come_in_product_order(lake):
+    run = run_with_features(
+        lake, [f"{i:03}" for i in range(600)], [feature(f"{i:03}", float(i)) for i in range(650)][::-1]
+    )
+    assert len(run.table("features").parts) > 2
+    assert step.read_features(run, "maximum").tolist() == [[0.0, float(i)] for i in range(600)]
 
 
 def test_an_image_without_features_is_named_with_the_remedy(lake):

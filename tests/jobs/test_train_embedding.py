@@ -53,7 +53,10 @@ def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
     assert step.champion(run.lake, "model") == Champion(figures["embedder"], "model", "")
     assert step.champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
     embedder = step.read_embedder(run, figures["embedder"])
-    assert embedder.apply(step.read_all_features(run)).shape[0] == N
+    at_once = embedder.apply(
+        step.read_all_features(run), {name: known.tolist() for name, known in step.read_known(run).items()}
+    )
+    assert np.array_equal(step.read_embeddings(run, embedder, "model"), at_once)
 
 
 def test_the_same_products_are_not_trained_on_again(run):

@@ -81,19 +81,16 @@ class Embedder:
         """
         if not self.arrays:
             return to_embedding(features.average)
-        found, wanted = features.average.shape[1], len(self.arrays["mean"]) // 2
+        found, wanted = sum(each.shape[1] for each in features), len(self.arrays["mean"])
         if found != wanted:
             raise ValueError(f"features have {found} dimensions, not {wanted}")
         codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in BLOCKS}
-        parts = [slice(at, at + _ROWS) for at in range(0, len(features.average), _ROWS)]
-        return np.concatenate(
-            [
-                to_embedding(
-                    _blocks(self._wide, features.take(part), {name: each[part] for name, each in codes.items()})
-                )
-                for part in parts
-            ]
-        )
+        made = []
+        for at in range(0, len(features.average), _ROWS):
+            part = slice(at, at + _ROWS)
+            own = {name: each[part] for name, each in codes.items()}
+            made.append(to_embedding(_blocks(self._wide, features.take(part), own)))
+        return np.concatenate(made)
 
     def _codes(self, name: str, values: Sequence[str | None]) -> np.ndarray:
         """Place of each value among the attribute's classes, int (n,); −1 where it is none of them."""
@@ -124,13 +121,13 @@ def from_bytes(data: bytes, sha256: str) -> Embedder:
 
 
 def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping[str, np.ndarray]) -> np.ndarray:
-    x = np.concatenate([features.average, features.maximum], axis=1).astype(np.float64)
+    x = np.concatenate(features, axis=1).astype(np.float64)
     x = np.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
     blocks = []
     for name, weight in BLOCKS.items():
         if name == "looks":
-            block = _unit((_unit(features.stages) - arrays["looks_mean"]) @ arrays["looks"])
+            block = _unit((_unit(features.stages.astype(np.float64)) - arrays["looks_mean"]) @ arrays["looks"])
         elif name in arrays:
             logits = x @ arrays[name] + arrays[f"{name}_bias"]
             block = _unit(np.exp((logits - logits.max(axis=1, keepdims=True)) * (SHARPNESS / 2)))
@@ -192,7 +189,7 @@ def fit(
         raise ValueError(f"no image to train on, of {len(sides)}")
     keras.utils.set_random_seed(seed)
     learnt = features.take(known)
-    x = np.concatenate([learnt.average, learnt.maximum], axis=1)
+    x = np.concatenate(learnt, axis=1)
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-3
     x = np.clip((x - mean) / deviation, -CLIP, CLIP).astype(np.float32)
     encoded = {name: encode(values, sides == TRAIN) for name, values in attributes.items()}

@@ -1,6 +1,6 @@
 """Tuning a backbone to a catalogue: its last convolutions learn what the trained embedding is to tell apart.
 
-Import it only where it is used: it imports Keras. The network is the backbone, both poolings, and behind them that of
+Import it only where it is used: it imports Keras. The network is the backbone, and behind what it gives that of
 `ml.embedding`, which has learnt on the features of the backbone as it was: trained from there, the convolutions keep
 what they know (linear probing, then fine-tuning: Kumar et al. 2022, arXiv:2202.10054).
 """
@@ -64,8 +64,7 @@ def _network(backbone, embedder: Embedder, sizes: Mapping[str, int], convolution
     arrays = embedder.arrays
     images = keras.Input(backbone.input_shape[1:], dtype="uint8", name="images")
     # training=False: the backbone's batch normalisations keep their ImageNet statistics, also where kernels learn.
-    average, maximum, _ = backbone(images, training=False)
-    x = layers.Concatenate()([average, maximum])
+    x = layers.Concatenate()(backbone(images, training=False))
     x = ops.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     hidden = layers.Dense(HIDDEN, name="hidden")
     x = layers.ReLU()(hidden(layers.Dropout(DROPOUT[0])(x)))

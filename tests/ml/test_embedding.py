@@ -58,6 +58,15 @@ def test_neighbours_of_images_it_has_not_learnt_from_are_of_the_same_kind_more_o
     assert shares["trained"][1] > shares["untrained"][1] + 0.05
 
 
+def test_what_only_the_earlier_stages_show_is_learnt(catalogue):
+    features, labels, sides = catalogue
+    noise = np.random.default_rng(5).normal(size=(N, D)).astype(np.float32)
+    shown, _ = fit(Features(noise, noise, features.average), labels, sides, seed=1)
+    said = shown.apply(Features(noise, noise, features.average))[:, :6].argmax(axis=1)  # the block of the articleTypes
+    right = np.array([f"articleType {code}" for code in said]) == labels["articleType"]
+    assert right[sides == TEST].mean() > 0.5
+
+
 def test_embeddings_are_unit_rows_on_the_grid(catalogue, embedder):
     found = embedder.apply(catalogue[0])
     assert found.shape == (N, 6 + 3 + 4 + D)  # looks: as many components as there are
@@ -130,7 +139,7 @@ def test_another_file_than_the_expected_one_is_refused(embedder):
 
 
 def test_features_of_another_backbone_are_refused(embedder):
-    with pytest.raises(ValueError, match="5 dimensions, not 24"):
+    with pytest.raises(ValueError, match="15 dimensions, not 72"):
         embedder.apply(Features(*[np.ones((2, 5), np.float32)] * 3))
 
 

@@ -46,7 +46,7 @@ def test_the_network_begins_with_what_the_head_says(backbone, head):
     model = tuning._network(backbone, embedder, {"articleType": 2, "season": 4}, 1)
     logits = np.asarray(model(pixels(np.arange(N)), training=False)["articleType"])
     wide = embedder._wide
-    x = np.concatenate([features.average, features.maximum], axis=1)
+    x = np.concatenate(features, axis=1)
     x = np.clip((x - wide["mean"]) / wide["deviation"], -embedding.CLIP, embedding.CLIP)
     expected = np.maximum(x @ wide["hidden"] + wide["hidden_bias"], 0) @ wide["articleType"] + wide["articleType_bias"]
     assert logits == pytest.approx(expected, abs=0.05)  # features are rounded to float16, the network's are not

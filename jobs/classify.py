@@ -28,7 +28,7 @@ from jobs.step import Run, StepResult
 from ml import backbones, classifier, split
 from ml.classifier import Fitted, Targets
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 SEED = 0
 FIELDS = ("gender", "masterCategory")
 """What the multi-label variant learns beside the subCategory."""
@@ -48,7 +48,7 @@ CLASSIFIER = pa.schema(
         ("metrics", pa.string()),
     ]
 )
-"""`input` is what the model takes, `features` (average-pooled) or `images`; `other_labels` follow `labels`."""
+"""`input` is what the model takes, `features` (`ml.classifier.COLUMNS`) or `images`; `other_labels` follow `labels`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def classify(run: Run) -> StepResult:
         with training.checkpoints(settings, f"classify-{mark}") as folder:
             fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
     else:
-        fitted, data, outputs = _fit(step.read_features(run, "average")[labelled], targets, sides)
+        fitted, data, outputs = _fit(step.read_features(run, *classifier.COLUMNS)[labelled], targets, sides)
     sha256, tested = hashlib.sha256(data).hexdigest(), targets.take(sides == split.TEST)
     metrics = classifier.metrics(outputs[:, : len(targets.labels)], tested.classes, targets.labels)
     if targets.others:

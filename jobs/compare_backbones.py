@@ -281,7 +281,7 @@ def _figures(run: Run, sample: Sample, model: Model, built, on_images) -> dict[s
     trained, _ = embedding.fit(features, sample.attributes, sample.sides, SEED)
     figures |= _judge(embedding.UNTRAINED.apply(features), sample, "untrained")
     figures |= _judge(trained.apply(features), sample, "trained")
-    return figures | {"trained_subCategory": _subcategory_accuracy(features.average, sample)}
+    return figures | {"trained_subCategory": _subcategory_accuracy(features.beside(classifier.COLUMNS), sample)}
 
 
 def _stored(run: Run, sample: Sample, model: str) -> Features | None:
@@ -347,13 +347,13 @@ def _judge(embeddings: np.ndarray, sample: Sample, name: str) -> dict[str, float
     return {f"{name}_{figure}": _plain(value) for figure, value in figures.items()}
 
 
-def _subcategory_accuracy(average: np.ndarray, sample: Sample) -> float | None:
+def _subcategory_accuracy(inputs: np.ndarray, sample: Sample) -> float | None:
     """Percentage of the test side whose subCategory a classifier says that was trained on the training side."""
     names = [str(name) for name in sample.attributes["subCategory"]]
     targets = classifier.make_targets(names, {})
-    fitted = classifier.fit(average, targets, sample.sides, SEED)
+    fitted = classifier.fit(inputs, targets, sample.sides, SEED)
     test = sample.sides == split.TEST
-    predicted = classifier.predict(fitted.model, average[test]).argmax(axis=1)
+    predicted = classifier.predict(fitted.model, inputs[test]).argmax(axis=1)
     return _plain(100 * float((predicted == targets.classes[test]).mean()))
 
 

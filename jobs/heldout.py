@@ -113,7 +113,7 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
     known = read_classifier(run)
     probabilities = np.zeros((len(products.ids), len(known.labels)), np.float32)
     if known.size is None:
-        inputs = step.read_features(run, "average")[rows]
+        inputs = step.read_features(run, *classifier.COLUMNS)[rows]
         probabilities[rows] = classifier.subcategory_probabilities(known.model, inputs, known.labels)
     else:
         done = 0

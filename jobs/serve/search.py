@@ -102,7 +102,8 @@ class Sight:
         if not pixels:
             return []
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        inputs = [each["classifier"] for each in pixels] if self._classifier.size else features.average
+        of_features = not self._classifier.size
+        inputs = features.beside(classifier.COLUMNS) if of_features else [each["classifier"] for each in pixels]
         embeddings = self._embedder.apply(features)
         return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
 
@@ -209,7 +210,7 @@ class Classifier:
     size: tuple[int, int] | None
 
     def probabilities(self, sample: np.ndarray) -> np.ndarray:
-        """Of each subCategory, float32 (c,), for average-pooled features, float32 (d,), or an image, uint8 (h, w, 3).
+        """Of each subCategory, float32 (c,), for features side by side, float32 (d,), or an image, uint8 (h, w, 3).
 
         As `ml.classifier.subcategory_probabilities`, but called directly: `predict` of Keras takes 50 ms to begin. One
         sample a call, so that its figures are the same to the bit whatever it comes with.

@@ -40,11 +40,11 @@ def sha(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def classifier_file() -> bytes:
-    """A classifier of features that name the subCategory, one of three."""
+    """A classifier of features whose average names the subCategory, one of three."""
     import keras
 
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, activation="softmax")])
-    model.set_weights([5 * np.eye(3)[::-1], np.zeros(3)])
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    model.set_weights([np.vstack([5 * np.eye(3)[::-1], np.zeros(3)]), np.zeros(3)])
     return to_bytes(model)
 
 

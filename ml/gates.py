@@ -65,18 +65,15 @@ def verdicts(new: Figures, live_products: int | None, tolerances: Tolerances) ->
     return found
 
 
-COLOUR_LOSS = 1.0
-"""Percentage points of colour share that a challenger may lose: better kinds are not bought with worse looks."""
-
-
 def promotes(challenger: Mapping[str, float], champion: Mapping[str, float]) -> bool:
     """Whether an embedder replaces the champion, from the percentages of both on the same held-out queries.
 
     It must be right for more products in `both` (articleType and gender) on average over the three tolerances, and its
-    `colour_share` may be at most `COLOUR_LOSS` lower. A percentage that is NaN promotes nothing.
+    `colour_share` may be lower by no more points than it gains there: better kinds are not bought with worse looks. A
+    percentage that is NaN promotes nothing.
     """
-    means = [sum(each[f"both_{tolerance}"] for tolerance in ("0.2", "0.1", "0")) for each in (challenger, champion)]
-    return means[0] > means[1] and challenger["colour_share"] >= champion["colour_share"] - COLOUR_LOSS
+    gain = sum(challenger[name] - champion[name] for name in ("both_0.2", "both_0.1", "both_0")) / 3
+    return gain > 0 and champion["colour_share"] - challenger["colour_share"] <= gain
 
 
 def _coverage(new: Figures, least: float) -> Verdict:

@@ -77,6 +77,8 @@ def test_a_failed_verdict_says_by_how_much_and_what_to_do():
         ((51, 41, 31), 40, True),
         ((51, 41, 31), 39, True),
         ((51, 41, 31), 38.9, False),
+        ((54, 43, 32), 37, True),
+        ((54, 43, 32), 36.9, False),
         ((50, 40, 30), 60, False),
         ((70, 40, 9), 40, False),
         ((float("nan"),) * 3, 40, False),

@@ -25,7 +25,7 @@ from ml.cells import find_cells
 from ml.embedding import Embedder
 from ml.gates import promotes
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 SEED = 0
 ATTRIBUTES = (*(name for name in embedding.BLOCKS if name != "looks"), *embedding.AUXILIARY)
 QUERIES = 2048

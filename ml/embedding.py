@@ -27,13 +27,13 @@ from ml.features import Features
 from ml.similarity import to_embedding
 from ml.split import TRAIN
 
-BLOCKS = {"articleType": 1.1, "gender": 1.2, "baseColour": 0.5, "looks": 1.8}
+BLOCKS = {"articleType": 1.2, "gender": 1.3, "baseColour": 0.55, "looks": 2.0}
 """Weight of each block, chosen on the validation side of the real catalogue: see benchmarks/RESULTS.md."""
 AUXILIARY = {"subCategory": 0.5, "usage": 0.2, "season": 0.2}
 """Attributes that are learnt beside those of the blocks, with their share of the loss: they make the others better."""
-LOOKS = 256
+LOOKS = 512
 """Principal components of the block `looks`, each scaled to the same variance: a photo is told by small differences."""
-SHARPNESS = 4.0
+SHARPNESS = 4.5
 """Probabilities are raised to this power: above 1 the likeliest class counts for more."""
 KNOWN = 0.8
 """Share of a known attribute in its block before that is scaled to its weight; the network's view has the rest."""

@@ -126,7 +126,7 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     assert after.skipped  # the training left its features behind
     assert (after.figures["model"], after.figures["base"]) == (champion.model, before["base"])
     assert (after.figures["embedder"], after.figures["tuned"]) == (champion.embedder, champion.tuned)
-    old = step.read_features(run, "average", before["model"])
+    old = step.read_features(run, "average", model=before["model"])
     assert not np.array_equal(step.read_features(run, "average"), old)
     assert step.read_embeddings(run).shape[0] == len(old)
 

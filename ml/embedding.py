@@ -46,14 +46,21 @@ CLIP = 5.0
 """Standardised features are cut off at ± this many standard deviations."""
 MISSING = -1
 """Code of an attribute that is not known."""
+LAYOUT = 2
+"""Of an embedder's arrays. To be raised when what was trained before can no longer be applied; the first had none."""
 _ROWS = 4096
+
+
+class LayoutError(ValueError):
+    """A stored embedder has another layout than this release applies."""
 
 
 @dataclass(frozen=True)
 class Embedder:
     """Features → embeddings; without arrays: the average-pooled features, untrained.
 
-    `arrays` are the network's, float32, and for each attribute of `BLOCKS` the names of its classes, `<name>_classes`.
+    `arrays` are the network's, float32, for each attribute of `BLOCKS` the names of its classes, `<name>_classes`, and
+    the `layout` of them all.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -111,13 +118,17 @@ def from_bytes(data: bytes, sha256: str) -> Embedder:
     """The embedder that `Embedder.to_bytes` stored; nothing is unpickled.
 
     Raises:
+        LayoutError: another release trained it, and its arrays cannot be applied.
         ValueError: the SHA-256 (hex) of `data` is not `sha256`.
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ValueError(f"the embedder has SHA-256 {found}, expected {sha256}")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Embedder(dict(arrays))
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        arrays = dict(stored)
+    if (layout := int(arrays.get("layout", 1))) != LAYOUT:
+        raise LayoutError(f"the embedder {sha256} has layout {layout}, and this release applies layout {LAYOUT}")
+    return Embedder(arrays)
 
 
 def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -199,7 +210,7 @@ def fit(
     model = _network(x.shape[1], sizes, steps=EPOCHS * -(-len(x) // batch))
     epoch_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))
     history = model.fit(x, targets, batch_size=batch, epochs=EPOCHS, callbacks=[epoch_end], verbose=0).history
-    arrays = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
+    arrays = {"layout": np.array(LAYOUT), "mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
     arrays |= _arrays(model) | _whitened_components(learnt.stages)
     arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in BLOCKS}
     return Embedder(arrays), {name: [float(value) for value in values] for name, values in history.items()}

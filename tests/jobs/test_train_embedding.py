@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
@@ -76,6 +77,41 @@ def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):
     rows = run.lake.table("embedders").read().sort_by("number").to_pylist()
     assert [row["promoted"] for row in rows] == [True, False]
     assert json.loads(rows[1]["judged"])["champion"]["both_0"] == json.loads(rows[0]["judged"])["challenger"]["both_0"]
+
+
+def trained_by_another_release(run):
+    """The champion as a release with another layout stored it."""
+    sha256 = execute("train_embedding", run).figures["embedder"]
+    arrays = dict(step.read_embedder(run, sha256).arrays) | {"layout": np.array(1)}
+    data = embedding.Embedder(arrays).to_bytes()
+    other = hashlib.sha256(data).hexdigest()
+    run.lake.write_bytes(f"embedders/{other}.npz", data)
+    row = run.lake.table("embedders").read().to_pylist()[0] | {"sha256": other, "file": f"embedders/{other}.npz"}
+    row["number"] += 1
+    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=step.EMBEDDERS), salt="other")
+    run.lake.table("embedders").commit([part], step.EMBEDDERS, run=run.name, fingerprint="other", mode="append")
+    return other
+
+
+def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_is_trained(run):
+    other = trained_by_another_release(run)
+    assert step.champion(run.lake, "model") == Champion("untrained", "model", "")
+    figures = execute("train_embedding", run).figures
+    assert figures["promoted"]
+    assert step.champion(run.lake, "model").embedder == figures["embedder"] != other
+
+
+def test_a_run_whose_embedder_this_release_cannot_apply_is_a_users_error(run):
+    with pytest.raises(UserError, match="has layout 1, and this release applies layout 2"):
+        step.read_embedder(run, trained_by_another_release(run))
+
+
+def test_an_embedder_whose_file_has_changed_is_a_users_error(run):
+    sha256 = execute("train_embedding", run).figures["embedder"]
+    file = f"embedders/{sha256}.npz"
+    run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
+    with pytest.raises(UserError, match=f"expected {sha256}"):
+        step.champion(run.lake, "model")
 
 
 def test_too_few_products_are_a_users_error(lake):

@@ -12,7 +12,7 @@ DATASET ?=
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh test lint bench train wheel up down env compose-up compose-down compose-check lock clean
+.PHONY: help setup java refresh test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 	@$(BIN)/python benchmarks/quality.py --lake var/bench/var/lake --run 2026-01-02
 	@$(BIN)/python benchmarks/cube.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
 	@$(BIN)/python benchmarks/store.py --folder var/bench/var $(if $(DATASET),--dataset "$(DATASET)")
+
+scale: setup ## Refreshes of 2,000 to 200,000 products, and a cluster and S3 against one machine: hours; resumes
+	@$(BIN)/python benchmarks/scale.py --folder var/scale --plot docs/scale.png $(if $(DATASET),--dataset "$(DATASET)")
 
 train: setup ## Train the embedding on the newest refresh; the next one uses it if it is better
 	@$(BIN)/lookalike step train_embedding --run latest

@@ -15,42 +15,65 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from infra.lake import Lake
+from infra.telemetry import log_file
+from jobs.step import STEPS
+
 SAMPLE_S = 1.0
 
 
-def refresh(dataset: str, folder: Path, run: str) -> tuple[float, float]:
-    """Wall seconds and largest resident set (MB) of one refresh in `folder`."""
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh took: seconds of all of it, the largest resident set (MB) by step, and what the steps returned."""
+
+    wall_s: float
+    peak_mb: Mapping[str, float]
+    results: Mapping[str, dict]
+
+
+def refresh(
+    dataset: str, folder: Path, run: str, settings: Mapping[str, str] = {}, *daemons: psutil.Process
+) -> Refresh:
+    """One refresh with everything it writes in `folder`; `daemons` are processes outside it that work for it."""
     command = [str(Path(sys.executable).parent / "lookalike"), "refresh", "--dataset", dataset, "--run", run]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("LOOKALIKE_")}
-    started, peak = time.perf_counter(), 0
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LOOKALIKE_")} | dict(settings)
+    started, peak_mb = time.perf_counter(), defaultdict[str, float](float)
     process = subprocess.Popen(command, cwd=folder, env=env)
-    root = psutil.Process(process.pid)
     while process.poll() is None:
-        for each in [root, *children(root)]:
-            try:
-                peak = max(peak, each.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
+        step = newest_step(folder / "var/logs", run)
+        for root in (psutil.Process(process.pid), *daemons):
+            peak_mb[step] = max(peak_mb[step], largest(root) / 2**20)
         time.sleep(SAMPLE_S)
     if process.returncode:
         raise SystemExit(f"the refresh failed with exit code {process.returncode}; see {folder}/var/logs")
-    return time.perf_counter() - started, peak / 2**20
+    wall_s = time.perf_counter() - started
+    lake = Lake(env.get("LOOKALIKE_LAKE", (folder.resolve() / "var/lake").as_uri()))
+    results = {step: json.loads(lake.read_bytes(f"runs/{run}/{step}.json")) for step in STEPS}
+    return Refresh(wall_s, dict(peak_mb), results)
 
 
-def children(root: psutil.Process) -> list[psutil.Process]:
-    try:
-        return root.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def newest_step(logs: Path, run: str) -> str:
+    """The step that wrote to its log last."""
+    begun = [step for step in STEPS if log_file(logs, run, step).exists()]
+    return max(begun, key=lambda step: log_file(logs, run, step).stat().st_mtime, default=STEPS[0])
 
 
-def results(folder: Path, run: str) -> dict[str, dict]:
-    """What the steps of a run returned, by step."""
-    return {file.stem: json.loads(file.read_text()) for file in (folder / "var/lake/runs" / run).glob("*.json")}
+def largest(root: psutil.Process) -> int:
+    """The largest resident set (bytes) of a process and its descendants."""
+    found = [0]
+    with suppress(psutil.NoSuchProcess):
+        for each in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                found.append(each.memory_info().rss)
+    return max(found)
 
 
 def main() -> None:
@@ -62,22 +85,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as name:
         folder = given.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        first_s, first_mb = refresh(dataset, folder, "2026-01-01")
-        second_s, second_mb = refresh(dataset, folder, "2026-01-02")
-        first, second = results(folder, "2026-01-01"), results(folder, "2026-01-02")
-    print(f"\n{'step':<12}{'first, s':>10}{'repeat, s':>11}")
-    for step, result in first.items():
-        print(f"{step:<12}{result['seconds']:>10.1f}{second[step]['seconds']:>11.1f}")
-    print(f"{'wall':<12}{first_s:>10.1f}{second_s:>11.1f}\n")
-    if second["embed"]["figures"]["embedded"]:
+        first = refresh(dataset, folder, "2026-01-01")
+        second = refresh(dataset, folder, "2026-01-02")
+    print(f"\n{'step':<12}{'first, s':>10}{'repeat, s':>11}{'MB':>7}")
+    for step, result in first.results.items():
+        print(
+            f"{step:<12}{result['seconds']:>10.1f}{second.results[step]['seconds']:>11.1f}{first.peak_mb[step]:>7.0f}"
+        )
+    print(f"{'wall':<12}{first.wall_s:>10.1f}{second.wall_s:>11.1f}\n")
+    if second.results["embed"]["figures"]["embedded"]:
         raise SystemExit("the second refresh embedded images again")
     figures = {
-        "refresh_s": round(first_s, 1),
-        "repeat_s": round(second_s, 1),
-        "embed_images_per_s": first["embed"]["figures"]["images_per_s"],
-        "peak_mb": round(max(first_mb, second_mb)),
-        "products": first["catalog"]["figures"]["products"],
-        "lists": first["similar"]["figures"]["lists"],
+        "refresh_s": round(first.wall_s, 1),
+        "repeat_s": round(second.wall_s, 1),
+        "embed_images_per_s": first.results["embed"]["figures"]["images_per_s"],
+        "peak_mb": round(max(*first.peak_mb.values(), *second.peak_mb.values())),
+        "products": first.results["catalog"]["figures"]["products"],
+        "lists": first.results["similar"]["figures"]["lists"],
     }
     print(json.dumps(figures))
 

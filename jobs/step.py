@@ -241,8 +241,6 @@ def _stored_embedder(lake: Lake, sha256: str) -> embedding.Embedder:
     file = f"embedders/{sha256}.npz"
     try:
         return embedding.from_bytes(lake.read_bytes(file), sha256)
-    except embedding.LayoutError:
-        raise
     except ValueError as error:
         raise UserError(
             str(error),

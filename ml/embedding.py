@@ -51,7 +51,7 @@ LAYOUT = 2
 _ROWS = 4096
 
 
-class LayoutError(ValueError):
+class LayoutError(Exception):
     """A stored embedder has another layout than this release applies."""
 
 

@@ -112,8 +112,10 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
         )
     known = read_classifier(run)
     probabilities = np.zeros((len(products.ids), len(known.labels)), np.float32)
+    if not len(rows):
+        return Predictions(known.labels, probabilities)
     if known.size is None:
-        inputs = step.read_features(run, *classifier.COLUMNS)[rows]
+        inputs = step.read_features(run, *classifier.COLUMNS, rows=rows)
         probabilities[rows] = classifier.subcategory_probabilities(known.model, inputs, known.labels)
     else:
         done = 0

@@ -129,29 +129,35 @@ def content(run: Run) -> str:
     return fingerprint(*(run.table(name).fingerprint for name in PUBLISHED))
 
 
-def read_features(run: Run, *columns: str, model: str = "") -> np.ndarray:
+def read_features(run: Run, *columns: str, model: str = "", rows: np.ndarray | None = None) -> np.ndarray:
     """Features of a model, a row a product in the order of the products table: float32 (n, d).
 
     Args:
         run: the run; its steps catalog and embed are done.
         columns: of `Features`; they come side by side.
         model: fingerprint; empty: that of the run, and then those features that the run vouches for.
+        rows: int (n,), indices of the products asked for; None: all.
 
     Raises:
         UserError: an image of a product has no features.
     """
-    return _gather(run, columns, model, lambda _, values: [np.concatenate(values, axis=1)])[0]
+    return _gather(run, columns, model, lambda _, values: [np.concatenate(values, axis=1)], rows)[0]
 
 
 def _gather(
-    run: Run, columns: Sequence[str], model: str, make: Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
+    run: Run,
+    columns: Sequence[str],
+    model: str,
+    make: Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]],
+    asked: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """What `make` gives for the products of each part of the features, put together in the order of products.
 
     Of one part after the other, so that memory holds what is made and little else. `make` takes indices of products,
-    int (m,), and the float32 (m, d) features in each of `columns`; it gives arrays of m rows.
+    or of those `asked` for, int (m,), and the float32 (m, d) features in each of `columns`; it gives arrays of m rows.
     """
     hashes = np.array(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist(), "S64")
+    hashes = hashes if asked is None else hashes[asked]
     images, image_of = np.unique(hashes, return_inverse=True)
     products, firsts = np.argsort(image_of, kind="stable"), np.cumsum([0, *np.bincount(image_of)])
     made, seen = list[np.ndarray](), np.zeros(len(images), bool)

@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import UserError
 from infra.lake import Lake
-from jobs import step
+from jobs import classify, step
 from ml import classifier
 from tests.catalogues import embedded, open_run
 
@@ -69,6 +69,21 @@ def test_separable_kinds_are_told_apart_and_the_figures_say_so(night):
     assert metrics["accuracy"] == 1.0
     assert metrics["classes"]["Bags"]["support"] > 0
     assert len(metrics["history"]["val_loss"]) == figures["epochs"]
+
+
+def test_of_too_many_products_those_with_the_first_image_hashes_are_learnt_from_and_the_others_counted(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(classify, "MOST", 60)
+    rows, features = catalogue()
+    run = lake_with(tmp_path, rows, features)
+    result = step.execute("classify", run)
+    row = run.table("classifier").read().to_pylist()[0]
+    learnt = {*row["train_ids"], *row["validation_ids"], *row["test_ids"]}
+    labelled = [(image, product) for product, label, image in rows if label]
+    assert learnt == {product for _, product in sorted(labelled)[:60]}
+    assert (result.figures["left_out"], result.figures["without_subcategory"]) == (60, 2)
+    assert result.figures["test_accuracy"] == 1.0
 
 
 def test_the_sides_hold_every_labelled_product_once_and_never_share_an_image(night):

@@ -54,6 +54,7 @@ def test_features_come_in_product_order_of_the_runs_model_and_shared_images_shar
     run = run_with_features(lake, ["b", "a", "c", "a"], stored)
     assert step.read_features(run, "average").tolist() == [[2, 1], [1, 1], [3, 1], [1, 1]]
     assert step.read_features(run, "maximum").dtype == np.float32
+    assert step.read_features(run, "average", rows=np.array([3, 0])).tolist() == [[1, 1], [2, 1]]
 
 
 def test_features_of_many_parts_come_in_product_order(lake):

@@ -48,7 +48,7 @@ DOWNLOAD_TIMEOUT_S = 10.0
 """Longest silence of the server that a download of weights waits through; Keras itself would wait for ever."""
 QUERIES = 256
 """Queries whose scores are alive at once."""
-LEARNT = tuple(name for name in (*embedding.BLOCKS, *embedding.AUXILIARY) if name != "looks")
+LEARNT = tuple(embedding.LOSSES)
 JUDGED = ("articleType", "gender", "baseColour")
 
 

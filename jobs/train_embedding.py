@@ -27,7 +27,7 @@ from ml.gates import promotes
 
 CODE_VERSION = 5
 SEED = 0
-ATTRIBUTES = (*(name for name in embedding.BLOCKS if name != "looks"), *embedding.AUXILIARY)
+ATTRIBUTES = tuple(embedding.LOSSES)
 QUERIES = 2048
 
 

@@ -10,7 +10,9 @@ block is a unit vector times its weight, so a similarity reads as a weighted mea
 
 A catalogue says what its products are. Where that is known of an image that may be learnt from (the training side), the
 attribute's own axis has a share `KNOWN` in its block: what is found is then what the catalogue, not the network, takes
-for the same. An image that is searched with, or is held out, is embedded by what it shows alone.
+for the same. An image that is searched with, or is held out, is embedded by what it shows alone, and its block is only
+as long as the network is sure, (1 + the greatest probability) / 2. The rest of its length goes to the last block,
+*doubt*, in which hardly anything but copies of one photo agree: what is guessed counts for less than what is known.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ from ml.features import Features
 from ml.similarity import to_embedding
 from ml.split import TRAIN
 
-BLOCKS = {"articleType": 1.2, "gender": 1.3, "baseColour": 0.55, "looks": 2.0}
+BLOCKS = {"articleType": 1.5, "gender": 1.2, "baseColour": 0.7, "looks": 1.7}
 """Weight of each block, chosen on the validation side of the real catalogue: see benchmarks/RESULTS.md."""
-AUXILIARY = {"subCategory": 0.5, "usage": 0.2, "season": 0.2}
-"""Attributes that are learnt beside those of the blocks, with their share of the loss: they make the others better."""
+LOSSES = {"articleType": 1.2, "gender": 1.3, "baseColour": 0.55, "subCategory": 0.5, "usage": 0.2, "season": 0.2}
+"""Attributes that are learnt, with their share of the loss; those without a block make the others better."""
 LOOKS = 512
 """Principal components of the block `looks`, each scaled to the same variance: a photo is told by small differences."""
-SHARPNESS = 4.5
-"""Probabilities are raised to this power: above 1 the likeliest class counts for more."""
+DOUBT = 64
+"""The last of those, of least variance, make the block `doubt`: images that only look alike differ in them."""
+SHARPNESS = 12.0
+"""Probabilities are raised to this power: a block says what is likeliest, its length says how likely that is."""
 KNOWN = 0.8
 """Share of a known attribute in its block before that is scaled to its weight; the network's view has the rest."""
 
@@ -135,21 +139,20 @@ def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping
     x = np.concatenate(features, axis=1).astype(np.float64)
     x = np.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
-    blocks = []
-    for name, weight in BLOCKS.items():
-        if name == "looks":
-            block = _unit((_unit(features.stages.astype(np.float64)) - arrays["looks_mean"]) @ arrays["looks"])
-        elif name in arrays:
-            logits = x @ arrays[name] + arrays[f"{name}_bias"]
-            block = _unit(np.exp((logits - logits.max(axis=1, keepdims=True)) * (SHARPNESS / 2)))
-        else:  # no image of the training side had the attribute
-            continue
+    looks = _unit((_unit(features.stages.astype(np.float64)) - arrays["looks_mean"]) @ arrays["looks"])
+    blocks, doubt = [], np.zeros(len(x))
+    for name in [name for name in BLOCKS if name in arrays and name != "looks"]:  # that the training side has
+        logits = x @ arrays[name] + arrays[f"{name}_bias"]
+        logits -= logits.max(axis=1, keepdims=True)
+        block, sure = _unit(np.exp(logits * (SHARPNESS / 2))), (1 + 1 / np.exp(logits).sum(axis=1)) / 2
         if name in known:
             at = np.flatnonzero(known[name] != MISSING)
             block[at] *= 1 - KNOWN
             block[at, known[name][at]] += KNOWN
-            block = _unit(block)
-        blocks.append(weight * block)
+            block, sure[at] = _unit(block), 1
+        blocks.append(BLOCKS[name] * sure[:, None] * block)
+        doubt += BLOCKS[name] ** 2 * (1 - sure**2)
+    blocks += [BLOCKS["looks"] * looks, np.sqrt(doubt)[:, None] * _unit(looks[:, -DOUBT:])]
     return np.concatenate(blocks, axis=1)
 
 
@@ -185,7 +188,7 @@ def fit(
 
     Args:
         features: of n images, finite.
-        attributes: those of `BLOCKS` and `AUXILIARY` that are there → the value of each of the n images, or None.
+        attributes: those of `LOSSES` that are there → the value of each of the n images, or None.
         sides: int8 (n,), as `ml.split.sides_of` gives them. Attributes of the other sides are not looked at.
         seed: of weights and of the order of the samples in each epoch.
         on_epoch: called after each epoch with the number 1.
@@ -233,14 +236,14 @@ def _network(width: int, sizes: Mapping[str, int], steps: int):  # type: ignore[
 
 
 def compile_heads(model, sizes: Mapping[str, int], optimizer) -> None:  # type: ignore[no-untyped-def]  # of Keras
-    """Compile a network with an output of logits an attribute: cross-entropy each, weighted as in the embedding."""
+    """Compile a network with an output of logits an attribute: cross-entropy each, weighted by `LOSSES`."""
     import keras
 
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING)
     model.compile(
         optimizer,
         dict.fromkeys(sizes, loss),
-        loss_weights={name: BLOCKS.get(name) or AUXILIARY[name] for name in sizes},
+        loss_weights={name: LOSSES[name] for name in sizes},
     )
 
 

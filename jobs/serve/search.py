@@ -66,7 +66,7 @@ class Sight:
         """Load the models and call each once, as first calls compile: seconds.
 
         Raises:
-            UserError: the run has no classifier, or the settings' backbone is not the run's.
+            UserError: the run has no classifier, the settings' backbone is not the run's, or another release made it.
         """
         self._limit = run.settings.image_max_bytes
         model = _backbone(run)
@@ -76,7 +76,8 @@ class Sight:
         self._extractor = Extractor(build(run.lake, model), BATCH)
         sizes = {"backbone": (model.height, model.width), "classifier": self._classifier.size}
         self._sizes = {name: size for name, size in sizes.items() if size}
-        self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
+        (seen,) = self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
+        _check_width(run, len(seen.embedding))
 
     def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
         """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is."""
@@ -185,6 +186,17 @@ def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, 
             remedy="set LOOKALIKE_LAKE to the lake that the run was made in, or publish a run of this lake",
         )
     return run, live.run_id
+
+
+def _check_width(run: Run, width: int) -> None:
+    """Photos can only be compared with products that were embedded by the same rules."""
+    stored = step.to_matrix(next(run.table("embeddings").iter_parts(["embedding"]))["embedding"]).shape[1]
+    if stored != width:
+        raise UserError(
+            f"run {run.name} has embeddings of {stored} dimensions, and this release makes {width} of a photo",
+            where=f"{run.lake.uri}/embeddings",
+            remedy="refresh as another run; until then search with the release that made this one",
+        )
 
 
 def _backbone(run: Run) -> Model:

@@ -315,6 +315,20 @@ def test_a_classifier_that_was_changed_is_refused(night):
         run.lake.write_bytes(file, kept)
 
 
+def test_a_run_that_was_embedded_by_other_rules_is_refused(night):
+    run, connection, _ = night
+    path = f"runs/{RUN}/similar.json"
+    kept = run.lake.read_bytes(path)
+    rows = [dict(zip(similar.EMBEDDINGS.names, (0, [1.0, 0.0]), strict=True))]
+    write_result(run, "similar", tables={"embeddings": write_table(run, "embeddings", rows, similar.EMBEDDINGS)})
+    try:
+        with pytest.raises(UserError, match="has embeddings of 2 dimensions, and this release makes 1280") as caught:
+            Searcher(connection, run.settings)
+        assert "refresh as another run" in caught.value.remedy
+    finally:
+        run.lake.write_bytes(path, kept)
+
+
 def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):
     run, connection, searcher = night
     mine = store.live(connection).run_id

@@ -69,7 +69,7 @@ def test_what_only_the_earlier_stages_show_is_learnt(catalogue):
 
 def test_embeddings_are_unit_rows_on_the_grid(catalogue, embedder):
     found = embedder.apply(catalogue[0])
-    assert found.shape == (N, 6 + 3 + 4 + D)  # looks: as many components as there are
+    assert found.shape == (N, 6 + 3 + 4 + D + D)  # looks and doubt: as many components as there are
     assert np.array_equal(np.rint(found / UNIT) * UNIT, found)
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 2e-3
 
@@ -110,6 +110,26 @@ def test_what_is_known_of_an_image_counts_and_only_there(catalogue, embedder):
     assert after > before
 
 
+def test_a_guess_counts_for_less_than_what_is_known(catalogue, embedder):
+    features, labels, sides = catalogue
+    known = {
+        "articleType": [v if side == TRAIN else None for v, side in zip(labels["articleType"], sides, strict=True)]
+    }
+    kinds = embedder.apply(features, known)[:, :6]  # the block of the articleTypes
+    lengths = np.linalg.norm(kinds, axis=1)
+    whole = embedding.BLOCKS["articleType"] / np.linalg.norm(list(embedding.BLOCKS.values()))
+    assert np.abs(lengths[sides == TRAIN] - whole).max() < 1e-3
+    assert lengths[sides == TEST].max() < whole
+    assert lengths[sides == TEST].min() > whole / 2
+
+
+def test_a_copy_of_a_guess_is_as_near_as_a_photo_to_itself(catalogue, embedder):
+    features = catalogue[0]
+    found = embedder.apply(features)
+    again = embedder.apply(Features(*(each * np.float32(1.0001) for each in features)))
+    assert np.abs((found * again).sum(axis=1) - 1).max() < 5e-3
+
+
 def test_a_value_that_was_never_learnt_is_not_known(catalogue, embedder):
     features = catalogue[0].take(slice(3))
     nothing = {"articleType": ["new", None, "new"], "season": ["season 1"] * 3}
@@ -119,7 +139,7 @@ def test_a_value_that_was_never_learnt_is_not_known(catalogue, embedder):
 def test_an_attribute_that_nothing_is_known_of_is_left_out(catalogue):
     features, labels, sides = catalogue
     bare, _ = fit(features, {**labels, "baseColour": [None] * N}, sides, seed=1)
-    assert bare.apply(features).shape == (N, 6 + 3 + D)
+    assert bare.apply(features).shape == (N, 6 + 3 + D + D)
 
 
 def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):

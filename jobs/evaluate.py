@@ -20,7 +20,7 @@ from jobs import heldout, step
 from jobs.heldout import Predictions, Products
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
 from jobs.step import Run, StepResult
-from ml import embedding, gates, metrics, split
+from ml import cube, embedding, gates, metrics, split
 from ml.features import Features
 from ml.images import decode
 
@@ -78,7 +78,10 @@ def evaluate(run: Run) -> StepResult:
 def _measure(run: Run, known: Products) -> Evaluation:
     products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
     codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour", "derivedType")}
-    held_out = known.sides == split.TEST
+    held_out, shown = known.sides == split.TEST, lists.neighbours
+    if known.unlabelled.any():
+        shown = shown.copy()
+        shown[held_out] = cube.neighbours(known.embeddings, np.flatnonzero(held_out))
     predictions = heldout.predict(run, known)
     asked = heldout.ask(known, predictions, run.settings.evaluate_queries)
     copies = run.settings.evaluate_copies
@@ -87,8 +90,8 @@ def _measure(run: Run, known: Products) -> Evaluation:
     figures = _figures(run, products, lists)
     live_products, baseline = _stored(run)
     measured = {
-        **_of_lists(lists, codes),
-        **{f"heldout_{name}": value for name, value in _of_lists(lists, codes, held_out).items()},
+        **_of_lists(lists.neighbours, codes),
+        **{f"heldout_{name}": value for name, value in _of_lists(shown, codes, held_out).items()},
         "subcategory_test": 100 * accuracy,
         "subcategory_test_15": _accuracy_of_largest(known, predictions),
         **{f"unknown_{name}": value for name, value in asked.figures.items()},
@@ -98,13 +101,16 @@ def _measure(run: Run, known: Products) -> Evaluation:
         "classifier_accuracy": accuracy,
     }
     verdicts = gates.verdicts(figures, live_products, _tolerances(run))
-    return Evaluation(products, lists, codes, held_out, measured, verdicts, classifier, asked, _embedder(run), baseline)
+    of_products = (products, lists, shown, codes, held_out)
+    return Evaluation(*of_products, measured, verdicts, classifier, asked, _embedder(run), baseline)
 
 
-def _of_lists(lists: Lists, codes: dict[str, np.ndarray], asked: np.ndarray | None = None) -> dict[str, float]:
+def _of_lists(
+    neighbours: np.ndarray, codes: dict[str, np.ndarray], asked: np.ndarray | None = None
+) -> dict[str, float]:
     """The nine percentages and the colour share of the lists of the products in `asked`, bool (n,), or of all."""
-    found = metrics.nine_percentages(lists.neighbours, codes["articleType"], codes["gender"], asked=asked)
-    return {**found, "colour_share": metrics.share_of_hits(lists.neighbours, codes["baseColour"], asked)}
+    found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
+    return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
 
 
 def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:

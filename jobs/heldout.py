@@ -44,7 +44,7 @@ class Products:
     """A run's n products by ascending id.
 
     `ids` is int64, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `unknown.ATTRIBUTES`;
-    `embeddings` float32 (n, e), in fixed point.
+    `embeddings` float32 (n, e), in fixed point: by the image alone where `unlabelled`, bool (n,), else as served.
     """
 
     ids: np.ndarray
@@ -52,6 +52,7 @@ class Products:
     sides: np.ndarray
     attributes: dict[str, np.ndarray]
     embeddings: np.ndarray
+    unlabelled: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Asked:
 
 
 def read_products(run: Run) -> Products:
-    """The run's products with the embeddings that `similar` stored.
+    """The run's products with the embeddings that `similar` stored for measuring.
 
     Raises:
         RuntimeError: a product has none.
@@ -86,12 +87,18 @@ def read_products(run: Run) -> Products:
     if place.null_count:
         raise RuntimeError(f"product {ids[pc.is_null(place).to_numpy().argmax()]} has no embedding")
     hashes = rows["image_sha256"].to_pylist()
+    matrix, unlabelled = step.to_matrix(embeddings["embedding"]).copy(), np.zeros(len(embeddings), bool)
+    if "unlabelled" in embeddings.column_names:  # earlier releases served every product so
+        unlabelled = pc.is_valid(embeddings["unlabelled"]).to_numpy()
+    if unlabelled.any():
+        matrix[unlabelled] = step.to_matrix(embeddings["unlabelled"].drop_null())
     return Products(
         ids,
         np.array(hashes),
         split.sides_of(hashes),
         {name: np.array(rows[name].to_pylist(), object) for name in unknown.ATTRIBUTES},
-        step.to_matrix(embeddings["embedding"])[place.to_numpy()],
+        matrix[place.to_numpy()],
+        unlabelled[place.to_numpy()],
     )
 
 

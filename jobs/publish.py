@@ -91,7 +91,7 @@ def _embeddings(embeddings: Table, ids: np.ndarray) -> np.ndarray:
         RuntimeError: a product has none.
     """
     matrix, found = None, np.zeros(len(ids), bool)
-    for part in embeddings.iter_parts():
+    for part in embeddings.iter_parts(["product_id", "embedding"]):
         place, values = _positions(ids, part["product_id"].to_numpy(), "embeddings"), step.to_matrix(part["embedding"])
         if matrix is None:
             matrix = np.empty((len(ids), values.shape[1]), np.float16)

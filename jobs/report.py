@@ -58,7 +58,7 @@ COPIES = {
     "cropped_first": "cropped by 4 % at each side: the original comes first",
     "duplicates_first": "both copies: the original comes first",
 }
-LEARNT = "most of which the embedder has learnt from"
+LEARNT = "whose attributes count in their embedding"
 """What is to be said beside each figure of all products where the embedder is trained."""
 
 
@@ -82,12 +82,14 @@ class Baseline:
 class Evaluation:
     """What the report tells of a run.
 
-    `codes` are those of `evaluate.encode`, `held_out` bool (n,), `classifier` the metrics of the classifier, `embedder`
-    the row of the trained embedder, empty where it is untrained.
+    `shown` are neighbours as in `lists`, but those of held-out products are by what their images show alone. `codes`
+    are those of `evaluate.encode`, `held_out` bool (n,), `classifier` the metrics of the classifier, `embedder` the row
+    of the trained embedder, empty where it is untrained.
     """
 
     products: pa.Table
     lists: Lists
+    shown: np.ndarray
     codes: dict[str, np.ndarray]
     held_out: np.ndarray
     measured: dict[str, float]
@@ -108,11 +110,16 @@ class Evaluation:
         return metrics.wrong_neighbours(self.lists.neighbours, self.codes["articleType"], self.codes["gender"])
 
     @cached_property
+    def wrong_shown(self) -> dict[str, np.ndarray]:
+        """The same, of held-out products by what their images show alone."""
+        return metrics.wrong_neighbours(self.shown, self.codes["articleType"], self.codes["gender"])
+
+    @cached_property
     def costly(self) -> list[tuple[str, str, int]]:
         """derivedType, another that its held-out products have among their neighbours, how many of them: most first."""
         codes, names = self.codes["derivedType"], self.products["derivedType"]
         first = dict(zip(*(each.tolist() for each in np.unique(codes, return_index=True)), strict=True))
-        pairs = metrics.confusions(self.lists.neighbours, codes, self.held_out, COSTLY)
+        pairs = metrics.confusions(self.shown, codes, self.held_out, COSTLY)
         return [(names[first[own]].as_py(), names[first[other]].as_py(), count) for own, other, count in pairs]
 
 
@@ -160,17 +167,17 @@ def changes(measured: Mapping[str, float | None], before: Mapping[str, float]) -
 
 def kinds(evaluation: Evaluation) -> list[dict[str, object]]:
     """A row an articleType, the largest first: products, held-out ones, and the shares of both that are right."""
-    codes, right = evaluation.codes["articleType"], evaluation.wrong["both"] == 0
+    codes = evaluation.codes["articleType"]
     known = codes != metrics.MISSING
     size = int(codes.max(initial=-1)) + 1
     names = dict(
         zip(codes[known].tolist(), evaluation.products["articleType"].filter(pa.array(known)).to_pylist(), strict=True)
     )
-    counted = {"": known, "held_out_": known & evaluation.held_out}
+    counted = {"": (known, evaluation.wrong), "held_out_": (known & evaluation.held_out, evaluation.wrong_shown)}
     columns: dict[str, np.ndarray] = {}
-    for prefix, asked in counted.items():
+    for prefix, (asked, wrong) in counted.items():
         columns[f"{prefix}products"] = np.bincount(codes[asked], minlength=size)
-        columns[f"{prefix}hits"] = np.bincount(codes[asked & right], minlength=size)
+        columns[f"{prefix}hits"] = np.bincount(codes[asked & (wrong["both"] == 0)], minlength=size)
     rows: list[dict[str, object]] = []
     for code in np.argsort(-columns["products"], kind="stable").tolist():
         row: dict[str, object] = {"name": names[code]}
@@ -190,10 +197,8 @@ def kinds(evaluation: Evaluation) -> list[dict[str, object]]:
 def _charts(evaluation: Evaluation, seconds: dict[str, float]) -> list[charts.Chart]:
     note = f" ({LEARNT})" if evaluation.trained else ""
     drawn = [
-        _curves("Held-out products right, by wrong neighbours allowed", evaluation, evaluation.held_out),
-        _curves(
-            f"All products{note} right, by wrong neighbours allowed", evaluation, np.ones_like(evaluation.held_out)
-        ),
+        _curves("Held-out products right, by wrong neighbours allowed", evaluation.wrong_shown, evaluation.held_out),
+        _curves(f"All products{note} right, by wrong neighbours allowed", evaluation.wrong),
         *_history("Classifier", evaluation.classifier.get("history") or {}),
         *_history("Embedder", json.loads(evaluation.embedder.get("history") or "{}")),
         charts.bars("Time of each step", seconds, "seconds"),
@@ -202,11 +207,12 @@ def _charts(evaluation: Evaluation, seconds: dict[str, float]) -> list[charts.Ch
     return [chart for chart in drawn if chart]
 
 
-def _curves(title: str, evaluation: Evaluation, asked: np.ndarray) -> charts.Chart | None:
-    if not asked.any():
+def _curves(title: str, wrong: Mapping[str, np.ndarray], asked: np.ndarray | None = None) -> charts.Chart | None:
+    if asked is not None and not asked.any():
         return None
+    chosen = slice(None) if asked is None else asked
     names = {"articleType": "same articleType", "gender": "same gender", "both": "both"}
-    curves = {words: metrics.share_right(evaluation.wrong[name][asked]).tolist() for name, words in names.items()}
+    curves = {words: metrics.share_right(wrong[name][chosen]).tolist() for name, words in names.items()}
     return charts.lines(title, curves, "wrong neighbours", "% of these products")
 
 

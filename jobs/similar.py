@@ -19,16 +19,20 @@ from infra.lake import Lake, Part
 from infra.telemetry import Progress
 from jobs import step
 from jobs.step import Run, StepResult
-from ml import cube, cube_gpu
+from ml import cube, cube_gpu, split
 from ml.cells import Cells, find_cells
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 TASK_QUERIES, TASK_LISTS = 2048, 1 << 20
 """Most query products and most lists of a task: its lists take 100 MB, whatever the number of cells."""
 PANELS_KEPT = 4
 """Panels that a worker keeps from task to task: 0.5 GB at most. A larger catalogue's are read again by every task."""
 
-EMBEDDINGS = pa.schema([("product_id", pa.int64()), ("embedding", pa.list_(pa.float32()))])
+EMBEDDINGS = pa.schema(
+    [("product_id", pa.int64()), ("embedding", pa.list_(pa.float32())), ("unlabelled", pa.list_(pa.float32()))]
+)
+"""`unlabelled` is the embedding without what the catalogue knows, by which an image is measured that may not be learnt
+from; null for all others, and where the embedding is not trained."""
 CELLS = pa.schema([("cell", pa.int32()), ("members", pa.int32()), ("filters", pa.string())])
 LISTS = pa.schema(
     [
@@ -59,7 +63,7 @@ def similar(run: Run) -> StepResult:
     ids = rows["product_id"].to_numpy()
     cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
     embeddings = step.read_embeddings(run)
-    panels = _write_embeddings(run.lake, ids, embeddings, mark)
+    panels = _write_embeddings(run, ids, embeddings, mark)
     tables["embeddings"] = tables["embeddings"].commit(panels, EMBEDDINGS, run=run.name, fingerprint=mark)
     part = run.lake.write_part("cells", _cells_table(cells), salt=mark)
     tables["cells"] = tables["cells"].commit([part], CELLS, run=run.name, fingerprint=mark)
@@ -87,17 +91,24 @@ def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # typ
     return StepResult(rows=figures["lists"], files=files, skipped=skipped, tables=versions, figures=figures)
 
 
-def _write_embeddings(lake: Lake, ids: np.ndarray, embeddings: np.ndarray, mark: str) -> list[Part]:
+def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray, mark: str) -> list[Part]:
     """A part a panel of the cube, in the order of products."""
-    size = cube.panel_size(embeddings.shape[1])
-    return [
-        lake.write_part(
-            "embeddings",
-            pa.table([ids[at : at + size], step.to_lists(embeddings[at : at + size])], schema=EMBEDDINGS),
-            salt=mark,
-        )
-        for at in range(0, len(ids), size)
-    ]
+    size, parts = cube.panel_size(embeddings.shape[1]), []
+    hidden = np.zeros(len(ids), bool)
+    if step.read_embedder(run).arrays:
+        hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
+    shown = embeddings[:0]
+    if hidden.any():
+        shown = step.read_embeddings(run, learnt=True, rows=np.flatnonzero(hidden))
+    ends = np.append(0, np.cumsum(hidden))
+    for at in range(0, len(ids), size):
+        own = slice(at, min(at + size, len(ids)))
+        offsets = pa.array(((ends[own.start : own.stop + 1] - ends[at]) * embeddings.shape[1]).astype(np.int32))
+        flat = pa.array(shown[ends[own.start] : ends[own.stop]].ravel())
+        unlabelled = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~hidden[own]))
+        part = pa.table([ids[own], step.to_lists(embeddings[own]), unlabelled], schema=EMBEDDINGS)
+        parts.append(run.lake.write_part("embeddings", part, salt=mark))
+    return parts
 
 
 def _cells_table(cells: Cells) -> pa.Table:

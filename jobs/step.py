@@ -260,32 +260,51 @@ def read_all_features(run: Run, model: str = "") -> Features:
     return Features(*_gather(run, Features._fields, model, lambda _, values: values))
 
 
-def read_embeddings(run: Run, embedder: embedding.Embedder | None = None, model: str = "") -> np.ndarray:
+def read_embeddings(
+    run: Run,
+    embedder: embedding.Embedder | None = None,
+    model: str = "",
+    *,
+    learnt: bool = False,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
     """What similarity is measured on: an embedder's output for every product, in order, float32 (n, e), fixed point.
 
-    Without an embedder and its model: the run's.
+    Args:
+        run: the run; its steps catalog and embed are done.
+        embedder: None: the run's.
+        model: fingerprint of what its features are of; empty: the run's.
+        learnt: whether attributes count for the training side alone, as whatever measures models must have it, or
+            wherever the catalogue knows them.
+        rows: int (n,), indices of the products asked for; None: all.
 
     Raises:
         UserError: an image of a product has no features.
     """
     embedder = embedder or read_embedder(run)
     if not embedder.arrays:  # untrained: the other features need not be read
-        return _gather(run, ["average"], model, lambda _, values: [to_embedding(values[0])])[0]
-    known = read_known(run)
+        return _gather(run, ["average"], model, lambda _, values: [to_embedding(values[0])], rows)[0]
+    known = {name: column if rows is None else column[rows] for name, column in read_known(run, learnt).items()}
 
     def apply(products: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
         return [embedder.apply(Features(*values), {name: column[products].tolist() for name, column in known.items()})]
 
-    return _gather(run, Features._fields, model, apply)[0]
+    return _gather(run, Features._fields, model, apply, rows)[0]
 
 
-def read_known(run: Run) -> dict[str, np.ndarray]:
-    """Attribute → its value for every product, in order, where its image may be learnt from, else None: object (n,)."""
+def read_known(run: Run, learnt: bool) -> dict[str, np.ndarray]:
+    """Attribute of a block → its value for every product, in order, object (n,); None where there is none.
+
+    With `learnt` also where its image may not be learnt from.
+    """
     names = [name for name in embedding.BLOCKS if name in ATTRIBUTES]
     rows = run.table("products").read(["image_sha256", *names])
-    learnt = split.sides_of(rows["image_sha256"].to_pylist()) == split.TRAIN
-    unknown = np.full(len(learnt), None, object)
-    return {name: np.where(learnt, np.array(rows[name].to_pylist(), object), unknown) for name in names}
+    known = {name: np.array(rows[name].to_pylist(), object) for name in names}
+    if learnt:
+        hidden = split.sides_of(rows["image_sha256"].to_pylist()) != split.TRAIN
+        for values in known.values():
+            values[hidden] = None
+    return known
 
 
 def to_matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -21,14 +21,12 @@ from infra.telemetry import Progress
 from jobs import extraction, step, training
 from jobs.step import Run, StepResult
 from ml import backbones, cube, embedding, metrics, split
-from ml.cells import find_cells
 from ml.embedding import Embedder
 from ml.gates import promotes
 
 CODE_VERSION = 5
 SEED = 0
 ATTRIBUTES = tuple(embedding.LOSSES)
-QUERIES = 2048
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def train_embedding(run: Run) -> StepResult:
         challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
     asked = sides == split.VALIDATION
     judged = {
-        who: judge(step.read_embeddings(run, embedder, model), rows, asked)
+        who: judge(step.read_embeddings(run, embedder, model, learnt=True), rows, asked)
         for who, embedder, model in (
             ("champion", step.read_embedder(run, champion.embedder), champion.model),
             ("challenger", challenger.embedder, challenger.model),
@@ -148,14 +146,8 @@ def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: d
 def judge(embeddings: np.ndarray, rows: pa.Table, asked: np.ndarray) -> dict[str, float]:
     """Nine percentages and the colour share (0–100) of the lists of the products in `asked`, bool (n,), over all n."""
     codes = {name: embedding.encode(rows[name].to_pylist())[1] for name in ("articleType", "gender", "baseColour")}
-    cells, size = find_cells({}, len(embeddings), 1), cube.panel_size(embeddings.shape[1])
-    starts = range(0, len(embeddings), size)
-    panels = [cube.make_panel(embeddings[at : at + size], at, cells) for at in starts]
     neighbours = np.full((len(embeddings), metrics.K), metrics.MISSING, np.int64)
-    queries = np.flatnonzero(asked)
-    for at in range(0, len(queries), QUERIES):
-        own = queries[at : at + QUERIES]
-        neighbours[own] = cube.lists(embeddings[own], own, panels)[0][:, 0]
+    neighbours[asked] = cube.neighbours(embeddings, np.flatnonzero(asked))
     found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
     return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
 

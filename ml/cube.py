@@ -28,11 +28,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml.cells import Cells
+from ml.cells import Cells, find_cells
 from ml.cube_kernels import BUCKETS, CHUNK, KEY_BITS, OWN, WORDS, K, best_of_block
 
-BLOCK = 256
-"""Queries whose scores are alive at once."""
+BLOCK, ROWS = 256, 2048
+"""Queries whose scores are alive at once, and queries whose lists are."""
 PANEL, PANEL_BYTES = 1 << 17, 128 << 20
 """Most products of a panel, so that a block's scores take 128 MB, and most bytes of its embeddings."""
 
@@ -130,6 +130,20 @@ def lists(queries: np.ndarray, own: np.ndarray, panels: Iterable[Panel]) -> tupl
     if best is None:
         raise ValueError("no panel was given")
     return best, best_scores
+
+
+def neighbours(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The ten most similar of n products for those in `rows`, without filter: int32 (m, 10), −1 past a shorter end.
+
+    Args:
+        embeddings: float32 (n, d), in fixed point.
+        rows: int64 (m,), indices among the n.
+    """
+    cells, size = find_cells({}, len(embeddings), 1), panel_size(embeddings.shape[1])
+    panels = [make_panel(embeddings[at : at + size], at, cells) for at in range(0, len(embeddings), size)]
+    blocks = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
+    found = [lists(embeddings[own], own, panels)[0][:, 0] for own in blocks]
+    return np.concatenate(found) if found else np.empty((0, K), np.int32)
 
 
 def _add_panel(queries: np.ndarray, own: np.ndarray, panel: Panel, best: np.ndarray, best_scores: np.ndarray) -> None:

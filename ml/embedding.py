@@ -8,11 +8,11 @@ takes them for different things, and in between where it is in doubt. The last b
 equal, and keeps two crops of one photo together: look-alikes differ by little, which counts once it is whitened. Each
 block is a unit vector times its weight, so a similarity reads as a weighted mean.
 
-A catalogue says what its products are. Where that is known of an image that may be learnt from (the training side), the
-attribute's own axis has a share `KNOWN` in its block: what is found is then what the catalogue, not the network, takes
-for the same. An image that is searched with, or is held out, is embedded by what it shows alone, and its block is only
-as long as the network is sure, (1 + the greatest probability) / 2. The rest of its length goes to the last block,
-*doubt*, in which hardly anything but copies of one photo agree: what is guessed counts for less than what is known.
+A catalogue says what its products are. Where that is known, the attribute's own axis has a share `KNOWN` in its block:
+what is found is then what the catalogue, not the network, takes for the same. An image of which nothing is known, or
+nothing may be used because it is held out to measure with, is embedded by what it shows alone, and its block is only as
+long as the network is sure, (1 + the greatest probability) / 2. The rest of its length goes to the last block, *doubt*,
+in which hardly anything but copies of one photo agree: what is guessed counts for less than what is known.
 """
 
 from __future__ import annotations

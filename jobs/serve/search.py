@@ -330,7 +330,7 @@ def _read_candidates(run: Run) -> Candidates:
     is_chosen = pc.is_in(pc.field("product_id"), value_set=chosen)
     products = run.table("products").read(["product_id", *KIND], is_chosen).to_pylist()
     kinds = {row["product_id"]: {field: row[field] for field in KIND} for row in products}
-    found = run.table("embeddings").read(where=is_chosen)
+    found = run.table("embeddings").read(["product_id", "embedding"], is_chosen)
     row_of = {product_id: at for at, product_id in enumerate(found["product_id"].to_pylist())}
     ids = chosen.to_pylist()
     return Candidates(

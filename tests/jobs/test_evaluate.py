@@ -88,7 +88,7 @@ def good_tables() -> dict[str, list[dict]]:
         tables["products"].append(product)
         tables["images"].append({"image_sha256": sha(number), **drawn})
         tables["features"].append({"image_sha256": sha(number), "model": "m", **pooled})
-        tables["embeddings"].append({"product_id": number, "embedding": embedding_of(number)})
+        tables["embeddings"].append({"product_id": number, "embedding": embedding_of(number), "unlabelled": None})
         tables["lists"].append({"cell": 0, "product_id": number, "items": others, "scores": [0.5] * 10})
     tables["products"][0] |= {"productDisplayName": HOSTILE, "articleType": "$\\frac$ <i>\x01"}
     tables["products"][1] |= {"productDisplayName": None, "articleType": None, "gender": None, "derivedType": None}
@@ -326,6 +326,25 @@ def test_labels_of_held_out_images_change_nothing_but_the_verdict_on_them(small_
     assert run.result("evaluate").figures["unknown_derived"] == 0
 
 
+def test_held_out_products_are_measured_by_what_their_images_show_alone(small_run):
+    run = small_run()
+    served = execute("evaluate", run).figures
+
+    def hide(tables):
+        for number in TEST:
+            tables["embeddings"][number - 1]["unlabelled"] = embedding_of(number + 1)
+
+    measured = execute("evaluate", small_run(hide)).figures
+    assert measured["colour_share"] == served["colour_share"]
+    embeddings = np.array([embedding_of(number + (number in TEST)) for number in range(1, N + 1)])
+    scores = embeddings @ embeddings.T - 9 * np.eye(N)
+    colours = np.array([row(number)["baseColour"] for number in range(1, N + 1)])
+    same = [
+        colours[np.argsort(-scores[number - 1], kind="stable")[:10]] == colours[number - 1] for number in sorted(TEST)
+    ]
+    assert measured["heldout_colour_share"] == round(100 * np.mean(same), 2) != served["heldout_colour_share"]
+
+
 def test_fewer_images_can_be_asked_for_and_are_the_first_by_hash(small_run):
     run = small_run(evaluate_queries=3)
     assert execute("evaluate", run).figures["unknown_images"] == 3
@@ -346,8 +365,8 @@ def test_figures_of_a_trained_embedder_say_what_it_has_learnt_from(small_run, la
         tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | trained)
 
     page = lake.read_bytes(execute("evaluate", small_run(train)).figures["report"]).decode()
-    assert "All products, most of which the embedder has learnt from" in page
-    assert "All products (most of which the embedder has learnt from) right, by wrong neighbours allowed" in page
+    assert "All products, whose attributes count in their embedding" in page
+    assert "All products (whose attributes count in their embedding) right, by wrong neighbours allowed" in page
     assert "Classifier: loss by epoch, loss at 1, 2, 3, … epoch: loss 1.5, 0.5; validation loss 2, 1" in page
     assert "Embedder: accuracy by epoch, % at 1, 2, 3, … epoch: articleType accuracy 50, 62" in page
 

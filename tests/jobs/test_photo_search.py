@@ -68,7 +68,7 @@ def live_run(lake, uri, name=RUN):
     figures["base"] = model.fingerprint
     write_result(run, "embed", tables={"features": features.version}, figures=figures)
     products, embeddings = run.table("products").read().sort_by("product_id"), read_embeddings(run)
-    rows = [dict(zip(similar.EMBEDDINGS.names, each, strict=True)) for each in zip(range(N), embeddings, strict=True)]
+    rows = [{"product_id": number, "embedding": own, "unlabelled": None} for number, own in enumerate(embeddings)]
     write_result(run, "similar", tables={"embeddings": write_table(run, "embeddings", rows, similar.EMBEDDINGS)})
     execute("classify", run)
     execute("candidates", run)
@@ -319,7 +319,7 @@ def test_a_run_that_was_embedded_by_other_rules_is_refused(night):
     run, connection, _ = night
     path = f"runs/{RUN}/similar.json"
     kept = run.lake.read_bytes(path)
-    rows = [dict(zip(similar.EMBEDDINGS.names, (0, [1.0, 0.0]), strict=True))]
+    rows = [{"product_id": 0, "embedding": [1.0, 0.0], "unlabelled": None}]
     write_result(run, "similar", tables={"embeddings": write_table(run, "embeddings", rows, similar.EMBEDDINGS)})
     try:
         with pytest.raises(UserError, match="has embeddings of 2 dimensions, and this release makes 1280") as caught:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
-from jobs import extraction, step
+from jobs import extraction, heldout, step
 from jobs import train_embedding as training
 from jobs.step import Champion, execute
-from ml import embedding
-from tests.catalogues import embedded, good_files, open_run, pulled, zip_bytes
+from ml import embedding, split
+from tests.catalogues import embedded, good_files, open_run, pulled, write_result, zip_bytes
 
 N, D = 600, 16
 GENDERS, TYPES, COLOURS = ("Men", "Women"), ("Shirts", "Watches", "Heels"), ("Red", "Blue")
@@ -54,10 +54,32 @@ def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
     assert step.champion(run.lake, "model") == Champion(figures["embedder"], "model", "")
     assert step.champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
     embedder = step.read_embedder(run, figures["embedder"])
-    at_once = embedder.apply(
-        step.read_all_features(run), {name: known.tolist() for name, known in step.read_known(run).items()}
-    )
-    assert np.array_equal(step.read_embeddings(run, embedder, "model"), at_once)
+    for learnt in (True, False):
+        known = {name: values.tolist() for name, values in step.read_known(run, learnt).items()}
+        at_once = embedder.apply(step.read_all_features(run), known)
+        assert np.array_equal(step.read_embeddings(run, embedder, "model", learnt=learnt), at_once)
+        some = np.array([7, 2])
+        assert np.array_equal(step.read_embeddings(run, embedder, "model", learnt=learnt, rows=some), at_once[some])
+    hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
+    assert hidden.any()
+    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in step.read_known(run, True).values())
+    assert None not in step.read_known(run, False)["gender"]
+
+
+def test_lists_use_all_that_the_catalogue_knows_and_measures_only_what_may_be_learnt_from(run):
+    trained = execute("train_embedding", run).figures["embedder"]
+    figures = run.result("embed").figures | {"embedder": trained}
+    write_result(run, "embed", tables=run.result("embed").tables, figures=figures)
+    execute("similar", run)
+    rows, stored = run.table("products").read(["product_id", "image_sha256"]), run.table("embeddings").read()
+    assert stored["product_id"].equals(rows["product_id"])
+    hidden = split.sides_of(rows["image_sha256"].to_pylist()) != split.TRAIN
+    assert [each is not None for each in stored["unlabelled"].to_pylist()] == hidden.tolist()
+    assert np.array_equal(step.to_matrix(stored["embedding"]), step.read_embeddings(run))
+    known = heldout.read_products(run)
+    assert np.array_equal(known.embeddings, step.read_embeddings(run, learnt=True))
+    assert known.unlabelled.tolist() == hidden.tolist()
+    assert (known.embeddings != step.to_matrix(stored["embedding"])).any(axis=1).tolist() == hidden.tolist()
 
 
 def test_the_same_products_are_not_trained_on_again(run):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -290,43 +291,44 @@ def test_without_a_live_run_it_says_how_to_publish_one(lake, connection):
         Searcher(connection, open_run(lake).settings)
 
 
+@contextmanager
+def restored(run, file):
+    """The content of a file of the lake, which is there again afterwards."""
+    kept = run.lake.read_bytes(file)
+    try:
+        yield kept
+    finally:
+        run.lake.write_bytes(file, kept)
+
+
 def test_a_run_without_classifier_says_which_step_is_missing(night):
     run, connection, _ = night
     path = f"runs/{RUN}/classify.json"
-    kept = run.lake.read_bytes(path)
-    run.lake.filesystem.delete_file(run.lake.path(path))
-    try:
+    with restored(run, path):
+        run.lake.filesystem.delete_file(run.lake.path(path))
         with pytest.raises(UserError, match="no result of step 'classify'") as caught:
             Searcher(connection, run.settings)
         assert "lookalike step classify" in caught.value.remedy
-    finally:
-        run.lake.write_bytes(path, kept)
 
 
 def test_a_classifier_that_was_changed_is_refused(night):
     run, connection, _ = night
     file = run.table("classifier").read(["model_file"])["model_file"][0].as_py()
-    kept = run.lake.read_bytes(file)
-    run.lake.write_bytes(file, kept + b"x")
-    try:
+    with restored(run, file) as kept:
+        run.lake.write_bytes(file, kept + b"x")
         with pytest.raises(UserError, match="cannot be loaded: the model has SHA-256"):
             Searcher(connection, run.settings)
-    finally:
-        run.lake.write_bytes(file, kept)
 
 
 def test_a_run_that_was_embedded_by_other_rules_is_refused(night):
     run, connection, _ = night
-    path = f"runs/{RUN}/similar.json"
-    kept = run.lake.read_bytes(path)
     rows = [{"product_id": 0, "embedding": [1.0, 0.0], "unlabelled": None}]
-    write_result(run, "similar", tables={"embeddings": write_table(run, "embeddings", rows, similar.EMBEDDINGS)})
-    try:
+    version = write_table(run, "embeddings", rows, similar.EMBEDDINGS)
+    with restored(run, f"runs/{RUN}/similar.json"):
+        write_result(run, "similar", tables={"embeddings": version})
         with pytest.raises(UserError, match="has embeddings of 2 dimensions, and this release makes 1280") as caught:
             Searcher(connection, run.settings)
         assert "refresh as another run" in caught.value.remedy
-    finally:
-        run.lake.write_bytes(path, kept)
 
 
 def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):

@@ -129,8 +129,7 @@ def _choose_products(rows: pa.Table) -> np.ndarray:
     """Indices of the products to learn from, int (m,), ascending: all with a subCategory, or those `MOST` among them
     whose images have the first hashes, which are the same ones every night."""
     known = np.flatnonzero(pc.is_valid(rows["subCategory"]).to_numpy())
-    first = np.argsort(rows["image_sha256"].to_numpy()[known], kind="stable")[:MOST]
-    return np.sort(known[first])
+    return split.choose(rows["image_sha256"].to_numpy(), known, MOST)
 
 
 def _fingerprint(run: Run, start: Start | None) -> str:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
-from jobs import candidates, catalog, classify, similar
+from jobs import candidates, catalog, classify, evaluate, similar
 from jobs.cli import app
 from jobs.extraction import SCHEMA as FEATURES
 from jobs.publish import check_verdicts
@@ -343,6 +343,21 @@ def test_held_out_products_are_measured_by_what_their_images_show_alone(small_ru
         colours[np.argsort(-scores[number - 1], kind="stable")[:10]] == colours[number - 1] for number in sorted(TEST)
     ]
     assert measured["heldout_colour_share"] == round(100 * np.mean(same), 2) != served["heldout_colour_share"]
+
+
+def test_of_too_many_held_out_products_those_with_the_first_image_hashes_are_measured(small_run, monkeypatch):
+    run = small_run()
+    all_of_them = execute("evaluate", run).figures["heldout_colour_share"]
+    monkeypatch.setattr(evaluate, "MOST", 3)
+    lists = {each["product_id"]: each["items"] for each in run.table("lists").read().to_pylist() if each["cell"] == 0}
+    products = run.table("products").read(["product_id", "image_sha256", "baseColour"]).to_pylist()
+    colours = {each["product_id"]: each["baseColour"] for each in products}
+    first = [each["product_id"] for each in sorted(products, key=lambda each: each["image_sha256"])]
+    same = [
+        np.mean([colours[item] == colours[product_id] for item in lists[product_id]])
+        for product_id in [each for each in first if each in TEST][:3]
+    ]
+    assert execute("evaluate", run).figures["heldout_colour_share"] == round(100 * np.mean(same), 2) != all_of_them
 
 
 def test_fewer_images_can_be_asked_for_and_are_the_first_by_hash(small_run):

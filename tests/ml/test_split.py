@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from ml.split import TEST, TRAIN, VALIDATION, sides_of
+from ml.split import TEST, TRAIN, VALIDATION, choose, sides_of
 
 
 def test_an_image_keeps_its_side_whatever_stands_beside_it():
@@ -29,3 +29,10 @@ def test_the_first_32_bits_modulo_100_decide():
         TEST,
         TRAIN,
     ]
+
+
+def test_those_with_the_first_hashes_are_chosen_among_the_rows_given():
+    hashes = np.array(["d", "a", "c", "b", "a"])
+    assert choose(hashes, np.array([0, 2, 3, 4]), 2).tolist() == [3, 4]
+    assert choose(hashes, np.array([1, 4]), 1).tolist() == [1]  # a tie: the smaller index
+    assert choose(hashes, np.array([2, 0]), 9).tolist() == [0, 2]

@@ -252,8 +252,9 @@ def draw(growth: Mapping[int, Mapping[str, dict]], plot: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(PLACES), figsize=(12, 4), sharey=True)
-    for name, panel in zip(PLACES, panels, strict=True):
+    places = list(next(iter(growth.values())))
+    figure, (panels,) = pyplot.subplots(1, len(places), figsize=(3 + 3 * len(places), 4), sharey=True, squeeze=False)
+    for name, panel in zip(places, panels, strict=True):
         for step in STEPS:
             panel.loglog(list(growth), [row[name]["results"][step]["seconds"] for row in growth.values()], label=step)
         panel.set(title=name, xlabel="products")
@@ -267,13 +268,13 @@ def draw(growth: Mapping[int, Mapping[str, dict]], plot: Path) -> None:
 def report(growth: Mapping[int, Mapping[str, dict]]) -> dict[str, float]:
     """Print a table a size and return the exponents by step, on two cores."""
     for products, row in growth.items():
-        print(f"\n{products} products\n{'step':<12}" + "".join(f"{name + ', s':>12}" for name in PLACES), end="")
+        print(f"\n{products} products\n{'step':<12}" + "".join(f"{name + ', s':>12}" for name in row), end="")
         print(f"{'MB':>8}{'MB written':>12}")
         for step in STEPS:
-            seconds = "".join(f"{row[name]['results'][step]['seconds']:>12.1f}" for name in PLACES)
+            seconds = "".join(f"{found['results'][step]['seconds']:>12.1f}" for found in row.values())
             both = row["2 cores"]
             print(f"{step:<12}{seconds}{both['peak_mb'].get(step, 0):>8.0f}{both['bytes'][step] / 1e6:>12.1f}")
-        print(f"{'wall':<12}" + "".join(f"{row[name]['wall_s']:>12.1f}" for name in PLACES))
+        print(f"{'wall':<12}" + "".join(f"{found['wall_s']:>12.1f}" for found in row.values()))
     sizes = np.array([*growth], float)
     return {
         step: exponent(sizes, np.array([row["2 cores"]["results"][step]["seconds"] for row in growth.values()]))
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("var/scale"), help="measurements, kept from run to run")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison; medians are printed")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="products of the drawn catalogues")
+    parser.add_argument("--places", nargs="+", default=[*PLACES], choices=PLACES, help="beside '2 cores'")
     parser.add_argument("--plot", type=Path, help="draw the growth into this file")
     given = parser.parse_args()
     folder = given.folder.resolve()
@@ -295,8 +297,9 @@ def main() -> None:
     measured(folder, "trained", two_cores, trained)
     growth = {
         products: {
-            name: measured(folder, f"{products} on {name}", start, partial(grown, products=products))
-            for name, start in PLACES.items()
+            name: measured(folder, f"{products} on {name}", PLACES[name], partial(grown, products=products))
+            for name in PLACES
+            if name in {*given.places, "2 cores"}
         }
         for products in (SMALLEST, *given.sizes)
     }

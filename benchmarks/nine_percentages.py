@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 BLOCK = 256
-HELD_OUT = 20_000
+HELD_OUT = 10_000
 """Held-out products that are measured: those with the first image hashes."""
 
 

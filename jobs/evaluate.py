@@ -37,7 +37,7 @@ VERDICTS = pa.schema(
 )
 LARGEST = 15
 """Classes of the seed report's classifier: the largest."""
-MOST = 20_000
+MOST = 10_000
 """Held-out products whose lists are measured: searching for every fifth product among all would grow quadratically."""
 SHARES = ("coverage", "rejected", "classifier_accuracy")
 """Figures from 0 to 1; the others are percentages and counts."""
@@ -80,11 +80,11 @@ def evaluate(run: Run) -> StepResult:
 def _measure(run: Run, known: Products) -> Evaluation:
     products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
     codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour", "derivedType")}
-    asked_for = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
-    held_out, shown = np.isin(np.arange(len(known.ids)), asked_for), lists.neighbours
+    queries = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
+    held_out, shown = np.isin(np.arange(len(known.ids)), queries), lists.neighbours
     if known.unlabelled.any():
         shown = shown.copy()
-        shown[held_out] = cube.neighbours(known.embeddings, asked_for)
+        shown[held_out] = cube.neighbours(known.embeddings, queries)
     predictions = heldout.predict(run, known)
     asked = heldout.ask(known, predictions, run.settings.evaluate_queries)
     copies = run.settings.evaluate_copies
@@ -157,24 +157,21 @@ def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
     scores = np.zeros((len(ids), metrics.K), np.float32)
     for part in table.parts:
         rows = table.read_part(part, ["product_id", "items", "scores"], pc.field("cell") == cell)
-        rows = rows.filter(pa.array(_places(ids, rows["product_id"].to_numpy()) >= 0)).combine_chunks()
+        rows = rows.filter(pc.is_in(rows["product_id"], value_set=pa.array(ids))).combine_chunks()
         if not len(rows):
             continue
         items, values = rows["items"].combine_chunks(), rows["scores"].combine_chunks()
         lengths = items.value_lengths().to_numpy()
-        places = np.repeat(_places(ids, rows["product_id"].to_numpy()), lengths)
+        places = np.repeat(_places(ids, rows["product_id"]), lengths)
         ranks = np.arange(len(places)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        neighbours[places, ranks] = _places(ids, items.flatten().to_numpy())
+        neighbours[places, ranks] = _places(ids, items.flatten())
         scores[places, ranks] = values.flatten().to_numpy()
     return Lists(neighbours, scores)
 
 
-def _places(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where in `ids` (ascending) each value stands, −1 where it does not."""
-    if not len(ids):
-        return np.full(len(values), -1)
-    found = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
-    return np.where(ids[found] == values, found, -1)
+def _places(ids: np.ndarray, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Where in `ids` each value stands, int (n,); −1 where it does not."""
+    return pc.fill_null(pc.index_in(values, value_set=pa.array(ids)), -1).to_numpy()
 
 
 def encode(column: pa.ChunkedArray) -> np.ndarray:
@@ -191,7 +188,7 @@ def _figures(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
         covered=int(((lists.neighbours >= 0).sum(axis=1) >= min(metrics.K, len(ids) - 1)).sum()),
         cells=len(run.table("cells").read(["cell"])),
         lists=sum(
-            int((_places(ids, rows["product_id"].to_numpy()) >= 0).sum())
+            pc.sum(pc.is_in(rows["product_id"], value_set=pa.array(ids))).as_py() or 0
             for rows in run.table("lists").iter_parts(["product_id"])
         ),
         not_finite=_not_finite(run, products["image_sha256"]),

@@ -39,6 +39,8 @@ from tenacity import (
 from infra.errors import TransientError, UserError
 
 TRANSACTION = "lookalike"
+ROW_GROUP = 2**18
+"""Rows of a row group: a filter skips those it cannot match, and a read decodes several at once."""
 UPLOAD_PART = 16 * 2**20
 """Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
 READ_AHEAD = 2**20
@@ -115,7 +117,7 @@ class Lake:
     def write_part(self, table: str, rows: pa.Table, salt: str) -> Part:
         """Store `rows` as one Parquet file of `table`, named by `salt` and content: a retry writes the same file."""
         sink = io.BytesIO()
-        pq.write_table(rows, sink, compression="zstd", compression_level=1)
+        pq.write_table(rows, sink, row_group_size=ROW_GROUP, compression="zstd", compression_level=1)
         data = sink.getbuffer()
         name = f"part-{hashlib.sha256(salt.encode() + data).hexdigest()[:40]}.parquet"
         self.write_bytes(f"{table}/{name}", data)

@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -155,23 +156,19 @@ def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
     cell = next((row["cell"] for row in cells if {} in json.loads(row["filters"])), None)
     neighbours = np.full((len(ids), metrics.K), -1, np.int64)
     scores = np.zeros((len(ids), metrics.K), np.float32)
+    place_of = pd.Index(ids).get_indexer  # hashes the ids once, not once a part
     for part in table.parts:
         rows = table.read_part(part, ["product_id", "items", "scores"], pc.field("cell") == cell)
-        rows = rows.filter(pc.is_in(rows["product_id"], value_set=pa.array(ids))).combine_chunks()
+        rows = rows.filter(place_of(rows["product_id"].to_numpy()) >= 0).combine_chunks()
         if not len(rows):
             continue
         items, values = rows["items"].combine_chunks(), rows["scores"].combine_chunks()
         lengths = items.value_lengths().to_numpy()
-        places = np.repeat(_places(ids, rows["product_id"]), lengths)
+        places = np.repeat(place_of(rows["product_id"].to_numpy()), lengths)
         ranks = np.arange(len(places)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        neighbours[places, ranks] = _places(ids, items.flatten())
+        neighbours[places, ranks] = place_of(items.flatten().to_numpy())
         scores[places, ranks] = values.flatten().to_numpy()
     return Lists(neighbours, scores)
-
-
-def _places(ids: np.ndarray, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Where in `ids` each value stands, int (n,); −1 where it does not."""
-    return pc.fill_null(pc.index_in(values, value_set=pa.array(ids)), -1).to_numpy()
 
 
 def encode(column: pa.ChunkedArray) -> np.ndarray:
@@ -182,32 +179,33 @@ def encode(column: pa.ChunkedArray) -> np.ndarray:
 
 def _figures(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
     ids = products["product_id"].to_numpy()
+    place_of = pd.Index(ids).get_indexer
     rejected = int(str(run.result("catalog").figures["rejected_products"]))
     return gates.Figures(
         products=len(ids),
         covered=int(((lists.neighbours >= 0).sum(axis=1) >= min(metrics.K, len(ids) - 1)).sum()),
         cells=len(run.table("cells").read(["cell"])),
         lists=sum(
-            pc.sum(pc.is_in(rows["product_id"], value_set=pa.array(ids))).as_py() or 0
+            int((place_of(rows["product_id"].to_numpy()) >= 0).sum())
             for rows in run.table("lists").iter_parts(["product_id"])
         ),
-        not_finite=_not_finite(run, products["image_sha256"]),
+        not_finite=_not_finite(run),
         rejected=rejected / max(1, len(ids) + rejected),
     )
 
 
-def _not_finite(run: Run, hashes: pa.ChunkedArray) -> int:
-    """Values of the run's features and embeddings that are NaN or infinite."""
-    own = (pc.field("model") == run.result("embed").figures["model"]) & pc.field("image_sha256").isin(hashes)
-    count = 0
-    for name, columns, where in (("features", [*Features._fields], own), ("embeddings", ["embedding"], None)):
-        table = run.table(name)
-        for part in table.parts:
-            rows = table.read_part(part, columns, where)
-            for column in columns:
-                values = pc.list_flatten(rows[column])
-                count += len(values) - (pc.sum(pc.is_finite(values)).as_py() or 0)
-    return count
+def _not_finite(run: Run) -> int:
+    """Values of the products' features and embeddings that are NaN or infinite."""
+
+    def count(_: np.ndarray, columns: list[np.ndarray]) -> list[np.ndarray]:
+        return [sum(np.count_nonzero(~np.isfinite(values), axis=1, keepdims=True) for values in columns)]
+
+    (of_features,) = step.gather(run, Features._fields, count)
+    embeddings = run.table("embeddings").iter_parts(["embedding"])
+    of_embeddings = sum(
+        pc.sum(pc.invert(pc.is_finite(pc.list_flatten(rows["embedding"])))).as_py() or 0 for rows in embeddings
+    )
+    return int(of_features.sum()) + of_embeddings
 
 
 def _stored(run: Run) -> tuple[int | None, Baseline | None]:

@@ -141,20 +141,23 @@ def read_features(run: Run, *columns: str, model: str = "", rows: np.ndarray | N
     Raises:
         UserError: an image of a product has no features.
     """
-    return _gather(run, columns, model, lambda _, values: [np.concatenate(values, axis=1)], rows)[0]
+    return gather(run, columns, lambda _, values: [np.concatenate(values, axis=1)], model, rows)[0]
 
 
-def _gather(
+def gather(
     run: Run,
     columns: Sequence[str],
-    model: str,
     make: Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]],
+    model: str = "",
     asked: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """What `make` gives for the products of each part of the features, put together in the order of products.
 
     Of one part after the other, so that memory holds what is made and little else. `make` takes indices of products,
     or of those `asked` for, int (m,), and the float32 (m, d) features in each of `columns`; it gives arrays of m rows.
+
+    Raises:
+        UserError: an image of a product has no features.
     """
     hashes = np.array(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist(), "S64")
     hashes = hashes if asked is None else hashes[asked]
@@ -257,7 +260,7 @@ def _stored_embedder(lake: Lake, sha256: str) -> embedding.Embedder:
 
 def read_all_features(run: Run, model: str = "") -> Features:
     """All of them, as `read_features` reads each."""
-    return Features(*_gather(run, Features._fields, model, lambda _, values: values))
+    return Features(*gather(run, Features._fields, lambda _, values: values, model))
 
 
 def read_embeddings(
@@ -283,13 +286,13 @@ def read_embeddings(
     """
     embedder = embedder or read_embedder(run)
     if not embedder.arrays:  # untrained: the other features need not be read
-        return _gather(run, ["average"], model, lambda _, values: [to_embedding(values[0])], rows)[0]
+        return gather(run, ["average"], lambda _, values: [to_embedding(values[0])], model, rows)[0]
     known = {name: column if rows is None else column[rows] for name, column in read_known(run, learnt).items()}
 
     def apply(products: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
         return [embedder.apply(Features(*values), {name: column[products].tolist() for name, column in known.items()})]
 
-    return _gather(run, Features._fields, model, apply, rows)[0]
+    return gather(run, Features._fields, apply, model, rows)[0]
 
 
 def read_known(run: Run, learnt: bool) -> dict[str, np.ndarray]:

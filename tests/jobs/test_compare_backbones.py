@@ -102,7 +102,7 @@ def test_nothing_named_is_the_whole_registry_and_an_input_size_can_be_asked_for(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("resnet50,vgg16", ["no backbone 'vgg16'", "efficientnet-lite0, resnet50"]),
+        ("resnet50,vgg16", ["no backbone 'vgg16'", "efficientnet-lite0, efficientnet-lite1"]),
         ("resnet50@", ["'' is no input size", "resnet50@192x144"]),
         ("resnet50@192", ["'192' is no input size", "HEIGHTxWIDTH"]),
         ("resnet50@0x0", ["'0x0' is no input size", "32 to 1024"]),

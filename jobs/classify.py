@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import UserError
-from infra.lake import filesystem
-from infra.settings import Settings
 from infra.telemetry import Progress
 from jobs import extraction, step, training
+from jobs.extraction import Model
 from jobs.step import Run, StepResult
-from ml import backbones, classifier, split
+from ml import classifier, split
 from ml.classifier import Fitted, Targets
 
 CODE_VERSION = 4
@@ -33,8 +31,6 @@ MOST = 1 << 17
 """Products that are learnt from at most. Their features take 1.3 GB, whatever the size of the catalogue."""
 FIELDS = ("gender", "masterCategory")
 """What the multi-label variant learns beside the subCategory."""
-OFFLINE = "efficientnet-lite0"
-"""A backbone whose ImageNet weights come in a package."""
 CLASSIFIER = pa.schema(
     [
         ("model_file", pa.string()),
@@ -52,26 +48,10 @@ CLASSIFIER = pa.schema(
 """`input` is what the model takes, `features` (`ml.classifier.COLUMNS`) or `images`; `other_labels` follow `labels`."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """What finetuning starts from: a backbone, its weights (None: Keras' download), its input in pixels."""
-
-    name: str
-    weights: bytes | None
-    height: int
-    width: int
-    precision: str
-
-    @property
-    def fingerprint(self) -> str:
-        found = hashlib.sha256(self.weights).hexdigest() if self.weights else "imagenet"
-        return backbones.fingerprint(self.name, found, self.height, self.width, self.precision)
-
-
 def classify(run: Run) -> StepResult:
     """Train the subCategory classifier on the run's labelled products and measure it on those held out."""
     products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
-    start = choose_start(settings) if settings.classifier == "finetune" else None
+    start = extraction.choose_model(settings, "classifier_") if settings.classifier == "finetune" else None
     mark = _fingerprint(run, start)
     if target.fingerprint == mark:
         return StepResult(1, skipped=True, tables={"classifier": target.version}, figures=target.figures)
@@ -131,7 +111,7 @@ def _choose_products(rows: pa.Table) -> np.ndarray:
     return split.choose(rows["image_sha256"].to_numpy(), known, MOST)
 
 
-def _fingerprint(run: Run, start: Start | None) -> str:
+def _fingerprint(run: Run, start: Model | None) -> str:
     settings = run.settings
     how = (
         [start.fingerprint, settings.classifier_convolutions, settings.classifier_epochs]
@@ -170,81 +150,22 @@ def _fit(features: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fit
 
 
 def _finetune(
-    run: Run, start: Start, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, folder: Path
+    run: Run, start: Model, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, folder: Path
 ) -> tuple[Fitted, bytes, np.ndarray]:
     """As `_fit`, on the images with these hashes, which are read part by part."""
-    from ml import finetune  # imports Keras: seconds that the default does without until it trains
+    import keras  # seconds, which the default does without until it trains
 
+    from ml import finetune
+
+    keras.utils.clear_session()  # as in `ml.classifier.fit`: layers are named from the first
+    backbone = extraction.build(run.lake, start)
     samples = training.samples(run, hashes, (start.height, start.width), targets.values.__getitem__)
     options = finetune.Options(run.settings.classifier_convolutions, run.settings.classifier_epochs, SEED)
     progress = Progress("epochs", options.epochs)
-    fitted = finetune.fit(_build(start), targets, samples, sides, options, str(folder), progress.reach)
+    fitted = finetune.fit(backbone, targets, samples, sides, options, str(folder), progress.reach)
     data = classifier.to_bytes(fitted.model)
     saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
     return fitted, data, finetune.predict(saved, samples, np.flatnonzero(sides == split.TEST))
-
-
-def choose_start(settings: Settings) -> Start:
-    """The backbone that the settings ask finetuning to start from, with its weights read and checked.
-
-    Raises:
-        UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
-    """
-    name = settings.classifier_backbone
-    backbone = backbones.BACKBONES.get(name)
-    if backbone is None:
-        raise UserError(
-            f"there is no backbone {name!r}",
-            where="LOOKALIKE_CLASSIFIER_BACKBONE",
-            remedy=f"choose one of {', '.join(backbones.BACKBONES)}",
-        )
-    weights, asked = _read_weights(settings), settings.classifier_weights_sha256.lower()
-    found = hashlib.sha256(weights).hexdigest() if weights else "not known before Keras downloads them"
-    if asked and found != asked:
-        raise UserError(
-            f"the SHA-256 of the weights of {name} is {found}, expected {asked}",
-            where="LOOKALIKE_CLASSIFIER_WEIGHTS, LOOKALIKE_CLASSIFIER_WEIGHTS_SHA256",
-            remedy="set LOOKALIKE_CLASSIFIER_WEIGHTS to the file that was meant, or correct or unset the SHA-256",
-        )
-    height, width = settings.input_height or backbone.height, settings.input_width or backbone.width
-    return Start(name, weights, height, width, settings.precision)
-
-
-def _read_weights(settings: Settings) -> bytes | None:
-    """Content of the weights file; None where Keras downloads it."""
-    asked = settings.classifier_weights
-    if asked == "imagenet":
-        asked = extraction.packaged_weights(settings.classifier_backbone)
-        if not asked:
-            return None
-    uri = asked if "://" in asked else Path(asked).resolve().as_uri()
-    files, path = filesystem(uri)
-    try:
-        with files.open_input_file(path) as stream:
-            return stream.read()
-    except OSError as error:
-        raise UserError(
-            f"the weights file cannot be read: {error}",
-            where=uri,
-            remedy="set LOOKALIKE_CLASSIFIER_WEIGHTS to a file that exists",
-        ) from None
-
-
-def _build(start: Start):  # type: ignore[no-untyped-def]  # → keras.Model
-    import keras
-
-    keras.utils.clear_session()  # as in `ml.classifier.fit`: layers are named from the first
-    try:
-        return backbones.BACKBONES[start.name].build(start.weights, start.height, start.width, start.precision)
-    except Exception as error:
-        if "URL fetch failure" not in str(error):  # what Keras says, in a plain Exception
-            raise
-        raise UserError(
-            f"the ImageNet weights of {start.name} cannot be downloaded: {error}",
-            where="LOOKALIKE_CLASSIFIER_WEIGHTS=imagenet",
-            remedy="set LOOKALIKE_CLASSIFIER_WEIGHTS to a file with them (.weights.h5, no top), or choose "
-            f"LOOKALIKE_CLASSIFIER_BACKBONE={OFFLINE}, whose weights are installed",
-        ) from None
 
 
 if __name__ == "__main__":

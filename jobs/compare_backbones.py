@@ -15,7 +15,6 @@ import math
 import os
 import re
 import socket
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -234,16 +233,11 @@ def measure(
 
 
 def _build(run: Run, model: Model):  # type: ignore[no-untyped-def]  # → keras.Model
-    """The backbone with its weights, every one of them: none may be left as it was drawn by chance."""
     try:
-        with _impatient(), warnings.catch_warnings():
-            warnings.filterwarnings("error", ".*freshly-initialized weights")  # Keras would leave it at a warning
+        with _impatient():
             return extraction.build(run.lake, model)
-    except Exception as error:  # Keras raises a bare Exception where a download fails
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        download = model.weights == "imagenet"
-        problem = "no file, and not to be had through Keras" if download else f"{model.weights} does not fit"
-        raise NotAtHandError(f"{problem}: {said}") from error
+    except UserError as error:
+        raise NotAtHandError(error.problem) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+OFFLINE = "efficientnet-lite0"
+"""A backbone whose ImageNet weights come in a package."""
 SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
 """Where the workers' time goes, in their figures and summed up."""
 
@@ -88,6 +91,9 @@ def extract(run: Run, model: Model) -> Extracted:
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)
+    if model.weights != packaged_weights(model.name):
+        engine.take_gpu()
+        build(run.lake, model)  # weights that do not fit are said here in a sentence, where a worker has a traceback
     started = perf_counter()
     progress = Progress("images", len(pending))
     files = _files_of(run.table("images"), pending)
@@ -174,10 +180,23 @@ def _extractor(lake: str, model: Model) -> features.Extractor:
 
 
 def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → keras.Model
-    """The backbone itself."""
-    built = backbones.BACKBONES[model.name].build(
-        read_weights(model.weights), model.height, model.width, model.precision
-    )
+    """The backbone itself, with every one of its weights.
+
+    Raises:
+        UserError: the weights are not those of this backbone, cannot be read, or cannot be downloaded.
+    """
+    data = read_weights(model.weights)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*freshly-initialized weights")  # Keras would leave some to chance
+            built = backbones.BACKBONES[model.name].build(data, model.height, model.width, model.precision)
+    except Exception as error:  # a bare one where Keras cannot download, and many kinds where a file does not fit
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{model.weights} does not fit: {said}" if data else f"not to be had through Keras: {said}",
+            where=f"the weights of {model.name}, {model.height} × {model.width} pixels",
+            remedy=f"give a file as docs/backbones.md says, or choose {OFFLINE}, whose weights come in a package",
+        ) from error
     if model.tuned:
         backbones.set_weights(built, read_tuned(lake, model.tuned))
     return built
@@ -211,42 +230,49 @@ def _decode(batch: pa.ChunkedArray, model: Model) -> np.ndarray:
     return np.stack([images.load(data, model.height, model.width) for data in batch.to_pylist()])
 
 
-def choose_model(settings: Settings) -> Model:
+def choose_model(settings: Settings, of: str = "") -> Model:
     """The model that the settings ask for, with its weights found and checked.
+
+    Args:
+        settings: of the run.
+        of: what the names of the settings begin with: nothing for the embedding's, `classifier_` for the classifier's.
 
     Raises:
         UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
     """
-    backbone = backbones.BACKBONES.get(settings.backbone)
+    name, asked, sha256 = (getattr(settings, f"{of}{each}") for each in ("backbone", "weights", "weights_sha256"))
+    variable = f"LOOKALIKE_{of.upper()}"
+    backbone = backbones.BACKBONES.get(name)
     if backbone is None:
         raise UserError(
-            f"there is no backbone {settings.backbone!r}",
-            where="LOOKALIKE_BACKBONE",
+            f"there is no backbone {name!r}",
+            where=f"{variable}BACKBONE",
             remedy=f"choose one of {', '.join(backbones.BACKBONES)}",
         )
-    weights = _find_weights(settings)
+    weights = _find_weights(name, asked, f"{variable}WEIGHTS")
     data = read_weights(weights)
     found = hashlib.sha256(data).hexdigest() if data else weights
-    if settings.weights_sha256 and found != settings.weights_sha256.lower():
+    if sha256 and found != sha256.lower():
         raise UserError(
-            f"the weights of {settings.backbone} have SHA-256 {found}, expected {settings.weights_sha256}",
-            where="LOOKALIKE_WEIGHTS, LOOKALIKE_WEIGHTS_SHA256",
-            remedy="get the file from its source again, or correct LOOKALIKE_WEIGHTS_SHA256",
+            f"the weights of {name} have SHA-256 {found if data else 'not known before Keras downloads them'}, "
+            f"expected {sha256}",
+            where=f"{variable}WEIGHTS, {variable}WEIGHTS_SHA256",
+            remedy=f"set {variable}WEIGHTS to the file that was meant, or correct or unset the SHA-256",
         )
     height, width = settings.input_height or backbone.height, settings.input_width or backbone.width
-    return Model(settings.backbone, weights, found, height, width, settings.precision)
+    return Model(name, weights, found, height, width, settings.precision)
 
 
-def _find_weights(settings: Settings) -> str:
+def _find_weights(backbone: str, asked: str, variable: str) -> str:
     """`imagenet`, or the URI of a weights file."""
-    if settings.weights not in ("package", "imagenet"):
-        return settings.weights if "://" in settings.weights else Path(settings.weights).resolve().as_uri()
-    uri = packaged_weights(settings.backbone)
-    if not uri and (settings.weights == "package" or backbones.BACKBONES[settings.backbone].package):
+    if asked not in ("package", "imagenet"):
+        return asked if "://" in asked else Path(asked).resolve().as_uri()
+    uri = packaged_weights(backbone)
+    if not uri and (asked == "package" or backbones.BACKBONES[backbone].package):
         raise UserError(
-            f"no installed package holds weights for {settings.backbone}",
-            where=f"LOOKALIKE_WEIGHTS={settings.weights}",
-            remedy="set LOOKALIKE_WEIGHTS to a file or URI, or to imagenet where a download is possible",
+            f"no installed package holds weights for {backbone}",
+            where=f"{variable}={asked}",
+            remedy=f"set {variable} to a file or URI, or to imagenet where a download is possible",
         )
     return uri or "imagenet"
 
@@ -268,5 +294,5 @@ def read_weights(uri: str) -> bytes | None:
             return stream.read()
     except OSError as error:
         raise UserError(
-            f"the weights file cannot be read: {error}", where=uri, remedy="set LOOKALIKE_WEIGHTS to a file that exists"
+            f"the weights file cannot be read: {error}", where=uri, remedy="give a file that exists, or `imagenet`"
         ) from None

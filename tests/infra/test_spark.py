@@ -88,6 +88,12 @@ def test_what_executors_cannot_use_is_refused_before_they_start(setting, value, 
     assert (caught.value.where, SparkSession.getActiveSession()) == (setting, None)
 
 
-def test_outside_of_a_task_there_is_one_thread_and_no_gpu(monkeypatch):
+def test_outside_of_a_task_there_is_one_thread_and_any_gpu_is_shared(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "asked for")
     assert (spark.task_threads(), spark.take_gpu(), os.environ["CUDA_VISIBLE_DEVICES"]) == (1, None, "7")
+    assert (os.environ["TF_FORCE_GPU_ALLOW_GROWTH"], os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]) == (
+        "true",
+        "asked for",
+    )

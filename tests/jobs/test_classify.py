@@ -10,7 +10,7 @@ from infra.errors import UserError
 from infra.lake import Lake
 from jobs import classify, step
 from ml import classifier
-from tests.catalogues import embedded, open_run
+from tests.catalogues import embedded, good_files, open_run, pulled, zip_bytes
 
 KINDS = ("Bags", "Shoes", "Watches")
 N = 120
@@ -153,3 +153,54 @@ def test_a_catalogue_too_small_to_hold_out_is_learnt_and_its_accuracy_is_unknown
     result = step.execute("classify", lake_with(tmp_path, [rows[at] for at in (0, 2, 5)], features))
     assert result.figures["test_accuracy"] is None
     assert (result.figures["train"], result.figures["validation"], result.figures["test"]) == (3, 0, 0)
+
+
+# On images ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """A run whose classifier was finetuned on images, and the step's result."""
+    folder = tmp_path_factory.mktemp("finetune")
+    run = on_images(folder, "first")
+    return run, step.execute("classify", run)
+
+
+def on_images(folder, name, **settings):
+    """A run of 90 drawn products in three subCategories, whose classifier is to be finetuned."""
+    asked = {
+        "classifier": "finetune",
+        "classifier_backbone": "efficientnet-lite0",
+        "classifier_epochs": 1,
+        "input_height": 64,
+        "input_width": 48,
+        "scratch": folder / "scratch",
+    }
+    run = open_run(Lake((folder / "lake").as_uri()), name, **asked | settings)
+    run = pulled(run, zip_bytes(good_files(90)))
+    step.execute("catalog", run)
+    return run
+
+
+def test_finetuning_learns_on_images_and_keeps_a_model_that_takes_them(finetuned):
+    run, result = finetuned
+    (row,) = run.table("classifier").read().to_pylist()
+    assert (row["input"], row["labels"]) == ("images", ["Bags", "Shoes", "Topwear"])
+    assert (result.figures["input"], result.figures["epochs"]) == ("images", 1)
+    model = classifier.from_bytes(run.lake.read_bytes(row["model_file"]), row["model_sha256"])
+    assert (model.input_shape, model.output_shape) == ((None, 64, 48, 3), (None, 3))
+    assert not list(run.settings.scratch.iterdir())  # checkpoints are of no use once the model is stored
+
+
+def test_the_same_finetuning_is_not_done_again_and_another_backbone_is(finetuned, tmp_path):
+    run, _ = finetuned
+    folder = run.settings.scratch.parent
+    assert step.execute("classify", on_images(folder, "same")).skipped
+    assert not step.execute("classify", on_images(folder, "other", classifier_backbone="efficientnet-lite1")).skipped
+
+
+def test_the_multi_label_variant_is_finetuned_too(tmp_path):
+    run = on_images(tmp_path, "multi", classifier_labels="multi")
+    assert step.execute("classify", run).figures["learnt"] == "multi"
+    (row,) = run.table("classifier").read().to_pylist()
+    assert {"Men", "Women", "Apparel"} <= {label.split("=")[-1] for label in row["other_labels"]}

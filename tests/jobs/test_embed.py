@@ -1,5 +1,7 @@
 """embed on a real Spark with the real backbone: each image once a model, the same features however they were cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from jobs import catalog as catalog_step
 from jobs import extraction, step
 from jobs.extraction import choose_model
 from jobs.step import execute
+from ml import backbones
 from tests.catalogues import good_files, open_run, pulled, write_result, write_table, zip_bytes
 
 SIZE = {"input_height": 64, "input_width": 48}
@@ -72,19 +75,51 @@ def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_
     assert step.read_features(run, "average").tolist() == [[1.0]] * 3
 
 
+@pytest.mark.parametrize("of", ["", "classifier_"])
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"backbone": "vgg"}, ["no backbone 'vgg'", "efficientnet-lite0, efficientnet-lite1"]),
-        ({"backbone": "resnet50"}, ["no installed package holds weights for resnet50", "LOOKALIKE_WEIGHTS=package"]),
+        ({"backbone": "vgg"}, ["no backbone 'vgg'", "_BACKBONE", "efficientnet-lite0, efficientnet-lite1"]),
+        (
+            {"backbone": "resnet50", "weights": "package"},
+            ["no installed package holds weights for resnet50", "_WEIGHTS=package"],
+        ),
         ({"weights": "/nowhere/x.pth"}, ["cannot be read", "/nowhere/x.pth"]),
-        ({"weights_sha256": "00ff"}, ["expected 00ff", "LOOKALIKE_WEIGHTS_SHA256"]),
+        (
+            {"backbone": "efficientnet-lite0", "weights": "imagenet", "weights_sha256": "00ff"},
+            ["expected 00ff", "_WEIGHTS_SHA256"],
+        ),
+        (
+            {"backbone": "resnet50", "weights": "imagenet", "weights_sha256": "00ff"},
+            ["not known before Keras downloads them", "expected 00ff"],
+        ),
     ],
 )
-def test_a_model_that_cannot_be_had_is_a_clear_error(lake, settings, expected):
+def test_a_model_that_cannot_be_had_is_a_clear_error(lake, of, settings, expected):
+    asked = {f"{of}{name}": value for name, value in settings.items()}
     with pytest.raises(UserError) as caught:
-        choose_model(open_run(lake, **settings).settings)
+        choose_model(open_run(lake, **asked).settings, of)
+    expected = [f"LOOKALIKE_{of.upper()}{text[1:]}" if text.startswith("_") else text for text in expected]
     assert all(text in str(caught.value) for text in expected), str(caught.value)
+
+
+@pytest.mark.parametrize("of", ["", "classifier_"])
+def test_a_package_of_weights_that_is_not_installed_is_named_and_not_looked_for_elsewhere(lake, monkeypatch, of):
+    lost = replace(backbones.BACKBONES["efficientnet-lite0"], package="lost_package/weights.pth")
+    monkeypatch.setitem(backbones.BACKBONES, "efficientnet-lite0", lost)
+    settings = open_run(lake, **{f"{of}backbone": "efficientnet-lite0", f"{of}weights": "imagenet"}).settings
+    with pytest.raises(UserError, match="no installed package holds weights for efficientnet-lite0"):
+        choose_model(settings, of)
+
+
+def test_a_weights_file_that_does_not_fit_stops_the_step_before_any_image_is_embedded(lake, tmp_path):
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    run = pulled(open_run(lake, weights=str(tmp_path / "junk.pth"), **SIZE), zip_bytes(good_files(3)))
+    execute("catalog", run)
+    with pytest.raises(UserError, match=r"junk\.pth does not fit") as caught:
+        execute("embed", run)
+    assert caught.value.where == "the weights of efficientnet-lite0, 64 × 48 pixels"
+    assert run.lake.table("features").version < 0
 
 
 def test_precision_and_weights_are_part_of_the_fingerprint(lake, tmp_path):

@@ -159,12 +159,13 @@ def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
     place_of = pd.Index(ids).get_indexer  # hashes the ids once, not once a part
     for part in table.parts:
         rows = table.read_part(part, ["product_id", "items", "scores"], pc.field("cell") == cell)
-        rows = rows.filter(place_of(rows["product_id"].to_numpy()) >= 0).combine_chunks()
+        own = place_of(rows["product_id"].to_numpy())
+        rows, own = rows.filter(own >= 0).combine_chunks(), own[own >= 0]
         if not len(rows):
             continue
         items, values = rows["items"].combine_chunks(), rows["scores"].combine_chunks()
         lengths = items.value_lengths().to_numpy()
-        places = np.repeat(place_of(rows["product_id"].to_numpy()), lengths)
+        places = np.repeat(own, lengths)
         ranks = np.arange(len(places)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         neighbours[places, ranks] = place_of(items.flatten().to_numpy())
         scores[places, ranks] = values.flatten().to_numpy()

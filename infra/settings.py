@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     """What train_embedding trains: a `head` on features, in minutes, or `finetune`: the backbone too."""
     embedding_convolutions: int = Field(default=25, ge=1)
     """finetune: last convolutions of the backbone that learn. 25: the last 8 of efficientnet-lite0's 16 blocks."""
-    embedding_epochs: int = Field(default=5, ge=1)
+    embedding_epochs: int = Field(default=11, ge=1)
     """finetune: most epochs; training stops earlier once the validation loss stops falling."""
     scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
     """Local folder for a pulled archive until it is in the lake, and for the checkpoints of a training on images."""

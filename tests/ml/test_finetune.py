@@ -141,6 +141,23 @@ def test_augmented_images_are_mirrored_moved_and_zoomed_ones_of_like_brightness(
     assert spans.min() < 155 < 160 >= spans.max()  # zoomed in, or the border goes on
 
 
+def test_two_samples_are_mixed_in_image_and_target_alike_and_the_own_one_is_the_larger():
+    m = 200
+    grey = np.arange(m, dtype=np.uint8)
+    images = np.broadcast_to(grey[:, None, None, None], (m, 4, 5, 3))
+    target = {"which": np.eye(m, dtype=np.float32), "unknown": np.zeros((m, 2), np.float32)}
+    mixed, shares = finetune.mix(images, target, np.random.default_rng(0))
+    assert (mixed.shape, mixed.dtype) == (images.shape, np.uint8)
+    assert (shares["which"].sum(axis=1), shares["unknown"].max()) == (pytest.approx(np.ones(m)), 0)
+    assert mixed[:, 0, 0, 0] == pytest.approx(shares["which"] @ grey, abs=0.51)  # rounded
+    assert shares["which"].diagonal().min() >= 0.5
+    assert {len(np.flatnonzero(row)) for row in shares["which"]} <= {1, 2}
+    assert 0.3 < (shares["which"].diagonal() < 0.99).mean() < 0.9
+    alone, own = finetune.mix(images[:1], np.ones((1, 3), np.float32), np.random.default_rng(0))
+    assert np.array_equal(alone, images[:1])
+    assert own == pytest.approx(np.ones((1, 3)))
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 

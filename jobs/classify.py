@@ -25,7 +25,7 @@ from jobs.step import Run, StepResult
 from ml import classifier, split
 from ml.classifier import Fitted, Targets
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 SEED = 0
 MOST = 1 << 17
 """Products that are learnt from at most. Their features take 1.3 GB, whatever the size of the catalogue."""
@@ -66,7 +66,7 @@ def classify(run: Run) -> StepResult:
         with training.checkpoints(settings, f"classify-{mark}") as folder:
             fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
     else:
-        fitted, data, outputs = _fit(step.read_features(run, *classifier.COLUMNS, rows=chosen), targets, sides)
+        fitted, data, outputs = _fit(run, chosen, targets, sides)
     sha256, tested = hashlib.sha256(data).hexdigest(), targets.take(sides == split.TEST)
     metrics = classifier.metrics(outputs[:, : len(targets.labels)], tested.classes, targets.labels)
     if targets.others:
@@ -138,9 +138,11 @@ def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int)
         )
 
 
-def _fit(features: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fitted, bytes, np.ndarray]:
-    """Train on features; the training, the model as stored, and its outputs for the test side."""
-    fitted = classifier.fit(features, targets, sides, SEED, Progress("epochs", classifier.EPOCHS).add)
+def _fit(run: Run, chosen: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fitted, bytes, np.ndarray]:
+    """Train on the features of products; the training, the model as stored, and its outputs for the test side."""
+    features = step.read_features(run, *classifier.COLUMNS, rows=chosen)
+    stages = step.read_features(run, classifier.COLUMNS[0], rows=chosen[:1]).shape[1]
+    fitted = classifier.fit(features, targets, sides, SEED, Progress("epochs", classifier.EPOCHS).add, stages)
     data = classifier.to_bytes(fitted.model)
     saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())  # what is measured is what later steps load
     return fitted, data, classifier.predict(saved, features[sides == split.TEST])

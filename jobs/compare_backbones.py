@@ -275,7 +275,7 @@ def _figures(run: Run, sample: Sample, model: Model, built, on_images) -> dict[s
     trained, _ = embedding.fit(features, sample.attributes, sample.sides, SEED)
     figures |= _judge(embedding.UNTRAINED.apply(features), sample, "untrained")
     figures |= _judge(trained.apply(features), sample, "trained")
-    return figures | {"trained_subCategory": _subcategory_accuracy(features.beside(classifier.COLUMNS), sample)}
+    return figures | {"trained_subCategory": _subcategory_accuracy(features, sample)}
 
 
 def _stored(run: Run, sample: Sample, model: str) -> Features | None:
@@ -341,11 +341,12 @@ def _judge(embeddings: np.ndarray, sample: Sample, name: str) -> dict[str, float
     return {f"{name}_{figure}": _plain(value) for figure, value in figures.items()}
 
 
-def _subcategory_accuracy(inputs: np.ndarray, sample: Sample) -> float | None:
+def _subcategory_accuracy(features: Features, sample: Sample) -> float | None:
     """Percentage of the test side whose subCategory a classifier says that was trained on the training side."""
     names = [str(name) for name in sample.attributes["subCategory"]]
     targets = classifier.make_targets(names, {})
-    fitted = classifier.fit(inputs, targets, sample.sides, SEED)
+    inputs, stages = features.beside(classifier.COLUMNS), features.average.shape[1]
+    fitted = classifier.fit(inputs, targets, sample.sides, SEED, stages=stages)
     test = sample.sides == split.TEST
     predicted = classifier.predict(fitted.model, inputs[test]).argmax(axis=1)
     return _plain(100 * float((predicted == targets.classes[test]).mean()))

@@ -24,7 +24,7 @@ from ml import backbones, cube, embedding, metrics, split
 from ml.embedding import Embedder
 from ml.gates import promotes
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 SEED = 0
 ATTRIBUTES = tuple(embedding.LOSSES)
 

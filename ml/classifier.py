@@ -18,6 +18,7 @@ from itertools import groupby
 
 import numpy as np
 
+from ml import memory
 from ml.split import TRAIN, VALIDATION
 
 COLUMNS = ("average", "stages")
@@ -69,7 +70,7 @@ class Targets:
 class Fitted:
     """A trained `keras.Model`, not compiled, and its history: a value an epoch of `loss`, `accuracy`, `val_loss`, …
 
-    `accuracy` is that of the subCategory, whatever else is learnt.
+    `accuracy` is that of the subCategory, whatever else is learnt, and all values are the network's without a memory.
     """
 
     model: object
@@ -98,10 +99,12 @@ def fit(
     sides: np.ndarray,
     seed: int,
     on_epoch: Callable[[int], None] = lambda _: None,
+    stages: int = 0,
 ) -> Fitted:
     """Train a network with one hidden layer on the training side; the validation side is only measured.
 
-    Features are scaled inside the model, so that a saved model takes them raw.
+    Features are scaled inside the model, so that a saved model takes them raw. Once it is trained, look-alikes among
+    the training images get half a say in its outputs (`ml.memory`), within the model too.
 
     Args:
         features: float32 (n, d), finite.
@@ -109,6 +112,7 @@ def fit(
         sides: int8 (n,), as `ml.split.sides_of` gives them. Labels of the test side are not looked at.
         seed: of weights, dropout and the order of the samples in each epoch.
         on_epoch: called after each epoch with the number 1.
+        stages: column from which on the features are those of earlier stages, which tell how an image looks.
 
     Raises:
         ValueError: nothing to train on, or a feature is NaN or infinite.
@@ -137,9 +141,8 @@ def fit(
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))],
         verbose=0,
     ).history
-    # A model of its own around the trained layers: without the optimizer, whose state is twice the weights.
-    trained = keras.Model(model.inputs, model.outputs, name="classifier")
-    return Fitted(trained, {name: [float(value) for value in values] for name, values in history.items()})
+    remembering = _remember(model, known, targets.values[train], stages, seed)
+    return Fitted(remembering, {name: [float(value) for value in values] for name, values in history.items()})
 
 
 def _feature_network(known: np.ndarray, targets: Targets):  # type: ignore[no-untyped-def]  # → keras.Model
@@ -157,6 +160,35 @@ def _feature_network(known: np.ndarray, targets: Targets):  # type: ignore[no-un
     x = layers.BatchNormalization(momentum=NORM_MOMENTUM)(layers.Dense(HIDDEN)(x))
     x = layers.Dropout(DROPOUT[1])(layers.ReLU()(x))
     return keras.Model(inputs, output_layer(targets)(x))
+
+
+def _remember(model, known: np.ndarray, labels: np.ndarray, stages: int, seed: int):  # type: ignore[no-untyped-def]
+    """The trained network and the memory of `ml.memory` in one model, float32: → keras.Model, without an optimizer.
+
+    Args:
+        model: from features to the labels.
+        known: the training side's features, float32 (n, d).
+        labels: what those are, float32 (n, c + m).
+        stages, seed: as for `fit`.
+    """
+    import keras
+    from keras import layers
+
+    def constant(x, kernel, bias=None):  # type: ignore[no-untyped-def]
+        layer = layers.Dense(kernel.shape[1], use_bias=bias is not None, kernel_initializer="zeros", trainable=False)
+        y = layer(x)
+        layer.set_weights([kernel] if bias is None else [kernel, bias])
+        return y
+
+    kept = memory.choose(len(known), seed)
+    mean, axes = memory.components(known[:, stages:])
+    remembered = memory.looks(known[kept, stages:], mean, axes)
+    looks = layers.UnitNormalization()(model.inputs[0][:, stages:])
+    looks = layers.UnitNormalization()(constant(looks, axes, -mean @ axes))
+    weights = layers.Softmax()(constant(looks, remembered.T / memory.TEMPERATURE))
+    recalled = constant(weights, labels[kept])
+    outputs = memory.SHARE * recalled + (1 - memory.SHARE) * model.outputs[0]
+    return keras.Model(model.inputs, outputs, name="classifier")
 
 
 def output_layer(targets: Targets):  # type: ignore[no-untyped-def]  # → keras.layers.Dense

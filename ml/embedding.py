@@ -2,7 +2,8 @@
 
 A network with one hidden layer learns a product's attributes from its image's features. The kind of product and whom
 it is for are learnt as one attribute too, the derivedType: a clutch is hardly ever for men, so the likeliest of both
-together is right more often than the likeliest of each, and their probabilities are sums of its own.
+together is right more often than the likeliest of each, and their probabilities are sums of its own. Of an image of
+which they are not known, look-alikes among the training images (`ml.memory`) have half a say in them.
 
 The embedding is made of blocks: for each attribute of `BLOCKS` the square roots of the network's class probabilities,
 and the leading principal components of what earlier layers see, whitened. The dot product of two such square roots is
@@ -28,7 +29,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ml import memory
 from ml.features import Features
+from ml.memory import unit
 from ml.similarity import to_embedding
 from ml.split import TRAIN
 
@@ -48,10 +51,9 @@ LOSSES = {
     "season": 0.2,
 }
 """Attributes that are learnt, with their share of the loss; those without a block make the others better."""
-LOOKS = 512
-"""Principal components of the block `looks`, each scaled to the same variance: a photo is told by small differences."""
 DOUBT = 64
-"""The last of those, of least variance, make the block `doubt`: images that only look alike differ in them."""
+"""The last components of the block `looks`, of least variance, make the block `doubt`, in which images that only look
+alike differ."""
 SHARPNESS = 12.0
 """Probabilities are raised to this power: a block says what is likeliest, its length says how likely that is."""
 KNOWN = 0.8
@@ -65,7 +67,7 @@ CLIP = 5.0
 """Standardised features are cut off at ± this many standard deviations."""
 MISSING = -1
 """Code of an attribute that is not known."""
-LAYOUT = 3
+LAYOUT = 4
 """Of an embedder's arrays. To be raised when what was trained before can no longer be applied; the first had none."""
 _ROWS = 4096
 
@@ -79,7 +81,8 @@ class Embedder:
     """Features → embeddings; without arrays: the average-pooled features, untrained.
 
     `arrays` are the network's, float32, for each attribute of `BLOCKS` the names of its c classes, `<name>_classes`,
-    for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums` (j, c), and the
+    for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums` (j, c), how the m
+    images of the memory look, `memory` (m, c), and their classes of `PARTS`, `<name>_memory` int16 (m,), and the
     `layout` of them all.
     """
 
@@ -87,7 +90,11 @@ class Embedder:
 
     @cached_property
     def _wide(self) -> dict[str, np.ndarray]:
-        return {name: array.astype(np.float64) for name, array in self.arrays.items() if array.dtype.kind == "f"}
+        wide = {name: array.astype(np.float64) for name, array in self.arrays.items() if array.dtype.kind == "f"}
+        for name in [name for name in PARTS if f"{name}_memory" in self.arrays]:
+            labels = one_hot(self.arrays[f"{name}_memory"], len(self.arrays[f"{name}_classes"]))
+            wide[f"{name}_memory"] = labels.astype(np.float64)
+        return wide
 
     @property
     def fingerprint(self) -> str:
@@ -155,35 +162,46 @@ def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping
     x = np.concatenate(features, axis=1).astype(np.float64)
     x = np.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
-    looks = _unit((_unit(features.stages.astype(np.float64)) - arrays["looks_mean"]) @ arrays["looks"])
+    looks = memory.looks(features.stages.astype(np.float64), arrays["looks_mean"], arrays["looks"])
     blocks, doubt = [], np.zeros(len(x))
-    for name in [name for name in BLOCKS if name in arrays and name != "looks"]:  # that the training side has
-        if f"{name}_sums" in arrays:
-            probabilities = _softmax(arrays, JOINT, x) @ arrays[f"{name}_sums"]
-        else:
-            probabilities = _softmax(arrays, name, x)
+    for name, probabilities in _probabilities(arrays, x, looks, known).items():
         greatest = probabilities.max(axis=1)
-        block, sure = _unit((probabilities / greatest[:, None]) ** (SHARPNESS / 2)), (1 + greatest) / 2
+        block, sure = unit((probabilities / greatest[:, None]) ** (SHARPNESS / 2)), (1 + greatest) / 2
         if name in known:
             at = np.flatnonzero(known[name] != MISSING)
             block[at] *= 1 - KNOWN
             block[at, known[name][at]] += KNOWN
-            block, sure[at] = _unit(block), 1
+            block, sure[at] = unit(block), 1
         blocks.append(BLOCKS[name] * sure[:, None] * block)
         doubt += BLOCKS[name] ** 2 * (1 - sure**2)
-    blocks += [BLOCKS["looks"] * looks, np.sqrt(doubt)[:, None] * _unit(looks[:, -DOUBT:])]
+    blocks += [BLOCKS["looks"] * looks, np.sqrt(doubt)[:, None] * unit(looks[:, -DOUBT:])]
     return np.concatenate(blocks, axis=1)
+
+
+def _probabilities(
+    arrays: Mapping[str, np.ndarray], x: np.ndarray, looks: np.ndarray, known: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Of the classes of each attribute that has a block and that the training side has, float64 (n, c)."""
+    found = {}
+    for name in [name for name in BLOCKS if name in arrays and name != "looks"]:
+        summed = f"{name}_sums" in arrays
+        found[name] = _softmax(arrays, JOINT, x) @ arrays[f"{name}_sums"] if summed else _softmax(arrays, name, x)
+    asked = [name for name in PARTS if f"{name}_memory" in arrays]
+    nothing = np.full(len(x), MISSING)
+    unknown = [known.get(name, nothing) == MISSING for name in asked]
+    if np.any(unknown):
+        at = np.flatnonzero(np.any(unknown, axis=0))
+        labels = [arrays[f"{name}_memory"] for name in asked]
+        for name, recalled in zip(asked, memory.recall(looks[at], arrays["memory"], labels), strict=True):
+            own = found[name][at]  # where the memory knows no label, the network's opinion stands for its own
+            found[name][at] += memory.SHARE * (recalled - recalled.sum(axis=1, keepdims=True) * own)
+    return found
 
 
 def _softmax(arrays: Mapping[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
     logits = x @ arrays[name] + arrays[f"{name}_bias"]
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1.0)
 
 
 def encode(values: Sequence[str | None], learnt: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
@@ -239,7 +257,11 @@ def fit(
     epoch_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))
     history = model.fit(x, targets, batch_size=batch, epochs=EPOCHS, callbacks=[epoch_end], verbose=0).history
     arrays = {"layout": np.array(LAYOUT), "mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
-    arrays |= _arrays(model) | _whitened_components(learnt.stages)
+    arrays |= _arrays(model)
+    arrays["looks_mean"], arrays["looks"] = memory.components(learnt.stages)
+    kept = memory.choose(len(known), seed)
+    arrays["memory"] = memory.looks(learnt.stages[kept], arrays["looks_mean"], arrays["looks"])
+    arrays |= {f"{name}_memory": encoded[name][1][known[kept]].astype(np.int16) for name in PARTS if name in sizes}
     arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in BLOCKS}
     if JOINT in sizes:
         covered = [name for name in PARTS if targets[JOINT].sum() >= COVERED * targets[name].sum()]
@@ -290,15 +312,3 @@ def _arrays(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # 
 def _sums(joint: np.ndarray, part: np.ndarray) -> np.ndarray:
     """1 where a class of `JOINT` is of a class of a part, float32 (j, c), by targets (n, j) and (n, c) of samples."""
     return (joint.T @ part > 0).astype(np.float32)
-
-
-def _whitened_components(stages: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean of the training side's features of all stages, and their leading components, each to unit variance."""
-    stages = _unit(stages)
-    mean = stages.mean(axis=0, dtype=np.float64)
-    centred = (stages - mean).astype(np.float32)
-    variances, axes = np.linalg.eigh(centred.T @ centred / np.float32(len(centred)))
-    variances, axes = variances[::-1][:LOOKS], axes[:, ::-1][:, :LOOKS]
-    # A component without variance is noise of the computation, which must not be blown up.
-    scales = np.where(variances > 1e-6 * variances[0], 1 / np.sqrt(np.maximum(variances, 1e-30)), 0)
-    return {"looks_mean": mean.astype(np.float32), "looks": (axes * scales).astype(np.float32)}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, top_k_accuracy_score
 
-from ml import classifier
+from ml import classifier, memory
 from ml.classifier import Targets, make_targets
 from ml.split import TEST, TRAIN, VALIDATION
 
@@ -98,7 +98,8 @@ def test_a_feature_that_never_varied_in_training_cannot_decide_a_prediction(fitt
     features, _, _ = clouds()
     changed = features[:20].copy()
     changed[:, 0] = 20.0
-    assert np.array_equal(classifier.predict(fitted.model, changed), classifier.predict(fitted.model, features[:20]))
+    before, after = (classifier.predict(fitted.model, each) for each in (features[:20], changed))
+    assert after == pytest.approx(before, abs=1e-4)
 
 
 def test_a_single_class_is_always_predicted():
@@ -132,6 +133,25 @@ def test_a_feature_that_is_not_finite_is_refused_with_its_row(value):
     features[17, 3] = value
     with pytest.raises(ValueError, match="row 17 "):
         classifier.fit(features, learnt(classes), SIDES[:30], seed=0)
+
+
+def test_half_of_what_it_says_is_what_its_memory_of_the_training_side_says(fitted, multi, monkeypatch):
+    features, classes, genders = clouds()
+    network, own = {}, {"one": (fitted, learnt(classes)), "multi": (multi, learnt(classes, genders))}
+    for share in (0, 1):
+        monkeypatch.setattr(memory, "SHARE", share)
+        for name, (_, targets) in own.items():
+            model = classifier.fit(features, targets, SIDES, seed=0, stages=3).model
+            network[name, share] = classifier.predict(model, features)
+    monkeypatch.setattr(memory, "SHARE", 0.5)
+    train = SIDES == TRAIN
+    mean, axes = memory.components(features[train, 3:])
+    looks = memory.looks(features[:, 3:].astype(np.float64), mean, axes)
+    for name, (_, targets) in own.items():
+        (recalled,) = memory.recall(looks, looks[train], [targets.values[train]])
+        assert network[name, 1] == pytest.approx(recalled, abs=2e-3)
+        both = classifier.predict(classifier.fit(features, targets, SIDES, seed=0, stages=3).model, features)
+        assert both == pytest.approx((network[name, 0] + network[name, 1]) / 2, abs=1e-5)
 
 
 # The multi-label variant ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from ml import embedding
+from ml import embedding, memory
 from ml.embedding import UNTRAINED, fit, from_bytes
 from ml.features import Features
 from ml.similarity import UNIT, to_embedding
@@ -146,7 +146,8 @@ def joined(labels):
     return [f"{kind}, {gender}" for kind, gender in zip(labels["articleType"], labels["gender"], strict=True)]
 
 
-def test_the_probability_of_a_part_is_the_sum_over_the_joint_classes_that_are_of_it(catalogue):
+def test_the_probability_of_a_part_is_the_sum_over_the_joint_classes_that_are_of_it(catalogue, monkeypatch):
+    monkeypatch.setattr(memory, "SHARE", 0)  # the network alone
     features, labels, sides = catalogue
     embedder, _ = fit(features, {**labels, "derivedType": joined(labels)}, sides, seed=1)
     wide, x = embedder._wide, np.concatenate(features, axis=1)
@@ -183,6 +184,31 @@ def test_a_joint_attribute_that_is_known_of_few_products_says_nothing_of_its_par
     said = embedder.apply(features)[:, :6].argmax(axis=1)
     right = np.array([f"articleType {code}" for code in said]) == labels["articleType"]
     assert right[sides == TEST].mean() > 0.5
+
+
+def test_look_alikes_among_the_training_images_tell_what_no_network_can_learn(monkeypatch):
+    rng = np.random.default_rng(8)
+    images = rng.normal(size=(300, 12))
+    kinds = rng.integers(0, 6, 300)  # whatever they look like
+    seen = np.concatenate([images, images + 0.03 * rng.normal(size=images.shape)]).astype(np.float32)
+    features = Features(seen[:, :5], seen[:, :5], seen)
+    labels = {"articleType": [f"kind {kind}" for kind in np.tile(kinds, 2)]}
+    sides = np.repeat([TRAIN, TEST], 300).astype(np.int8)
+    embedder, _ = fit(features, labels, sides, seed=0)
+    asked = features.take(np.flatnonzero(sides == TEST))
+    right = {}
+    for share in (0, memory.SHARE):
+        monkeypatch.setattr(memory, "SHARE", share)
+        right[share] = (embedder.apply(asked)[:, :6].argmax(axis=1) == kinds).mean()
+    assert right[0] < 0.8 < 0.95 < right[0.5], right
+
+
+def test_what_the_catalogue_knows_is_not_looked_up_in_the_memory(catalogue, embedder, monkeypatch):
+    features, labels, _ = catalogue
+    before = embedder.apply(features, labels), embedder.apply(features)
+    monkeypatch.setattr(memory, "SHARE", 0)
+    assert np.array_equal(embedder.apply(features, labels), before[0])
+    assert not np.array_equal(embedder.apply(features), before[1])
 
 
 def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):

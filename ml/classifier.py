@@ -36,8 +36,9 @@ CONSTANT = 1e30
 NORM_MOMENTUM = 0.9
 """Of the moving averages: small catalogues have too few batches for Keras' 0.99."""
 
-PREDICTED_AT_ONCE = {2: 4096, 4: 32}
-"""Samples a call by the rank of the input: features (n, d) or images (n, h, w, 3)."""
+PREDICTED_AT_ONCE = {2: 512, 4: 32}
+"""Samples a call by the rank of the input: features (n, d), of which each is compared with all of the memory, or images
+(n, h, w, 3)."""
 CONFUSIONS = 20
 _METADATA, _CONFIG = "metadata.json", "config.json"
 _SHARED = re.compile(rb', "shared_object_id": \d+')

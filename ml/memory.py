@@ -20,7 +20,7 @@ TEMPERATURE = 0.03
 SHARE = 0.5
 """Of the memory in a probability; the network has the rest. Both were chosen on the validation side."""
 SIZE = 1 << 15
-"""Images that are remembered at most: 64 MiB, and on two cores 0.65 ms for each of many that are looked up, 6 for one."""
+"""Images that are remembered at most: 64 MiB, and on two cores 0.65 ms for each of many looked up, 6 for one alone."""
 _ROWS = 256
 
 

@@ -101,7 +101,8 @@ def keep_freed_memory() -> None:
     """Let this process reuse the memory of freed tensors instead of giving it back: no page is cleared twice.
 
     By default glibc maps each large tensor anew, which took a quarter of the time of training (see
-    benchmarks/RESULTS.md). `mallopt(3)` names the parameters; other systems' allocators are left as they are.
+    benchmarks/RESULTS.md). It is for the start of a process: once Keras' threads have worked it does little.
+    `mallopt(3)` names the parameters; other systems' allocators are left as they are.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):

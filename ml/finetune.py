@@ -18,7 +18,6 @@ import numpy as np
 from keras import layers
 
 from ml.classifier import Fitted, Targets, compile_for, output_layer
-from ml.features import keep_freed_memory
 from ml.split import TRAIN, VALIDATION
 
 BATCH = 32
@@ -186,7 +185,6 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
     chosen, validation = np.flatnonzero(sides == TRAIN), np.flatnonzero(sides == VALIDATION)
     if not len(chosen):
         raise ValueError(f"no sample to train on, of {len(sides)}")
-    keep_freed_memory()
     history = _resume(model, checkpoints)
     while not _finished(history, options.epochs):
         epoch = len(history.get("loss", []))

@@ -98,11 +98,12 @@ def start(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse the memory of freed tensors instead of giving it back: no page is cleared twice.
+    """Let this process reuse the memory of freed tensors instead of giving it back, to be cleared again.
 
     By default glibc maps each large tensor anew, which took a quarter of the time of training (see
-    benchmarks/RESULTS.md). It is for the start of a process: once Keras' threads have worked it does little.
-    `mallopt(3)` names the parameters; other systems' allocators are left as they are.
+    benchmarks/RESULTS.md). It is for the start of a process: once Keras' threads have worked it does little, and in a
+    long finetuning it does not do all that `MALLOC_ARENA_MAX=1` in the environment does. `mallopt(3)` names the
+    parameters; other systems' allocators are left as they are.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):

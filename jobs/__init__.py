@@ -1,1 +1,8 @@
-"""One file a step of the refresh; read top to bottom in `jobs.step.STEPS` it is the data flow."""
+"""One file a step of the refresh; read top to bottom in `jobs.step.STEPS` it is the data flow.
+
+Whatever runs a step imports this first, and pyarrow, whose threads could have an arena of their own, after it.
+"""
+
+from ml.features import keep_freed_memory
+
+keep_freed_memory()

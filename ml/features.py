@@ -17,15 +17,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 BATCH = 32
 """Images a call. Fixed, and short batches are filled up: kernels may sum in another order for another shape."""
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _NEVER, _GROWTH = 2**31 - 1, 2**26  # bytes
+_KEEPING = {_M_MMAP_THRESHOLD: _NEVER, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _GROWTH, _M_ARENA_MAX: 1}
 
 
 class Features(NamedTuple):
     """What a backbone makes of n images, float32 on float16's grid: half to store, and no neighbour moves.
 
-    `average` and `maximum` (n, d) are its last map, pooled. `stages` (n, s) are the averages of the last map of each
-    larger size: of earlier layers, which keep what tells two photos of like products apart.
+    `average` and `maximum` (n, d) are its last map, pooled. `stages` (n, s) is of earlier layers, which keep
+    what tells two photos of like products apart: the average of the last map of each larger size, and what the last of
+    these shows where, its averages in each place of a grid (`ml.backbones.GRIDS`).
     """
 
     average: np.ndarray
@@ -101,11 +103,10 @@ def keep_freed_memory() -> None:
     """Let this process reuse the memory of freed tensors instead of giving it back, to be cleared again.
 
     By default glibc maps each large tensor anew, which took a quarter of the time of training (see
-    benchmarks/RESULTS.md). It is for the start of a process: once Keras' threads have worked it does little, and in a
-    long finetuning it does not do all that `MALLOC_ARENA_MAX=1` in the environment does. `mallopt(3)` names the
-    parameters; other systems' allocators are left as they are.
+    benchmarks/RESULTS.md). It is for the start of a process: one without threads will have a single arena for all,
+    while a thread that has an arena of its own goes on giving that back. `mallopt(3)` names the parameters; other
+    systems' allocators are left as they are.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            libc.mallopt(parameter, _NEVER)
-        libc.mallopt(_M_TOP_PAD, _GROWTH)
+        for parameter, value in _KEEPING.items():
+            libc.mallopt(parameter, value)

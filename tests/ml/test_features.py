@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PAGES = """
-import ctypes, resource, sys
+import ctypes, resource, sys, threading
 from ml.features import keep_freed_memory
 
 if sys.argv[1] == "kept":
@@ -22,16 +24,28 @@ def use(size):
     libc.free(found)
 
 
-use(2**26)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-use(2**26)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def work():
+    use(2**26)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    use(2**26)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+worker = threading.Thread(target=work)
+if sys.argv[2] == "thread":
+    worker.start()
+    worker.join()
+else:
+    work()
 """
 
 
-def test_memory_of_a_freed_tensor_serves_the_next_one_without_new_pages():
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_memory_of_a_freed_tensor_serves_the_next_one_without_new_pages(where):
     pages = {
-        how: int(subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True).stdout)
+        how: int(
+            subprocess.run([sys.executable, "-c", PAGES, how, where], capture_output=True, text=True, check=True).stdout
+        )
         for how in ("kept", "default")
     }
     assert pages["kept"] < 10 < pages["default"]

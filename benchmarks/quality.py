@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 
@@ -32,12 +33,16 @@ from jobs import console, heldout, step
 from jobs.report import UNKNOWN
 from jobs.serve.search import Searcher
 from jobs.step import LATEST, Run
-from ml import split, unknown
+from ml import metrics, split, unknown
 from ml.images import decode
 
 SIDES = {"test": split.TEST, "validation": split.VALIDATION}
 PHOTOS, WARM_UP = 60, 3
 COPIES = 500
+CLASSES = "Topwear Shoes Bags Bottomwear Watches Innerwear Jewellery Eyewear Fragrance Sandal Wallets Belts Socks Lips"
+REPORT = [*CLASSES.split(), "Flip Flops"]
+"""The 15 largest subCategories of the catalogue as published, those of the report: all with 500 products in styles.csv.
+Of the last, a fifth has no image in the copies at hand, where Dress is larger."""
 out = Console(highlight=False, width=120)
 
 
@@ -123,6 +128,17 @@ def as_jpeg(data: bytes) -> bytes:
     return target.getvalue()
 
 
+def accuracy_of_report(run: Run) -> float:
+    """Percentage of the test side's products of the classes in `REPORT`, told apart from each other only."""
+    products = heldout.read_products(run)
+    predictions = heldout.predict(run, products)
+    place = {name: code for code, name in enumerate(predictions.labels)}
+    test = products.sides == split.TEST
+    classes = np.array([place.get(name, metrics.MISSING) for name in products.attributes["subCategory"]])[test]
+    chosen = np.array([place[name] for name in REPORT if name in place])
+    return metrics.accuracy_among(predictions.probabilities[test], classes, chosen)
+
+
 def ask_side(run: Run, side: int, most: int) -> None:
     """Print what becomes of unknown images of a side."""
     products = heldout.read_products(run)
@@ -158,7 +174,10 @@ def main() -> None:
         **{name: name for name in ("heldout_colour_share", "subcategory_test", "subcategory_test_15")},
         **{name: name for name in ("unknown_derived", "unknown_all10", "duplicates_first")},
     }
-    print(json.dumps({name: figures[own] for name, own in names.items()} | {"search_ms_p50": search_ms(run)}))
+    among = round(accuracy_of_report(run), 2)
+    out.print(f"{'subCategory, the 15 classes of the report alone':<60} {among:6.2f} %")
+    found = {name: figures[own] for name, own in names.items()} | {"subcategory_test_report": among}
+    print(json.dumps(found | {"search_ms_p50": search_ms(run)}))
 
 
 if __name__ == "__main__":

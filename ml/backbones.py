@@ -19,7 +19,7 @@ from functools import partial
 
 import numpy as np
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it when the same settings give other features, so that cached ones are not taken for new ones."""
 
 
@@ -43,6 +43,9 @@ def fingerprint(name: str, weights_sha256: str, height: int, width: int, precisi
     parts = [name, weights_sha256, height, width, precision, CODE_VERSION, *filter(None, [tuned_sha256])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
+
+GRIDS, WIDEST = ((4, 3), (2, 2), (1, 1)), 4096
+"""Rows and columns of places in an image: of the first grid that makes at most so many values of a map, or the last."""
 
 # EfficientNet-Lite ----------------------------------------------------------------------------------------------------
 # Architecture: github.com/tensorflow/tpu, models/official/efficientnet/lite (no squeeze-and-excitation, ReLU6, fixed
@@ -106,16 +109,22 @@ def _efficientnet_lite(depth: float, weights: bytes | None, height: int, width: 
 
 
 def _maps(core) -> list:  # type: ignore[no-untyped-def]  # keras.Model → Keras tensors
-    """The last map of each size up to half the input's, the largest first; the last is the network's output."""
+    """Of each size up to half the input's the last map, the largest first; before the output, the last sum of its size.
+
+    The output is the last. A sum is what a residual block gives; where there is none, it is the last map again.
+    """
     from keras import layers
 
     _, height, width, _ = core.input_shape
-    last = {}
+    last, sums = {}, {}
     for layer in core.layers:
         shape: tuple = () if isinstance(layer, layers.ZeroPadding2D) else getattr(layer.output, "shape", ())
         if len(shape) == 4 and 2 * shape[1] <= height + 1 and 2 * shape[2] <= width + 1:
             last[shape[1:3]] = layer.output
-    return [*[found for shape, found in last.items() if shape != core.output_shape[1:3]], core.output]
+            if isinstance(layer, layers.Add):
+                sums[shape[1:3]] = layer.output
+    stages = [size for size in last if size != core.output_shape[1:3]]
+    return [*[last[size] for size in stages], *[{**last, **sums}[size] for size in stages[-1:]], core.output]
 
 
 def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
@@ -125,10 +134,13 @@ def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
     def average(found):  # type: ignore[no-untyped-def]
         return layers.GlobalAveragePooling2D(dtype="float32")(found)
 
-    *stages, last = maps
+    *stages, sums, last = maps
     maximum = layers.GlobalMaxPooling2D(dtype="float32")(last)
+    grid = next((grid for grid in GRIDS if math.prod(grid) * sums.shape[-1] <= WIDEST), GRIDS[-1])
+    places = layers.Flatten(dtype="float32")(layers.AdaptiveAveragePooling2D(grid, dtype="float32")(sums))
     return keras.Model(
-        inputs, [average(last), maximum, layers.Concatenate(dtype="float32")([average(found) for found in stages])]
+        inputs,
+        [average(last), maximum, layers.Concatenate(dtype="float32")([*[average(found) for found in stages], places])],
     )
 
 

@@ -14,6 +14,7 @@ from ml import backbones
 from tests.catalogues import good_files, open_run, pulled, write_result, write_table, zip_bytes
 
 SIZE = {"input_height": 64, "input_width": 48}
+STAGES = 96 + 144 + 240 + 672 + 4 * 3 * 112
 
 
 def embedded(lake, n, name, **settings):
@@ -41,9 +42,7 @@ def test_only_images_without_features_of_the_model_are_embedded(lake, tmp_path, 
     run, third = embedded(lake, 26, "2026-01-03")
     assert (third.skipped, third.figures["embedded"]) == (True, 0)
     in_pieces = features(run)
-    assert all(
-        len(vector) == 2 * 1280 + 96 + 144 + 240 + 672 and np.isfinite(vector).all() for vector in in_pieces.values()
-    )
+    assert all(len(vector) == 2 * 1280 + STAGES and np.isfinite(vector).all() for vector in in_pieces.values())
     monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 1024)
     from infra.lake import Lake
 
@@ -71,7 +70,7 @@ def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_
     write_result(run, "embed", rows=3, tables={"features": version}, figures={"model": "earlier"})
     later, result = embedded(lake, 3, "2026-01-02")
     assert result.figures["embedded"] == 3
-    assert step.read_all_features(later).stages.shape == (3, 96 + 144 + 240 + 672)
+    assert step.read_all_features(later).stages.shape == (3, STAGES)
     assert step.read_features(run, "average").tolist() == [[1.0]] * 3
 
 

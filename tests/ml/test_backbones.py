@@ -57,6 +57,17 @@ def convolve(x, filters, stride, groups):
     return np.einsum("hwcij,cij->hwc", windows, filters[:, 0], optimize=True)
 
 
+def in_places(found, rows=4, columns=3):
+    """Averages of a map in each place of a grid, from ⌊i·h/rows⌋ up to ⌈(i+1)·h/rows⌉, as PyTorch defines it."""
+    height, width, _ = found.shape
+
+    def span(at, size, count):
+        return slice(at * size // count, -(-(at + 1) * size // count))
+
+    grid = [(span(row, height, rows), span(column, width, columns)) for row in range(rows) for column in range(columns)]
+    return np.concatenate([found[place].mean((0, 1)) for place in grid])
+
+
 def reference_features(image, tensors, depth):
     """EfficientNet-Lite by its definition, in float64 numpy, with batch normalisation as a step of its own."""
 
@@ -67,7 +78,7 @@ def reference_features(image, tensors, depth):
         return np.clip(x, 0, 6) if activate else x
 
     x = layer((image.astype(np.float64) - 127) / 128, "_conv_stem", "_bn0", 2)
-    index, stages = 0, []
+    index, stages, places = 0, [], np.empty(0)
     for repeats, (_, _, stride, expansion, _) in zip(lite_repeats(depth), LITE_BLOCKS, strict=True):
         for repeat in range(repeats):
             block, y = f"_blocks.{index}.", x
@@ -75,12 +86,13 @@ def reference_features(image, tensors, depth):
                 y = layer(y, block + "_expand_conv", block + "_bn0")
             if stride == 2 and not repeat:  # the next convolution halves the map
                 stages.append(y.mean((0, 1)))
+                places = in_places(x)
             y = layer(y, block + "_depthwise_conv", block + "_bn1", 1 if repeat else stride, groups=y.shape[2])
             y = layer(y, block + "_project_conv", block + "_bn2", activate=False)
             x = x + y if repeat else y
             index += 1
     x = layer(x, "_conv_head", "_bn1")
-    return x.mean((0, 1)), x.max((0, 1)), np.concatenate(stages)
+    return x.mean((0, 1)), x.max((0, 1)), np.concatenate([*stages, places])
 
 
 @pytest.mark.parametrize(
@@ -134,13 +146,14 @@ def test_a_keras_application_of_the_registry_builds_and_pools(tmp_path):
     model = BACKBONES["resnet50"].build((tmp_path / "x.weights.h5").read_bytes(), 64, 64, "float32")
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     found = features.Extractor(model, batch=1)(images)
-    names = ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
-    stages = keras.Model(core.input, [core.get_layer(name).output for name in names])
-    maps = [np.asarray(each) for each in stages(keras.applications.resnet.preprocess_input(images.astype(np.float32)))]
-    np.testing.assert_allclose(found.average, maps[-1].mean((1, 2)), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(found.maximum, maps[-1].max((1, 2)), rtol=1e-3, atol=1e-3)
-    expected = np.concatenate([each.mean((1, 2)) for each in maps[:-1]], axis=1)
-    np.testing.assert_allclose(found.stages, expected, rtol=1e-3, atol=1e-3)
+    names = ("conv1_relu", *[f"conv{at}_out" for at in ("2_block3", "3_block4", "4_block6")], "conv4_block6_add")
+    outputs = [core.get_layer(name).output for name in (*names, "conv5_block3_out")]
+    floats = keras.applications.resnet.preprocess_input(images.astype(np.float32))
+    maps = [np.asarray(each)[0] for each in keras.Model(core.input, outputs)(floats)]
+    np.testing.assert_allclose(found.average[0], maps[-1].mean((0, 1)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.maximum[0], maps[-1].max((0, 1)), rtol=1e-3, atol=1e-3)
+    expected = np.concatenate([*[each.mean((0, 1)) for each in maps[:4]], in_places(maps[4], 2, 2)])
+    np.testing.assert_allclose(found.stages[0], expected, rtol=1e-3, atol=1e-3)
 
 
 class Evil:

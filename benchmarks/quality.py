@@ -128,15 +128,16 @@ def as_jpeg(data: bytes) -> bytes:
     return target.getvalue()
 
 
-def accuracy_of_report(run: Run) -> float:
-    """Percentage of the test side's products of the classes in `REPORT`, told apart from each other only."""
+def accuracy_of_report(run: Run) -> float | None:
+    """Percentage of the test side's products of the classes in `REPORT`, told apart from each other only, or None."""
     products = heldout.read_products(run)
     predictions = heldout.predict(run, products)
     place = {name: code for code, name in enumerate(predictions.labels)}
     test = products.sides == split.TEST
     classes = np.array([place.get(name, metrics.MISSING) for name in products.attributes["subCategory"]])[test]
-    chosen = np.array([place[name] for name in REPORT if name in place])
-    return metrics.accuracy_among(predictions.probabilities[test], classes, chosen)
+    chosen = np.array([place[name] for name in REPORT if name in place], int)
+    found = metrics.accuracy_among(predictions.probabilities[test], classes, chosen)
+    return None if np.isnan(found) else round(found, 2)
 
 
 def ask_side(run: Run, side: int, most: int) -> None:
@@ -174,8 +175,8 @@ def main() -> None:
         **{name: name for name in ("heldout_colour_share", "subcategory_test", "subcategory_test_15")},
         **{name: name for name in ("unknown_derived", "unknown_all10", "duplicates_first")},
     }
-    among = round(accuracy_of_report(run), 2)
-    out.print(f"{'subCategory, the 15 classes of the report alone':<60} {among:6.2f} %")
+    among = accuracy_of_report(run)
+    out.print(f"subCategory, the 15 classes of the report alone: {among} %")
     found = {name: figures[own] for name, own in names.items()} | {"subcategory_test_report": among}
     print(json.dumps(found | {"search_ms_p50": search_ms(run)}))
 

@@ -15,7 +15,7 @@ from jobs import step
 from jobs.step import Run, StepResult
 from ml.medoids import medoids
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 CANDIDATES = pa.schema(
     [("derivedType", pa.string()), ("product_id", pa.int64()), ("members", pa.int32()), ("similarity", pa.float32())]
 )

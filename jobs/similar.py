@@ -22,7 +22,7 @@ from jobs.step import Run, StepResult
 from ml import cube, cube_gpu, split
 from ml.cells import Cells, find_cells
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 TASK_QUERIES, TASK_LISTS = 2048, 1 << 20
 """Most query products and most lists of a task: its lists take 100 MB, whatever the number of cells."""
 PANELS_KEPT = 4

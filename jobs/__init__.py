@@ -3,6 +3,6 @@
 Whatever runs a step imports this first, and pyarrow, whose threads could have an arena of their own, after it.
 """
 
-from ml.features import keep_freed_memory
+from ml.features import share_one_arena
 
-keep_freed_memory()
+share_one_arena()

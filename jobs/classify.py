@@ -24,6 +24,7 @@ from jobs.extraction import Model
 from jobs.step import Run, StepResult
 from ml import classifier, split
 from ml.classifier import Fitted, Targets
+from ml.features import keep_freed_memory
 
 CODE_VERSION = 5
 SEED = 0
@@ -155,6 +156,7 @@ def _finetune(
     run: Run, start: Model, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, folder: Path
 ) -> tuple[Fitted, bytes, np.ndarray]:
     """As `_fit`, on the images with these hashes, which are read part by part."""
+    keep_freed_memory()
     import keras  # seconds, which the default does without until it trains
 
     from ml import finetune

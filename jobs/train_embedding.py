@@ -22,6 +22,7 @@ from jobs import extraction, step, training
 from jobs.step import Run, StepResult
 from ml import backbones, cube, embedding, metrics, split
 from ml.embedding import Embedder
+from ml.features import keep_freed_memory
 from ml.gates import promotes
 
 CODE_VERSION = 7
@@ -88,6 +89,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder:
     It goes on from the champion's weights, if those were tuned: once a challenger is not promoted, the next one would
     begin where it did, and the step has nothing left to do until the products change.
     """
+    keep_freed_memory()
     from ml import tuning
     from ml.finetune import Options
 

@@ -19,7 +19,7 @@ BATCH = 32
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _NEVER, _GROWTH = 2**31 - 1, 2**26  # bytes
-_KEEPING = {_M_MMAP_THRESHOLD: _NEVER, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _GROWTH, _M_ARENA_MAX: 1}
+_KEEPING = {_M_MMAP_THRESHOLD: _NEVER, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _GROWTH}
 
 
 class Features(NamedTuple):
@@ -99,14 +99,25 @@ def start(threads: int) -> None:
             pass
 
 
+def share_one_arena() -> None:
+    """Let all threads of this process allocate from one arena: for its start, since a thread keeps the one it has.
+
+    Without it `keep_freed_memory` does little where there are threads, which give back what is in arenas of their own.
+    """
+    _mallopt({_M_ARENA_MAX: 1})
+
+
 def keep_freed_memory() -> None:
     """Let this process reuse the memory of freed tensors instead of giving it back, to be cleared again.
 
     By default glibc maps each large tensor anew, which took a quarter of the time of training (see
-    benchmarks/RESULTS.md). It is for the start of a process: one without threads will have a single arena for all,
-    while a thread that has an arena of its own goes on giving that back. `mallopt(3)` names the parameters; other
-    systems' allocators are left as they are.
+    benchmarks/RESULTS.md). A process that holds no tensors has less memory at its peak without.
     """
+    _mallopt(_KEEPING)
+
+
+def _mallopt(values: dict[int, int]) -> None:
+    """Set parameters of `mallopt(3)`; other systems' allocators are left as they are."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in _KEEPING.items():
+        for parameter, value in values.items():
             libc.mallopt(parameter, value)

@@ -9,10 +9,11 @@ import pytest
 
 PAGES = """
 import ctypes, resource, sys, threading
-from ml.features import keep_freed_memory
+from ml.features import keep_freed_memory, share_one_arena
 
-if sys.argv[1] == "kept":
-    keep_freed_memory()
+kept = sys.argv[1] == "kept"
+if kept:
+    share_one_arena()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
@@ -25,6 +26,9 @@ def use(size):
 
 
 def work():
+    use(2**20)
+    if kept:
+        keep_freed_memory()
     use(2**26)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     use(2**26)

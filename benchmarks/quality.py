@@ -30,10 +30,11 @@ from infra import store
 from infra.errors import UserError
 from infra.settings import read_settings
 from jobs import console, heldout, step
+from jobs.classify import SEED
 from jobs.report import UNKNOWN
 from jobs.serve.search import Searcher
 from jobs.step import LATEST, Run
-from ml import metrics, split, unknown
+from ml import classifier, split, unknown
 from ml.images import decode
 
 SIDES = {"test": split.TEST, "validation": split.VALIDATION}
@@ -128,16 +129,23 @@ def as_jpeg(data: bytes) -> bytes:
     return target.getvalue()
 
 
-def accuracy_of_report(run: Run) -> float | None:
-    """Percentage of the test side's products of the classes in `REPORT`, told apart from each other only, or None."""
+def accuracy_in_report(run: Run) -> float | None:
+    """Percentage right in the report's setting, or None without such products.
+
+    A classifier of its own knows the classes in `REPORT` and no other, learns from all their images but the test side,
+    and is asked about that: 80 : 20, as there. The nightly one learns from 72 % and tells all classes apart.
+    """
     products = heldout.read_products(run)
-    predictions = heldout.predict(run, products)
-    place = {name: code for code, name in enumerate(predictions.labels)}
-    test = products.sides == split.TEST
-    classes = np.array([place.get(name, metrics.MISSING) for name in products.attributes["subCategory"]])[test]
-    chosen = np.array([place[name] for name in REPORT if name in place], int)
-    found = metrics.accuracy_among(predictions.probabilities[test], classes, chosen)
-    return None if np.isnan(found) else round(found, 2)
+    rows = np.flatnonzero([name in REPORT for name in products.attributes["subCategory"]])
+    test = products.sides[rows] == split.TEST
+    if not test.any() or test.all():
+        return None
+    features = step.read_features(run, *classifier.COLUMNS, rows=rows)
+    stages = step.read_features(run, classifier.COLUMNS[0], rows=rows[:1]).shape[1]
+    targets = classifier.make_targets(products.attributes["subCategory"][rows].tolist(), {})
+    model = classifier.fit(features, targets, np.where(test, split.TEST, split.TRAIN), SEED, stages=stages).model
+    found = classifier.predict(model, features[test])
+    return round(100 * float((found.argmax(axis=1) == targets.classes[test]).mean()), 2)
 
 
 def ask_side(run: Run, side: int, most: int) -> None:
@@ -175,9 +183,9 @@ def main() -> None:
         **{name: name for name in ("heldout_colour_share", "subcategory_test", "subcategory_test_15")},
         **{name: name for name in ("unknown_derived", "unknown_all10", "duplicates_first")},
     }
-    among = accuracy_of_report(run)
-    out.print(f"subCategory, the 15 classes of the report alone: {among} %")
-    found = {name: figures[own] for name, own in names.items()} | {"subcategory_test_report": among}
+    alone = accuracy_in_report(run)
+    out.print(f"subCategory, learnt as in the report, from 80 % of its 15 classes alone: {alone} %")
+    found = {name: figures[own] for name, own in names.items()} | {"subcategory_test_report": alone}
     print(json.dumps(found | {"search_ms_p50": search_ms(run)}))
 
 

@@ -445,7 +445,9 @@ def plot(comparison: Comparison) -> bytes:
             axes.scatter(speeds, values, areas, color=colour, alpha=0.75, label=name)
         for row, speed in zip(measured, speeds, strict=True):
             place = (speed, float(row.figures["trained_both_at_10"] or 0))
-            axes.annotate(row.backbone, place, (4, 6), textcoords="offset points", rotation=25, fontsize=8)
+            axes.annotate(  # upright, so that names at close speeds stay legible
+                row.backbone, place, (0, -8), textcoords="offset points", rotation=90, ha="center", va="top", fontsize=7
+            )
         if max(speeds) > 10 * min(speeds):
             axes.set_xscale("log")
         else:

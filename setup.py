@@ -7,7 +7,16 @@ setup(
     version="0.1.0",
     python_requires=">=3.11",
     # An installed store finds its SQL beside itself: a top-level package `sql` would take the name of other people's.
-    packages=["jobs", "jobs.serve", "ml", "infra", "infra.sql", "infra.sql.functions", "infra.sql.migrations"],
+    packages=[
+        "jobs",
+        "jobs.sample",
+        "jobs.serve",
+        "ml",
+        "infra",
+        "infra.sql",
+        "infra.sql.functions",
+        "infra.sql.migrations",
+    ],
     package_dir={"infra.sql": "sql"},
     package_data={"jobs": ["report.html.j2"], "": ["*.sql"]},
     install_requires=[

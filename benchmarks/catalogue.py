@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs import step
+from jobs.features import read_features
+from jobs.run import open_run
 from ml.similarity import to_embedding
 
 RUN = "2026-01-01"
@@ -42,11 +44,11 @@ def load(dataset: str, folder: Path, fields: Sequence[str]) -> Catalogue:
     width the issues' figures were measured at, whatever the backbone.
     """
     lake = (folder.resolve() / "lake").as_uri()
-    run = step.open_run(RUN, dataset=dataset, lake=lake)
+    run = open_run(RUN, dataset=dataset, lake=lake)
     for name in ("pull", "catalog", "embed"):
         step.execute(name, run)
     rows = run.table("products").read(["product_id", *fields])
-    features = step.read_features(run, "average")
+    features = read_features(run, "average")
     centred = features - features.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     embeddings = to_embedding(centred @ axes[:, ::-1][:, :DIMENSIONS])

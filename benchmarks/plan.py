@@ -19,7 +19,7 @@ from statistics import median
 
 import numpy as np
 
-from jobs.step import STEPS
+from jobs.run import STEPS
 
 MILLION = 1e6
 ON_SPARK = ("embed", "similar")

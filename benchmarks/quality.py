@@ -31,10 +31,11 @@ from infra.errors import UserError
 from infra.settings import read_settings
 from jobs import console, heldout, step
 from jobs.classify import SEED
+from jobs.features import read_features
 from jobs.report import UNKNOWN
+from jobs.run import LATEST, Run, open_run
 from jobs.serve.search import Searcher
-from jobs.step import LATEST, Run
-from ml import classifier, split, unknown
+from ml import classifier, protocols, split
 from ml.images import decode
 
 SIDES = {"test": split.TEST, "validation": split.VALIDATION}
@@ -61,7 +62,7 @@ def find_run(given: argparse.Namespace) -> Run:
     places = [given.lake] if given.lake else ["", (given.folder.resolve() / "var/lake").as_uri()]
     for lake in places:
         try:
-            run = step.open_run(given.run, **place_of(lake))
+            run = open_run(given.run, **place_of(lake))
             if not wanted or wanted in (source_of(run), source_of(run).removeprefix("file://")):
                 return run
         except UserError:
@@ -70,7 +71,7 @@ def find_run(given: argparse.Namespace) -> Run:
     if given.lake:
         raise SystemExit(f"the newest run of {given.lake} is not of {wanted}; leave out --lake to have one made")
     make(given.dataset, given.folder)
-    return step.open_run(LATEST, **place_of(places[-1]))
+    return open_run(LATEST, **place_of(places[-1]))
 
 
 def place_of(lake: str) -> dict[str, object]:
@@ -100,7 +101,7 @@ def make(dataset: str, folder: Path) -> None:
 def search_ms(run: Run) -> float | None:
     """Median milliseconds of a search, from a photo's bytes in a file to its ten products, over held-out images."""
     products = heldout.read_products(run)
-    rows = unknown.choose_queries(products.hashes, products.sides, {}, PHOTOS + WARM_UP, split.TEST)
+    rows = protocols.choose_queries(products.hashes, products.sides, {}, PHOTOS + WARM_UP, split.TEST)
     hashes, settings = products.hashes[rows].tolist(), run.settings
     stored, taken = heldout.read_images(run, hashes), []
     with tempfile.TemporaryDirectory() as folder, store.connect(settings.store, settings.store_folder) as connection:
@@ -140,8 +141,8 @@ def accuracy_in_report(run: Run) -> float | None:
     test = products.sides[rows] == split.TEST
     if not test.any() or test.all():
         return None
-    features = step.read_features(run, *classifier.COLUMNS, rows=rows)
-    stages = step.read_features(run, classifier.COLUMNS[0], rows=rows[:1]).shape[1]
+    features = read_features(run, *classifier.COLUMNS, rows=rows)
+    stages = read_features(run, classifier.COLUMNS[0], rows=rows[:1]).shape[1]
     targets = classifier.make_targets(products.attributes["subCategory"][rows].tolist(), {})
     model = classifier.fit(features, targets, np.where(test, split.TEST, split.TRAIN), SEED, stages=stages).model
     found = classifier.predict(model, features[test])

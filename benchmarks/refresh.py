@@ -25,7 +25,7 @@ import psutil
 
 from infra.lake import Lake
 from infra.telemetry import log_file
-from jobs.step import STEPS
+from jobs.run import STEPS
 
 SAMPLE_S = 1.0
 

@@ -34,8 +34,8 @@ import pyspark
 import requests
 from refresh import Refresh, refresh
 
-from jobs.step import STEPS, WRITES
-from ml.sample import COLUMNS, sample
+from jobs.run import STEPS, WRITES
+from jobs.sample import COLUMNS, sample
 
 RUN, SEED = "2026-01-01", 7
 SMALLEST, SIZES = 2_000, (20_000, 50_000, 100_000, 200_000)

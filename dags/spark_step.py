@@ -131,6 +131,6 @@ def figures(step: str, run: str) -> dict[str, object]:
     """What the step returned for this run, for the UI and for downstream tasks."""
     from dataclasses import asdict  # imported where the task runs: the scheduler parses this file every few seconds
 
-    from jobs.step import open_run
+    from jobs.run import open_run
 
     return asdict(open_run(run).result(step))

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import step
-from jobs.step import Run, StepResult
+from jobs.features import read_embeddings
+from jobs.run import Run, StepResult, content_hash
 from ml.medoids import medoids
 
 CODE_VERSION = 6
@@ -25,13 +26,13 @@ def candidates(run: Run) -> StepResult:
     """Choose the medoid of every derivedType of the run."""
     products, target = run.table("products"), run.lake.table("candidates")
     embedded = run.result("embed").figures
-    mark = step.fingerprint(CODE_VERSION, products.fingerprint, embedded["model"], embedded["embedder"])
+    mark = content_hash(CODE_VERSION, products.fingerprint, embedded["model"], embedded["embedder"])
     if target.fingerprint == mark:
         return _result(target, skipped=True)
     rows = products.read(["product_id", "derivedType"])
     typed = pc.is_valid(rows["derivedType"]).to_numpy()
     names, groups = np.unique(rows["derivedType"].to_numpy()[typed], return_inverse=True)
-    embeddings = step.read_embeddings(run)[typed]
+    embeddings = read_embeddings(run)[typed]
     best, similarity = medoids(embeddings, groups)
     ids, members = rows["product_id"].to_numpy()[typed], np.bincount(groups, minlength=len(names))
     table = pa.table([names, ids[best], members.astype(np.int32), similarity.astype(np.float32)], schema=CANDIDATES)

@@ -26,7 +26,7 @@ from infra.lake import Lake, Part, Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
-from jobs.step import Run, StepResult
+from jobs.run import Run, StepResult, content_hash
 from ml.images import ImageError, normalise
 
 CODE_VERSION = 2
@@ -76,7 +76,7 @@ class Rejects:
 def catalog(run: Run) -> StepResult:
     """Turn the pulled archive into products, images and rejects."""
     settings, pulled = run.settings, run.table("pulls")
-    mark = step.fingerprint(CODE_VERSION, pulled.fingerprint, settings.reject_max, settings.image_max_bytes)
+    mark = content_hash(CODE_VERSION, pulled.fingerprint, settings.reject_max, settings.image_max_bytes)
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if tables["products"].fingerprint == tables["rejects"].fingerprint == mark:
         return _result(tables, skipped=True)

@@ -21,7 +21,8 @@ from infra.errors import UserError
 from infra.telemetry import Progress
 from jobs import extraction, step, training
 from jobs.extraction import Model
-from jobs.step import Run, StepResult
+from jobs.features import read_features
+from jobs.run import Run, StepResult, content_hash
 from ml import classifier, split
 from ml.classifier import Fitted, Targets
 from ml.features import keep_freed_memory
@@ -119,7 +120,7 @@ def _fingerprint(run: Run, start: Model | None) -> str:
         if start
         else [run.result("embed").figures["model"]]
     )
-    return step.fingerprint(CODE_VERSION, run.table("products").fingerprint, settings.classifier_labels, how)
+    return content_hash(CODE_VERSION, run.table("products").fingerprint, settings.classifier_labels, how)
 
 
 def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int) -> None:
@@ -141,8 +142,8 @@ def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int)
 
 def _fit(run: Run, chosen: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fitted, bytes, np.ndarray]:
     """Train on the features of products; the training, the model as stored, and its outputs for the test side."""
-    features = step.read_features(run, *classifier.COLUMNS, rows=chosen)
-    stages = step.read_features(run, classifier.COLUMNS[0], rows=chosen[:1]).shape[1]
+    features = read_features(run, *classifier.COLUMNS, rows=chosen)
+    stages = read_features(run, classifier.COLUMNS[0], rows=chosen[:1]).shape[1]
     fitted = classifier.fit(features, targets, sides, SEED, Progress("epochs", classifier.EPOCHS).add, stages)
     data = classifier.to_bytes(fitted.model)
     saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())  # what is measured is what later steps load

@@ -23,8 +23,8 @@ from infra.telemetry import log_file
 from jobs import console as display
 from jobs import step as steps
 from jobs.evaluate import result_grid
-from jobs.step import APART, STEPS, Run
-from ml.grid import draw_grid
+from jobs.grid import draw_grid
+from jobs.run import APART, STEPS, Run, open_run
 from ml.images import ImageError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _search_all(photos: str, asked: dict[str, str]) -> None:
     code = steps.main("search", ["--run", live.run, "--dataset", f"{_absolute(photos)}?{urlencode(asked)}"])
     if code:
         raise typer.Exit(code)
-    result = steps.open_run(live.run).result("search")
+    result = open_run(live.run).result("search")
     for name, value in result.figures.items():
         out.print(f"{name:<16} {value}")
     out.print(f"tables searches ({result.rows:,} rows) and search_rejects ({result.rejects:,} rows) of the lake")
@@ -269,7 +269,7 @@ def evaluate(
     copies: Annotated[int, typer.Option(min=0, help="Held-out photos whose copies to look for; 0: none.")] = 500,
 ) -> None:
     """Measure a run on all products and on held-out ones, and compare it with the live run."""
-    opened = steps.open_run(run, evaluate_queries=queries, evaluate_copies=copies)
+    opened = open_run(run, evaluate_queries=queries, evaluate_copies=copies)
     with out.status(f"evaluating run {opened.name}"):
         figures = steps.execute("evaluate", opened).figures
     other = figures["compared_with"]
@@ -304,7 +304,7 @@ def compare_backbones(
     """Measure the accuracy and speed of the backbones whose weights are at hand, by one protocol."""
     from jobs import compare_backbones as comparing  # with the models' libraries: seconds
 
-    choices, opened = comparing.parse_choices(backbones), steps.open_run(run)
+    choices, opened = comparing.parse_choices(backbones), open_run(run)
     taken, rows = comparing.take_sample(opened, sample), []
     _make_folder(folder)
     with out.status("") as status:

@@ -31,9 +31,10 @@ from rich.table import Table
 from infra.errors import UserError
 from infra.lake import filesystem, reaching
 from infra.settings import Settings
-from jobs import charts, extraction, step
+from jobs import charts, extraction
 from jobs.extraction import Model
-from jobs.step import Run
+from jobs.features import to_matrix
+from jobs.run import Run
 from ml import backbones, classifier, embedding, features, images, metrics, similarity, split
 from ml.features import BATCH, Extractor, Features
 
@@ -288,7 +289,7 @@ def _stored(run: Run, sample: Sample, model: str) -> Features | None:
     place = pc.index_in(sample.hashes, value_set=rows["image_sha256"].combine_chunks())
     if place.null_count:
         return None
-    return Features(*(step.to_matrix(rows[name].take(place)) for name in Features._fields))
+    return Features(*(to_matrix(rows[name].take(place)) for name in Features._fields))
 
 
 def _extract(run: Run, sample: Sample, extractor: Extractor, count: int, on_images: Callable[[int], None]):  # type: ignore[no-untyped-def]

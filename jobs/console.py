@@ -17,7 +17,7 @@ from rich.table import Table
 
 from infra.telemetry import log_file
 from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
-from jobs.step import STEPS, StepResult
+from jobs.run import STEPS, StepResult
 
 HEADLINE = {
     "pull": ("bytes", "members", "added"),

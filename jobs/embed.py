@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobs import extraction, step
-from jobs.step import Run, StepResult
+from jobs.champion import find_champion
+from jobs.run import Run, StepResult
 
 
 def embed(run: Run) -> StepResult:
     """Give every image of the run's products a row of features of the run's model."""
     base = extraction.choose_model(run.settings)
     # Chosen here for the whole run, since a challenger may be promoted while later steps run.
-    champion = step.champion(run.lake, base.fingerprint)
+    champion = find_champion(run.lake, base.fingerprint)
     model = replace(base, tuned=champion.tuned)
     found = extraction.extract(run, model)
     return StepResult(

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 
 from infra import store
 from jobs import heldout, step
+from jobs.features import gather
 from jobs.heldout import Predictions, Products
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
-from jobs.step import Run, StepResult
+from jobs.run import Run, StepResult, content, content_hash
 from ml import cube, embedding, gates, metrics, split
 from ml.features import Features
 from ml.images import decode
@@ -73,7 +74,7 @@ def evaluate(run: Run) -> StepResult:
             "failed_gates": len(failed),
             "failed": failed,
             "report": report,
-            "judged": step.content(run),
+            "judged": content(run),
         },
     )
 
@@ -143,7 +144,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float | None]:
 
 def _write(run: Run, name: str, rows: pa.Table) -> int:
     table = run.lake.table(name)
-    mark = step.fingerprint(name, run.name, rows.to_pylist())
+    mark = content_hash(name, run.name, rows.to_pylist())
     if table.fingerprint == mark:
         return table.version
     part = run.lake.write_part(name, rows, salt=mark)
@@ -201,7 +202,7 @@ def _not_finite(run: Run) -> int:
     def count(_: np.ndarray, columns: list[np.ndarray]) -> list[np.ndarray]:
         return [sum(np.count_nonzero(~np.isfinite(values), axis=1, keepdims=True) for values in columns)]
 
-    (of_features,) = step.gather(run, Features._fields, count)
+    (of_features,) = gather(run, Features._fields, count)
     embeddings = run.table("embeddings").iter_parts(["embedding"])
     of_embeddings = sum(
         pc.sum(pc.invert(pc.is_finite(pc.list_flatten(rows["embedding"])))).as_py() or 0 for rows in embeddings
@@ -230,7 +231,7 @@ def _tolerances(run: Run) -> gates.Tolerances:
 
 
 def result_grid(run: Run, count: int) -> list[list[np.ndarray]]:
-    """The images of `count` products, each followed by its neighbours': lists of uint8 (h, w, 3), for `ml.grid`."""
+    """The images of `count` products, each followed by its neighbours': lists of uint8 (h, w, 3), for `jobs.grid`."""
     products = run.table("products").read(["product_id", "articleType", "image_sha256"])
     lists = read_unfiltered(run, products["product_id"].to_numpy())
     rows = [row_of(lists, query) for query in spread(encode(products["articleType"]), count)]

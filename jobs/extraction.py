@@ -26,8 +26,8 @@ from infra.errors import UserError
 from infra.lake import Lake, Part, Table, filesystem
 from infra.settings import Settings
 from infra.telemetry import Progress
-from jobs import step
-from jobs.step import Run
+from jobs.features import to_lists
+from jobs.run import Run
 from ml import backbones, features, images
 
 SCHEMA = pa.schema(
@@ -162,7 +162,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
         [
             rows["image_sha256"],
             pa.repeat(model.fingerprint, len(rows)),
-            *(step.to_lists(np.concatenate(each)) for each in zip(*found, strict=True)),
+            *(to_lists(np.concatenate(each)) for each in zip(*found, strict=True)),
         ],
         schema=SCHEMA,
     )

@@ -1,7 +1,7 @@
 """Held-out images: how a run's models and rules do on images that none of them has learnt from.
 
 The test side of the images (`ml.split`) is asked for, or the validation side by whoever chooses rules. The protocols
-are those of `ml.unknown` and `ml.copies`; here are their tables and models.
+are those of `ml.protocols`; here are their tables and models.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import UserError
-from jobs import step
+from jobs.features import read_features, to_matrix
+from jobs.run import Run
 from jobs.serve.search import BATCH, Seen, Sight, read_classifier
-from jobs.step import Run
-from ml import classifier, images, split, unknown
-from ml.copies import copies
+from ml import classifier, images, protocols, split
+from ml.protocols import Catalogue, Found, copies
 from ml.similarity import nearest
-from ml.unknown import Catalogue, Found
 
 IMAGES_AT_ONCE = 1024
-COLUMNS = ["product_id", "image_sha256", *unknown.ATTRIBUTES]
+COLUMNS = ["product_id", "image_sha256", *protocols.ATTRIBUTES]
 ANSWERS = pa.schema(
     [
         ("image_sha256", pa.string()),
@@ -43,7 +42,7 @@ ANSWERS = pa.schema(
 class Products:
     """A run's n products by ascending id.
 
-    `ids` is int64, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `unknown.ATTRIBUTES`;
+    `ids` is int64, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `protocols.ATTRIBUTES`;
     `embeddings` float32 (n, e), in fixed point: by the image alone where `unlabelled`, bool (n,), else as served.
     """
 
@@ -87,16 +86,16 @@ def read_products(run: Run) -> Products:
     if place.null_count:
         raise RuntimeError(f"product {ids[pc.is_null(place).to_numpy().argmax()]} has no embedding")
     hashes = rows["image_sha256"].to_pylist()
-    matrix, unlabelled = step.to_matrix(embeddings["embedding"]).copy(), np.zeros(len(embeddings), bool)
+    matrix, unlabelled = to_matrix(embeddings["embedding"]).copy(), np.zeros(len(embeddings), bool)
     if "unlabelled" in embeddings.column_names:  # earlier releases served every product so
         unlabelled = pc.is_valid(embeddings["unlabelled"]).to_numpy()
     if unlabelled.any():
-        matrix[unlabelled] = step.to_matrix(embeddings["unlabelled"].drop_null())
+        matrix[unlabelled] = to_matrix(embeddings["unlabelled"].drop_null())
     return Products(
         ids,
         np.array(hashes),
         split.sides_of(hashes),
-        {name: np.array(rows[name].to_pylist(), object) for name in unknown.ATTRIBUTES},
+        {name: np.array(rows[name].to_pylist(), object) for name in protocols.ATTRIBUTES},
         matrix[place.to_numpy()],
         unlabelled[place.to_numpy()],
     )
@@ -122,7 +121,7 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
     if not len(rows):
         return Predictions(known.labels, probabilities)
     if known.size is None:
-        inputs = step.read_features(run, *classifier.COLUMNS, rows=rows)
+        inputs = read_features(run, *classifier.COLUMNS, rows=rows)
         probabilities[rows] = classifier.subcategory_probabilities(known.model, inputs, known.labels)
     else:
         done = 0
@@ -136,18 +135,18 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
 
 def ask(products: Products, predictions: Predictions, most: int, side: int = split.TEST) -> Asked:
     """Search for up to `most` images of a side as if no catalogue knew them."""
-    rows = unknown.choose_queries(products.hashes, products.sides, products.attributes, most, side)
-    searched = np.flatnonzero(np.isin(products.sides, unknown.SEARCHED[side]))
+    rows = protocols.choose_queries(products.hashes, products.sides, products.attributes, most, side)
+    searched = np.flatnonzero(np.isin(products.sides, protocols.SEARCHED[side]))
     catalogue = Catalogue(products.embeddings[searched], _take(products, searched))
     found = list(catalogue.search(products.embeddings[rows], predictions.probabilities[rows], predictions.labels))
     wanted = _take(products, rows)
-    right = unknown.judge(found, wanted, catalogue)["derived"]
+    right = protocols.judge(found, wanted, catalogue)["derived"]
     return Asked(
         rows,
         searched,
         found,
-        {"images": len(rows), "searched": len(searched), **unknown.figures(found, wanted, catalogue)},
-        unknown.calibration(unknown.confidences_of(found), right),
+        {"images": len(rows), "searched": len(searched), **protocols.figures(found, wanted, catalogue)},
+        protocols.calibration(protocols.confidences_of(found), right),
     )
 
 
@@ -180,7 +179,7 @@ def find_copies(run: Run, products: Products, most: int) -> dict[str, float]:
     Up to `most` images of the test side in the order of their hashes; the neighbours are all products, and each that
     has the same image is the original.
     """
-    rows = unknown.choose_queries(products.hashes, products.sides, {}, most, split.TEST)
+    rows = protocols.choose_queries(products.hashes, products.sides, {}, most, split.TEST)
     sight, hits = Sight(run), []
     for stored in _stored(run, products.hashes[rows], BATCH // 2):
         made = [copies(images.decode(data)) for data in stored]

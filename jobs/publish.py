@@ -20,7 +20,8 @@ from infra.lake import Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
-from jobs.step import Run, StepResult
+from jobs.features import to_matrix
+from jobs.run import PUBLISHED, Run, StepResult, content, content_hash
 from ml.gates import GATES
 
 CODE_VERSION = 2
@@ -29,8 +30,8 @@ CODE_VERSION = 2
 def publish(run: Run) -> StepResult:
     """Load the run into the store and make it live."""
     check_verdicts(run)
-    tables = {name: run.table(name) for name in step.PUBLISHED}
-    mark = step.fingerprint(CODE_VERSION, step.content(run), run.settings.fields)
+    tables = {name: run.table(name) for name in PUBLISHED}
+    mark = content_hash(CODE_VERSION, content(run), run.settings.fields)
     with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
         store.lock(connection)
         live = store.live(connection)
@@ -59,7 +60,7 @@ def publish(run: Run) -> StepResult:
 
 def check_verdicts(run: Run) -> None:
     """Raises UserError where a gate has no verdict, one that fails, or one on other tables."""
-    if run.result("evaluate").figures["judged"] != step.content(run):
+    if run.result("evaluate").figures["judged"] != content(run):
         raise UserError(
             f"run {run.name} is not published, the old run serves on: its tables changed after they were evaluated",
             where=f"{run.lake.uri}/verdicts",
@@ -94,7 +95,7 @@ def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
     matrix, found = None, np.zeros(len(ids), bool)
     for part in embeddings.iter_parts(["product_id", "embedding"]):
         place = _positions(ids, part["product_id"].to_numpy(), "embeddings")
-        values = step.to_matrix(part["embedding"])
+        values = to_matrix(part["embedding"])
         if matrix is None:
             matrix = np.empty((len(ids), values.shape[1]), np.float16)
         matrix[place], found[place] = values, True

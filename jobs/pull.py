@@ -42,8 +42,8 @@ from infra.errors import TransientError, UserError
 from infra.lake import Lake, download, filesystem, reaching
 from infra.telemetry import Progress
 from jobs import step
-from jobs.step import Run, StepResult
-from ml.sample import COLUMNS, sample
+from jobs.run import Run, StepResult, content_hash
+from jobs.sample import COLUMNS, sample
 
 CODE_VERSION = 1
 SAMPLE_SEED = 7
@@ -104,7 +104,7 @@ def pull(run: Run) -> StepResult:
     with ExitStack() as held, _disk_errors(shown(dataset), scratch):
         fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
         sha256 = _sha256(fetched.archive)
-        archive, mark = f"raw/{sha256}.zip", step.fingerprint(CODE_VERSION, sha256)
+        archive, mark = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256)
         target, stored = run.lake.table("pulls"), run.lake.exists(archive)
         if stored and target.fingerprint == mark and target.figures["uri"] == fetched.uri:
             return _result(target.version, {**target.figures, "added": False}, skipped=True)

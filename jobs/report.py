@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 
 from jobs import charts, heldout
 from jobs.heldout import Asked
-from jobs.step import Run
+from jobs.run import Run
 from ml import gates, metrics
 from ml.images import normalise
 

@@ -31,9 +31,9 @@ from infra.errors import UserError
 from infra.lake import filesystem, reaching
 from infra.telemetry import Progress
 from jobs import step
+from jobs.run import Run, StepResult, content_hash
 from jobs.serve import search as serving
 from jobs.serve.search import Answer, Searcher, Seen
-from jobs.step import Run, StepResult
 from ml.images import ImageError
 
 CODE_VERSION = 1
@@ -163,7 +163,7 @@ def _row(photo: Photo, sha256: str, answer: Answer) -> dict[str, object]:
 
 
 def _write(run: Run, name: str, rows: list[dict], schema: pa.Schema) -> int:
-    table, mark = run.lake.table(name), step.fingerprint(CODE_VERSION, run.name, rows)
+    table, mark = run.lake.table(name), content_hash(CODE_VERSION, run.name, rows)
     if table.fingerprint == mark:
         return table.version
     parts = [run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema), salt=mark)] if rows else []

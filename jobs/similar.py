@@ -18,7 +18,9 @@ from infra import spark as engine
 from infra.lake import Lake, Part
 from infra.telemetry import Progress
 from jobs import step
-from jobs.step import Run, StepResult
+from jobs.champion import read_embedder
+from jobs.features import read_embeddings, to_lists, to_matrix
+from jobs.run import Run, StepResult, content_hash
 from ml import cube, cube_gpu, split
 from ml.cells import Cells, find_cells
 
@@ -48,7 +50,7 @@ def similar(run: Run) -> StepResult:
     """Compute the ten most similar members of every precomputed cell for every product of the run."""
     settings, products = run.settings, run.table("products")
     embedded = run.result("embed").figures
-    mark = step.fingerprint(
+    mark = content_hash(
         CODE_VERSION,
         products.fingerprint,
         embedded["model"],
@@ -62,7 +64,7 @@ def similar(run: Run) -> StepResult:
     rows = products.read(["product_id", *settings.fields])
     ids = rows["product_id"].to_numpy()
     cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
-    embeddings = step.read_embeddings(run)
+    embeddings = read_embeddings(run)
     panels = _write_embeddings(run, ids, embeddings, mark)
     tables["embeddings"] = tables["embeddings"].commit(panels, EMBEDDINGS, run=run.name, fingerprint=mark)
     part = run.lake.write_part("cells", _cells_table(cells), salt=mark)
@@ -95,18 +97,18 @@ def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray, mark: s
     """A part a panel of the cube, in the order of products."""
     size, parts = cube.panel_size(embeddings.shape[1]), []
     hidden = np.zeros(len(ids), bool)
-    if step.read_embedder(run).arrays:
+    if read_embedder(run).arrays:
         hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
     shown = embeddings[:0]
     if hidden.any():
-        shown = step.read_embeddings(run, learnt=True, rows=np.flatnonzero(hidden))
+        shown = read_embeddings(run, learnt=True, rows=np.flatnonzero(hidden))
     ends = np.append(0, np.cumsum(hidden))
     for at in range(0, len(ids), size):
         own = slice(at, min(at + size, len(ids)))
         offsets = pa.array(((ends[own.start : own.stop + 1] - ends[at]) * embeddings.shape[1]).astype(np.int32))
         flat = pa.array(shown[ends[own.start] : ends[own.stop]].ravel())
         unlabelled = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~hidden[own]))
-        part = pa.table([ids[own], step.to_lists(embeddings[own]), unlabelled], schema=EMBEDDINGS)
+        part = pa.table([ids[own], to_lists(embeddings[own]), unlabelled], schema=EMBEDDINGS)
         parts.append(run.lake.write_part("embeddings", part, salt=mark))
     return parts
 
@@ -184,7 +186,7 @@ def _panel(panels: Panels, at: int) -> cube.Panel:
         rows = Lake(panels.uri).table("embeddings", panels.version).read_part(part, ["embedding"])
         if len(_kept) == PANELS_KEPT:
             _kept.pop(next(iter(_kept)))
-        _kept[part] = cube.make_panel(step.to_matrix(rows["embedding"]), panels.starts[at], panels.cells)
+        _kept[part] = cube.make_panel(to_matrix(rows["embedding"]), panels.starts[at], panels.cells)
     return _kept[part]
 
 

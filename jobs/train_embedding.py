@@ -19,7 +19,9 @@ from infra.errors import UserError
 from infra.lake import Table
 from infra.telemetry import Progress
 from jobs import extraction, step, training
-from jobs.step import Run, StepResult
+from jobs.champion import EMBEDDERS, find_champion, read_embedder
+from jobs.features import read_all_features, read_embeddings
+from jobs.run import Run, StepResult, content_hash
 from ml import backbones, cube, embedding, metrics, split
 from ml.embedding import Embedder
 from ml.features import keep_freed_memory
@@ -44,9 +46,9 @@ def train_embedding(run: Run) -> StepResult:
     """Train a challenger and promote it if it is better than the champion."""
     products, target, settings = run.table("products"), run.lake.table("embedders"), run.settings
     embedded = run.result("embed").figures
-    champion = step.champion(run.lake, str(embedded["base"]))
+    champion = find_champion(run.lake, str(embedded["base"]))
     how = [settings.embedding_convolutions, settings.embedding_epochs, embedded["base"], champion.tuned]
-    mark = step.fingerprint(
+    mark = content_hash(
         CODE_VERSION, products.fingerprint, how if settings.embedding == "finetune" else embedded["model"]
     )
     if target.version >= 0 and target.fingerprint == mark:
@@ -67,9 +69,9 @@ def train_embedding(run: Run) -> StepResult:
         challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
     asked = sides == split.VALIDATION
     judged = {
-        who: judge(step.read_embeddings(run, embedder, model, learnt=True), rows, asked)
+        who: judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
         for who, embedder, model in (
-            ("champion", step.read_embedder(run, champion.embedder), champion.model),
+            ("champion", read_embedder(run, champion.embedder), champion.model),
             ("challenger", challenger.embedder, challenger.model),
         )
     }
@@ -79,7 +81,7 @@ def train_embedding(run: Run) -> StepResult:
 def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
     """An embedder on the features of a model, and its history."""
     attributes = {name: rows[name].to_pylist() for name in ATTRIBUTES}
-    features = step.read_all_features(run, model)
+    features = read_all_features(run, model)
     return embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
 
 
@@ -133,7 +135,7 @@ def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: d
         "history": json.dumps(challenger.history),
         "promoted": promoted,
     }
-    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=step.EMBEDDERS), salt=mark)
+    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS), salt=mark)
     figures: dict[str, object] = {
         # JSON knows no NaN, which a share is where no articleType has enough products to judge by.
         f"{who}_{name}": None if np.isnan(value) else round(value, 2)
@@ -141,7 +143,7 @@ def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: d
         for name, value in found.items()
     }
     figures |= {"promoted": promoted, "embedder": sha256, "tuned": challenger.tuned}
-    table = target.commit([part], step.EMBEDDERS, run=run.name, fingerprint=mark, mode="append", figures=figures)
+    table = target.commit([part], EMBEDDERS, run=run.name, fingerprint=mark, mode="append", figures=figures)
     return StepResult(1, files=2, tables={"embedders": table.version}, figures=figures)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from infra.errors import TransientError, UserError
 from infra.lake import Table
 from infra.settings import Settings
-from jobs.step import Run
+from jobs.run import Run
 from ml import images
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
 from jobs import catalog, extraction
-from jobs.step import Run, StepResult
+from jobs.run import Run, StepResult
 
 HEADER = ("id", *ATTRIBUTES)
 COLOURS = {"Red": (200, 30, 40), "Blue": (30, 60, 190), "Green": (30, 140, 60), "Black": (20, 20, 20)}

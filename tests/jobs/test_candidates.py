@@ -7,7 +7,7 @@ from infra.errors import UserError
 from infra.lake import Lake
 from infra.settings import read_settings
 from jobs import step
-from jobs.step import Run
+from jobs.run import Run
 from tests.catalogues import embedded, open_run
 
 # id, derivedType, image, feature

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from infra.telemetry import log_file
 from jobs.console import Watch, closing_table
-from jobs.step import StepResult
+from jobs.run import StepResult
 
 FINISHED = {"event": "finished", "rows": 3000, "files": 3, "rejects": 2, "seconds": 9.0, "skipped": False, "tables": {}}
 

@@ -7,8 +7,9 @@ import pytest
 
 from infra.errors import UserError
 from jobs import catalog as catalog_step
-from jobs import extraction, step
+from jobs import extraction
 from jobs.extraction import choose_model
+from jobs.features import read_all_features, read_features
 from jobs.step import execute
 from ml import backbones
 from tests.catalogues import good_files, open_run, pulled, write_result, write_table, zip_bytes
@@ -70,8 +71,8 @@ def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_
     write_result(run, "embed", rows=3, tables={"features": version}, figures={"model": "earlier"})
     later, result = embedded(lake, 3, "2026-01-02")
     assert result.figures["embedded"] == 3
-    assert step.read_all_features(later).stages.shape == (3, STAGES)
-    assert step.read_features(run, "average").tolist() == [[1.0]] * 3
+    assert read_all_features(later).stages.shape == (3, STAGES)
+    assert read_features(run, "average").tolist() == [[1.0]] * 3
 
 
 @pytest.mark.parametrize("of", ["", "classifier_"])

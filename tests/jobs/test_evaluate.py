@@ -15,11 +15,13 @@ from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
 from jobs import candidates, catalog, classify, evaluate, similar
+from jobs.champion import EMBEDDERS
 from jobs.cli import app
 from jobs.extraction import SCHEMA as FEATURES
 from jobs.publish import check_verdicts
 from jobs.report import GRID_QUERIES, THUMBNAIL, spread
-from jobs.step import EMBEDDERS, STEPS, execute
+from jobs.run import STEPS
+from jobs.step import execute
 from ml import split
 from ml.classifier import to_bytes
 from ml.similarity import to_embedding

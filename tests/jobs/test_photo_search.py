@@ -21,13 +21,13 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES
 from jobs import extraction, heldout, similar
 from jobs.cli import app
+from jobs.features import read_embeddings
 from jobs.search import open_source
 from jobs.serve.search import Searcher, Seen
-from jobs.step import execute, read_embeddings
-from ml import search as rules
-from ml import split, unknown
-from ml.copies import copies
+from jobs.step import execute
+from ml import protocols, split, stages
 from ml.images import ImageError, decode
+from ml.protocols import copies
 from tests.catalogues import folder, open_run, pulled, row, styles, write_result, write_table, zip_bytes
 
 RUN = "2026-01-31"
@@ -172,7 +172,7 @@ def test_where_the_subcategory_is_unsure_only_the_filters_count(night):
 
 def test_where_the_derived_type_is_unsure_the_subcategory_is_searched(night, monkeypatch):
     _, connection, searcher = night
-    monkeypatch.setattr(rules, "DERIVED_TYPE_LEAST", 1.01)
+    monkeypatch.setattr(stages, "DERIVED_TYPE_LEAST", 1.01)
     (seen,) = searcher.see([photo(3, shift=6)])
     answer = searcher.answer(connection, seen, {})
     assert answer.stage == "subCategory"
@@ -212,7 +212,7 @@ def test_the_evaluation_answers_photos_as_the_live_search_does(night):
     """In every stage, so that what is measured in batch is what people get."""
     run, connection, searcher = night
     products = heldout.read_products(run)
-    catalogue = unknown.Catalogue(products.embeddings, products.attributes)
+    catalogue = protocols.Catalogue(products.embeddings, products.attributes)
     labels = run.table("classifier").read(["labels"])["labels"][0].as_py()
     seen = [
         searcher.see([photo(number, shift=number % 9, background=("white", "peru")[number % 2])])[0]
@@ -228,7 +228,7 @@ def test_the_evaluation_answers_photos_as_the_live_search_does(night):
     for each, batch in zip(asked, found, strict=True):
         live = searcher.answer(connection, each, {})
         stages.add(live.stage)
-        assert batch.decision == rules.Decision(live.stage, live.why, live.subcategory, live.derived_type)
+        assert batch.decision == stages.Decision(live.stage, live.why, live.subcategory, live.derived_type)
         assert products.ids[batch.items].tolist() == [item.product_id for item in live.items]
     assert stages >= {"derivedType", "filters"}
 

@@ -12,9 +12,9 @@ from infra import store
 from infra.errors import UserError
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, Settings
-from jobs import step
+from jobs.features import to_lists
 from jobs.publish import publish
-from jobs.step import Run, StepResult
+from jobs.run import Run, StepResult, content
 from ml.gates import GATES
 
 N = 12
@@ -58,9 +58,7 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
         run,
         "similar",
         {
-            "embeddings": commit(
-                run, "embeddings", {"product_id": IDS, "embedding": step.to_lists(vectors)}, mark, parts=2
-            ),
+            "embeddings": commit(run, "embeddings", {"product_id": IDS, "embedding": to_lists(vectors)}, mark, parts=2),
             "cells": commit(run, "cells", CELLS, mark),
             "lists": commit(run, "lists", lists[: len(lists) - missing], mark, figures, parts=1 if missing else 3),
         },
@@ -78,7 +76,7 @@ def judge(run, gates=GATES, failed=()):
         "detail": [f"detail of {gate}" for gate in gates],
         "remedy": [f"remedy of {gate}" for gate in gates],
     }
-    vouch(run, "evaluate", {"verdicts": commit(run, "verdicts", rows)}, judged=step.content(run))
+    vouch(run, "evaluate", {"verdicts": commit(run, "verdicts", rows)}, judged=content(run))
 
 
 def stored(connection):

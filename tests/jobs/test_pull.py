@@ -29,10 +29,9 @@ from infra import lake as lakes
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import read_settings
-from jobs import step
 from jobs.pull import BREAKS, PULLS, pull, shown
-from jobs.step import Run
-from ml.sample import COLUMNS, sample
+from jobs.run import Run, content_hash
+from jobs.sample import COLUMNS, sample
 from tests.faulty_proxy import FaultyProxy
 
 FILES = {"styles.csv": b"id,gender\n1,Men\n", "images/1.jpg": b"\xff\xd8one", "images/2.jpg": b"\xff\xd8two" * 500}
@@ -104,7 +103,7 @@ def test_a_zip_is_copied_byte_for_byte_and_described_in_pulls(tmp_path):
     expected = {"uri": source.as_uri(), "archive": f"raw/{sha}.zip", "sha256": sha, "bytes": len(data), "members": 3}
     assert row(run) == expected
     assert run.lake.table("pulls").read().schema == PULLS
-    assert run.lake.table("pulls").fingerprint == step.fingerprint(1, sha)
+    assert run.lake.table("pulls").fingerprint == content_hash(1, sha)
     assert (result.rows, result.files, result.skipped, result.tables) == (1, 3, False, {"pulls": 0})
     assert result.figures == {**expected, "added": True, "left_out": 0}
 

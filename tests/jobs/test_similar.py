@@ -9,7 +9,8 @@ import pytest
 from jobs import catalog as catalog_step
 from jobs import extraction
 from jobs import similar as similar_step
-from jobs.step import execute, to_matrix
+from jobs.features import to_matrix
+from jobs.step import execute
 from ml import cube
 from ml.similarity import UNIT, to_embedding
 from tests.catalogues import open_run, row, write_result, write_table

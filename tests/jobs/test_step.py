@@ -8,6 +8,8 @@ import pytest
 from infra.errors import TransientError, UserError
 from jobs import catalog as catalog_step
 from jobs import extraction, step
+from jobs.features import read_features
+from jobs.run import open_run as open_by_name
 from tests.catalogues import RUN, open_run, row, write_result, write_table
 
 
@@ -52,9 +54,9 @@ def feature(sha, value, model="m"):
 def test_features_come_in_product_order_of_the_runs_model_and_shared_images_share_them(lake):
     stored = [feature("c", 3.0), feature("a", 9.0, "another"), feature("a", 1.0), feature("b", 2.0), feature("z", 7.0)]
     run = run_with_features(lake, ["b", "a", "c", "a"], stored)
-    assert step.read_features(run, "average").tolist() == [[2, 1], [1, 1], [3, 1], [1, 1]]
-    assert step.read_features(run, "maximum").dtype == np.float32
-    assert step.read_features(run, "average", rows=np.array([3, 0])).tolist() == [[1, 1], [2, 1]]
+    assert read_features(run, "average").tolist() == [[2, 1], [1, 1], [3, 1], [1, 1]]
+    assert read_features(run, "maximum").dtype == np.float32
+    assert read_features(run, "average", rows=np.array([3, 0])).tolist() == [[1, 1], [2, 1]]
 
 
 def test_features_of_many_parts_come_in_product_order(lake):
@@ -62,20 +64,20 @@ def test_features_of_many_parts_come_in_product_order(lake):
         lake, [f"{i:03}" for i in range(600)], [feature(f"{i:03}", float(i)) for i in range(650)][::-1]
     )
     assert len(run.table("features").parts) > 2
-    assert step.read_features(run, "maximum").tolist() == [[0.0, float(i)] for i in range(600)]
+    assert read_features(run, "maximum").tolist() == [[0.0, float(i)] for i in range(600)]
 
 
 def test_an_image_without_features_is_named_with_the_remedy(lake):
     run = run_with_features(lake, ["a", "b"], [feature("a", 1.0)])
     with pytest.raises(UserError, match="1 of 2 images have no features of model m, such as b") as caught:
-        step.read_features(run, "average")
+        read_features(run, "average")
     assert "lookalike step embed" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 65, "a b"])
 def test_a_name_that_cannot_be_part_of_a_path_is_no_run(name):
     with pytest.raises(UserError, match="cannot name a run"):
-        step.open_run(name)
+        open_by_name(name)
 
 
 @pytest.mark.parametrize(

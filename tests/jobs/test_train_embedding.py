@@ -8,9 +8,12 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
-from jobs import extraction, heldout, step
+from jobs import extraction, heldout
 from jobs import train_embedding as training
-from jobs.step import Champion, execute
+from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder
+from jobs.features import read_all_features, read_embeddings, read_features, read_known, to_matrix
+from jobs.run import open_run as open_by_name
+from jobs.step import execute
 from ml import embedding, split
 from tests.catalogues import embedded, good_files, open_run, pulled, write_result, zip_bytes
 
@@ -46,24 +49,24 @@ def run(lake, monkeypatch):
 
 
 def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
-    assert step.champion(run.lake, "model") == Champion("untrained", "model", "")
+    assert find_champion(run.lake, "model") == Champion("untrained", "model", "")
     result = execute("train_embedding", run)
     figures = result.figures
     assert figures["promoted"]
     assert figures["challenger_both_0"] > figures["champion_both_0"]
-    assert step.champion(run.lake, "model") == Champion(figures["embedder"], "model", "")
-    assert step.champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
-    embedder = step.read_embedder(run, figures["embedder"])
+    assert find_champion(run.lake, "model") == Champion(figures["embedder"], "model", "")
+    assert find_champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
+    embedder = read_embedder(run, figures["embedder"])
     for learnt in (True, False):
-        known = {name: values.tolist() for name, values in step.read_known(run, learnt).items()}
-        at_once = embedder.apply(step.read_all_features(run), known)
-        assert np.array_equal(step.read_embeddings(run, embedder, "model", learnt=learnt), at_once)
+        known = {name: values.tolist() for name, values in read_known(run, learnt).items()}
+        at_once = embedder.apply(read_all_features(run), known)
+        assert np.array_equal(read_embeddings(run, embedder, "model", learnt=learnt), at_once)
         some = np.array([7, 2])
-        assert np.array_equal(step.read_embeddings(run, embedder, "model", learnt=learnt, rows=some), at_once[some])
+        assert np.array_equal(read_embeddings(run, embedder, "model", learnt=learnt, rows=some), at_once[some])
     hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
     assert hidden.any()
-    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in step.read_known(run, True).values())
-    assert None not in step.read_known(run, False)["gender"]
+    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in read_known(run, True).values())
+    assert None not in read_known(run, False)["gender"]
 
 
 def test_lists_use_all_that_the_catalogue_knows_and_measures_only_what_may_be_learnt_from(run):
@@ -75,11 +78,11 @@ def test_lists_use_all_that_the_catalogue_knows_and_measures_only_what_may_be_le
     assert stored["product_id"].equals(rows["product_id"])
     hidden = split.sides_of(rows["image_sha256"].to_pylist()) != split.TRAIN
     assert [each is not None for each in stored["unlabelled"].to_pylist()] == hidden.tolist()
-    assert np.array_equal(step.to_matrix(stored["embedding"]), step.read_embeddings(run))
+    assert np.array_equal(to_matrix(stored["embedding"]), read_embeddings(run))
     known = heldout.read_products(run)
-    assert np.array_equal(known.embeddings, step.read_embeddings(run, learnt=True))
+    assert np.array_equal(known.embeddings, read_embeddings(run, learnt=True))
     assert known.unlabelled.tolist() == hidden.tolist()
-    assert (known.embeddings != step.to_matrix(stored["embedding"])).any(axis=1).tolist() == hidden.tolist()
+    assert (known.embeddings != to_matrix(stored["embedding"])).any(axis=1).tolist() == hidden.tolist()
 
 
 def test_the_same_products_are_not_trained_on_again(run):
@@ -95,7 +98,7 @@ def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):
     monkeypatch.setattr(embedding, "LEARNING_RATE", 0.0)
     second = execute("train_embedding", run)
     assert not second.figures["promoted"]
-    assert step.champion(run.lake, "model").embedder == first.figures["embedder"]
+    assert find_champion(run.lake, "model").embedder == first.figures["embedder"]
     rows = run.lake.table("embedders").read().sort_by("number").to_pylist()
     assert [row["promoted"] for row in rows] == [True, False]
     assert json.loads(rows[1]["judged"])["champion"]["both_0"] == json.loads(rows[0]["judged"])["challenger"]["both_0"]
@@ -104,28 +107,28 @@ def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):
 def trained_by_another_release(run):
     """The champion as a release with another layout stored it."""
     sha256 = execute("train_embedding", run).figures["embedder"]
-    arrays = dict(step.read_embedder(run, sha256).arrays) | {"layout": np.array(1)}
+    arrays = dict(read_embedder(run, sha256).arrays) | {"layout": np.array(1)}
     data = embedding.Embedder(arrays).to_bytes()
     other = hashlib.sha256(data).hexdigest()
     run.lake.write_bytes(f"embedders/{other}.npz", data)
     row = run.lake.table("embedders").read().to_pylist()[0] | {"sha256": other, "file": f"embedders/{other}.npz"}
     row["number"] += 1
-    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=step.EMBEDDERS), salt="other")
-    run.lake.table("embedders").commit([part], step.EMBEDDERS, run=run.name, fingerprint="other", mode="append")
+    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS), salt="other")
+    run.lake.table("embedders").commit([part], EMBEDDERS, run=run.name, fingerprint="other", mode="append")
     return other
 
 
 def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_is_trained(run):
     other = trained_by_another_release(run)
-    assert step.champion(run.lake, "model") == Champion("untrained", "model", "")
+    assert find_champion(run.lake, "model") == Champion("untrained", "model", "")
     figures = execute("train_embedding", run).figures
     assert figures["promoted"]
-    assert step.champion(run.lake, "model").embedder == figures["embedder"] != other
+    assert find_champion(run.lake, "model").embedder == figures["embedder"] != other
 
 
 def test_a_run_whose_embedder_this_release_cannot_apply_is_a_users_error(run):
     with pytest.raises(UserError, match=f"has layout 1, and this release applies layout {embedding.LAYOUT}"):
-        step.read_embedder(run, trained_by_another_release(run))
+        read_embedder(run, trained_by_another_release(run))
 
 
 def test_an_embedder_whose_file_has_changed_is_a_users_error(run):
@@ -133,7 +136,7 @@ def test_an_embedder_whose_file_has_changed_is_a_users_error(run):
     file = f"embedders/{sha256}.npz"
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match=f"expected {sha256}"):
-        step.champion(run.lake, "model")
+        find_champion(run.lake, "model")
 
 
 def test_too_few_products_are_a_users_error(lake):
@@ -147,13 +150,13 @@ def test_too_few_products_are_a_users_error(lake):
 def test_latest_is_the_newest_embedded_run(run, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_LAKE", run.lake.uri)
     run.lake.write_bytes("runs/2026-02-01/pull.json", b"{}")
-    assert step.open_run("latest").name == "2026-01-01"
+    assert open_by_name("latest").name == "2026-01-01"
 
 
 def test_without_an_embedded_run_there_is_no_latest(lake, monkeypatch):
     monkeypatch.setenv("LOOKALIKE_LAKE", lake.uri)
     with pytest.raises(UserError, match="no run is embedded yet"):
-        step.open_run("latest")
+        open_by_name("latest")
 
 
 # Tuning the backbone --------------------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     execute("catalog", run)
     before = execute("embed", run).figures
     result = execute("train_embedding", run)
-    champion = step.champion(run.lake, before["base"])
+    champion = find_champion(run.lake, before["base"])
     assert (champion.embedder, champion.tuned) == (result.figures["embedder"], result.figures["tuned"])
     assert champion.tuned
     assert champion.model != before["model"] == before["base"]
@@ -184,14 +187,14 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     assert after.skipped  # the training left its features behind
     assert (after.figures["model"], after.figures["base"]) == (champion.model, before["base"])
     assert (after.figures["embedder"], after.figures["tuned"]) == (champion.embedder, champion.tuned)
-    old = step.read_features(run, "average", model=before["model"])
-    assert not np.array_equal(step.read_features(run, "average"), old)
-    assert step.read_embeddings(run).shape[0] == len(old)
+    old = read_features(run, "average", model=before["model"])
+    assert not np.array_equal(read_features(run, "average"), old)
+    assert read_embeddings(run).shape[0] == len(old)
 
     monkeypatch.setattr(training, "promotes", lambda challenger, champion: False)
     onward = execute("train_embedding", run)  # from the champion's weights
     assert onward.figures["tuned"] not in ("", champion.tuned)
-    assert step.champion(run.lake, before["base"]) == champion
+    assert find_champion(run.lake, before["base"]) == champion
     again = execute("train_embedding", run)
     assert (again.skipped, again.figures) == (True, onward.figures)
     file = f"backbones/{champion.tuned}.npz"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ml import search
-from ml.search import DERIVED_TYPE, FILTERS, SUBCATEGORY, Guess, Nearest
+from ml import stages
+from ml.stages import DERIVED_TYPE, FILTERS, SUBCATEGORY, Guess, Nearest
 
 LABELS = ["Bags", "Shoes", "Watches"]
 P = np.array([0.2, 0.7, 0.1], np.float32)
@@ -25,12 +25,12 @@ def guess(confidence: float, value: str = "x", least: float = 0.5) -> Guess:
     ],
 )
 def test_the_likeliest_subcategory_that_the_filters_leave_is_guessed(left, expected):
-    found = search.guess_subcategory(P, LABELS, left)
+    found = stages.guess_subcategory(P, LABELS, left)
     assert (found.value, found.confidence) == (expected[0], pytest.approx(expected[1]))
 
 
 def test_no_subcategory_is_guessed_where_no_product_passes():
-    assert search.guess_subcategory(P, LABELS, []) is None
+    assert stages.guess_subcategory(P, LABELS, []) is None
 
 
 def nearest(**similarities: float) -> Nearest:
@@ -41,11 +41,11 @@ def nearest(**similarities: float) -> Nearest:
 
 def by_the_formula(candidates: Nearest, neighbours: Nearest) -> dict[str, float]:
     """Share of each candidate's type, written out."""
-    votes = [np.exp(s / search.VOTE_TEMPERATURE) for s in neighbours.similarities]
-    near = [np.exp(s / search.CANDIDATE_TEMPERATURE) for s in candidates.similarities]
+    votes = [np.exp(s / stages.VOTE_TEMPERATURE) for s in neighbours.similarities]
+    near = [np.exp(s / stages.CANDIDATE_TEMPERATURE) for s in candidates.similarities]
     return {
-        name: search.VOTE_SHARE * sum(v for v, t in zip(votes, neighbours.types, strict=True) if t == name) / sum(votes)
-        + (1 - search.VOTE_SHARE) * own / sum(near)
+        name: stages.VOTE_SHARE * sum(v for v, t in zip(votes, neighbours.types, strict=True) if t == name) / sum(votes)
+        + (1 - stages.VOTE_SHARE) * own / sum(near)
         for name, own in zip(candidates.types, near, strict=True)
     }
 
@@ -61,7 +61,7 @@ def by_the_formula(candidates: Nearest, neighbours: Nearest) -> dict[str, float]
     ],
 )
 def test_votes_and_candidates_decide_the_derived_type_together(candidates, neighbours):
-    found = search.guess_derived_type(candidates, neighbours)
+    found = stages.guess_derived_type(candidates, neighbours)
     if len(neighbours.types):
         shares = by_the_formula(candidates, neighbours)
         assert found.value == max(shares, key=shares.get)
@@ -72,12 +72,12 @@ def test_votes_and_candidates_decide_the_derived_type_together(candidates, neigh
 
 
 def test_the_only_derived_type_left_is_certain_and_none_left_is_none():
-    assert search.guess_derived_type(nearest(a=-0.3), nearest(none_1=0.2)).confidence == 1
-    assert search.guess_derived_type(nearest(), nearest(none_1=0.2)) is None
+    assert stages.guess_derived_type(nearest(a=-0.3), nearest(none_1=0.2)).confidence == 1
+    assert stages.guess_derived_type(nearest(), nearest(none_1=0.2)) is None
 
 
 def test_equal_candidates_go_to_the_first_in_order():
-    assert search.guess_derived_type(nearest(a=0.5, b=0.5), nearest(a_1=0.9, b_1=0.9)).value == "a"
+    assert stages.guess_derived_type(nearest(a=0.5, b=0.5), nearest(a_1=0.9, b_1=0.9)).value == "a"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_equal_candidates_go_to_the_first_in_order():
     ],
 )
 def test_an_unsure_stage_hands_over_to_the_one_before_it_and_says_why(subcategory, derived_type, stage, words):
-    found, why = search.choose_stage(subcategory, derived_type)
+    found, why = stages.choose_stage(subcategory, derived_type)
     assert found == stage
     assert all(word in why for word in words), why
 
@@ -116,10 +116,10 @@ class Shelf:
 
 def test_the_derived_type_is_sought_in_the_guessed_subcategory():
     bags, shoes = (nearest(a=0.9), nearest(a_1=0.9)), (nearest(b=0.2, c=0.3), nearest(b_1=0.2, c_1=0.3))
-    found = search.decide(P, LABELS, Shelf(Bags=bags, Shoes=shoes))
+    found = stages.decide(P, LABELS, Shelf(Bags=bags, Shoes=shoes))
     assert (found.subcategory.value, found.derived_type.value, found.stage) == ("Shoes", "c", DERIVED_TYPE)
 
 
 def test_where_the_classifier_is_unsure_no_derived_type_is_asked_for():
-    found = search.decide(P, LABELS, Shelf(Bags=None, Belts=None))
+    found = stages.decide(P, LABELS, Shelf(Bags=None, Belts=None))
     assert (found.stage, found.derived_type, found.subcategory.value) == (FILTERS, None, "Bags")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ml.copies import copies
 from ml.images import decode
+from ml.protocols import copies
 
 
 def test_a_cropped_copy_lacks_four_percent_at_each_side_and_nothing_else():

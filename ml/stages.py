@@ -3,7 +3,7 @@
 The rules of image search, stage by stage: the subCategory by the classifier, the derivedType by candidates and by
 vote of the nearest products, and the stage to search in. A stage that is unsure hands over to the one before it, which
 asks less of the image: derivedType → subCategory → the caller's filters alone. The live search and the evaluation
-(`ml.unknown`) look at the catalogue in ways of their own, and both decide by `decide`.
+(`ml.protocols`) look at the catalogue in ways of their own, and both decide by `decide`.
 """
 
 from __future__ import annotations

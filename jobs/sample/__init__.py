@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml import sample_shapes as s
-from ml.sample_shapes import Canvas, Colour, Look
+from jobs.sample import shapes as s
+from jobs.sample.shapes import Canvas, Colour, Look
 
 COLUMNS = (
     "id",

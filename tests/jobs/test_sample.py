@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml.sample import COLOURS, COLUMNS, KINDS, Product, sample
+from jobs.sample import COLOURS, COLUMNS, KINDS, Product, sample
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_ids_are_five_digits_unique_and_scattered(products):
 
 @pytest.mark.parametrize(("seed", "indices"), [(0, range(90_000)), (7, range(89_990, 90_010))])
 def test_no_id_is_given_twice_even_in_a_large_sample(seed, indices):
-    from ml.sample import _id
+    from jobs.sample import _id
 
     assert len({_id(index, seed) for index in indices}) == len(indices)
 

@@ -1,26 +1,31 @@
-"""How good image search is for images that it has never seen: a protocol without a store, for thousands at a time.
+"""Protocols that measure without a store, thousands at a time: unknown images, and copies of photos.
 
-The images of one side (`ml.split`) are asked for, and the catalogue that is searched is that of the products of the
-sides before it, whose candidates are chosen anew: the test side is searched for among the training and validation
-sides, the validation side among the training side alone. So no label of an image asked for is used by anything, and the
-same picture never stands on both sides. What is done with each image is what the live search does (`ml.search.decide`).
+How good image search is for images that it has never seen: the images of one side (`ml.split`) are asked for, and the
+catalogue that is searched is that of the products of the sides before it, whose candidates are chosen anew: the test
+side is searched for among the training and validation sides, the validation side among the training side alone. So no
+label of an image asked for is used by anything, and the same picture never stands on both sides. What is done with each
+image is what the live search does (`ml.stages.decide`).
 
 Source of the measure: the seed report's 5,000 unknown images, where a product is wrong when any of its recommendations
 has a wrong gender or articleType.
+
+Copies of a photo that are still that photo, recompressed or cropped, are what a search has to recognise.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from PIL import Image
 
 from ml.medoids import medoids
-from ml.search import DERIVED_TYPE, NEIGHBOURS, STAGES, SUBCATEGORY, Decision, Guess, Nearest, decide
 from ml.similarity import nearest
 from ml.split import TEST, TRAIN, VALIDATION
+from ml.stages import DERIVED_TYPE, NEIGHBOURS, STAGES, SUBCATEGORY, Decision, Guess, Nearest, decide
 
 K = 10
 SEARCHED = {VALIDATION: (TRAIN,), TEST: (TRAIN, VALIDATION)}
@@ -29,6 +34,10 @@ KIND = ("gender", "articleType")
 """What a recommendation must share with the image."""
 ATTRIBUTES = (*KIND, "subCategory", "derivedType")
 BINS = 10
+QUALITY = 60
+"""JPEG quality of the recompressed copy."""
+CROPPED = 0.04
+"""Share of the width and height that the cropped copy lacks at each side."""
 _BLOCK = 256
 
 
@@ -96,7 +105,7 @@ def _members(values: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Around:
-    """The catalogue as one image sees it: `ml.search.Surroundings` from its similarities to all products, (n,)."""
+    """The catalogue as one image sees it: `ml.stages.Surroundings` from its similarities to all products, (n,)."""
 
     catalogue: Catalogue
     scores: np.ndarray
@@ -216,3 +225,13 @@ def _equal(guesses: Sequence[Guess | None], wanted: np.ndarray) -> np.ndarray:
 
 def _percent(values: np.ndarray) -> float:
     return 100 * float(values.mean()) if len(values) else float("nan")
+
+
+def copies(image: np.ndarray) -> dict[str, bytes]:
+    """A `recompressed` copy of an image, uint8 (h, w, 3), as JPEG and a `cropped` one, otherwise unchanged, as PNG."""
+    height, width = image.shape[:2]
+    y, x = round(CROPPED * height), round(CROPPED * width)
+    recompressed, cropped = io.BytesIO(), io.BytesIO()
+    Image.fromarray(image).save(recompressed, "JPEG", quality=QUALITY)
+    Image.fromarray(image[y : height - y, x : width - x]).save(cropped, "PNG")
+    return {"recompressed": recompressed.getvalue(), "cropped": cropped.getvalue()}

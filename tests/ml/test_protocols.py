@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import search, unknown
-from ml.search import Decision, Guess, Nearest
+from ml import protocols, stages
+from ml.protocols import Catalogue, Found
 from ml.similarity import to_embedding
 from ml.split import TEST, TRAIN, VALIDATION
-from ml.unknown import Catalogue, Found
+from ml.stages import Decision, Guess, Nearest
 
 LABELS = ["Bags", "Shoes", "Watches"]
 
@@ -54,7 +54,7 @@ class Loops:
         return max(members, key=lambda i: (sum(float(self.embeddings[i] @ self.embeddings[j]) for j in members), -i))
 
     def neighbours(self, subcategory):
-        best = self.best(self.members("subCategory", subcategory), search.NEIGHBOURS)
+        best = self.best(self.members("subCategory", subcategory), stages.NEIGHBOURS)
         return Nearest([self.of["derivedType"][i] for i in best], np.array([self.scores[i] for i in best]))
 
 
@@ -70,12 +70,12 @@ def test_each_image_is_answered_as_by_loops_over_all_products(seed, n):
     assert len(found) == 9
     for query, chances, answer in zip(queries, probabilities, found, strict=True):
         loops = Loops(embeddings, of, query)
-        decision = search.decide(chances, LABELS, loops)
+        decision = stages.decide(chances, LABELS, loops)
         assert answer.decision == decision
         members = list(range(n))
-        if decision.stage == search.DERIVED_TYPE:
+        if decision.stage == stages.DERIVED_TYPE:
             members = loops.members("derivedType", decision.derived_type.value)
-        elif decision.stage == search.SUBCATEGORY:
+        elif decision.stage == stages.SUBCATEGORY:
             members = loops.members("subCategory", decision.subcategory.value)
         assert answer.items.tolist() == loops.best(members, 10)
 
@@ -83,10 +83,12 @@ def test_each_image_is_answered_as_by_loops_over_all_products(seed, n):
 def test_one_product_of_each_image_of_the_side_is_asked_for_in_the_order_of_the_hashes():
     hashes = np.array(["d", "b", "b", "a", "c", "e"])
     sides = np.array([TEST, TEST, TEST, TRAIN, TEST, TEST])
-    of = {name: objects(*"xxxxxx") for name in unknown.ATTRIBUTES} | {"gender": objects("x", "x", "x", "x", "x", None)}
-    assert unknown.choose_queries(hashes, sides, of, 10, TEST).tolist() == [1, 4, 0]
-    assert unknown.choose_queries(hashes, sides, of, 2, TEST).tolist() == [1, 4]
-    assert unknown.choose_queries(hashes, sides, of, 2, VALIDATION).tolist() == []
+    of = {name: objects(*"xxxxxx") for name in protocols.ATTRIBUTES} | {
+        "gender": objects("x", "x", "x", "x", "x", None)
+    }
+    assert protocols.choose_queries(hashes, sides, of, 10, TEST).tolist() == [1, 4, 0]
+    assert protocols.choose_queries(hashes, sides, of, 2, TEST).tolist() == [1, 4]
+    assert protocols.choose_queries(hashes, sides, of, 2, VALIDATION).tolist() == []
 
 
 def answer(stage, subcategory, derived_type, items, confidence=0.9):
@@ -109,7 +111,7 @@ def test_the_figures_count_right_guesses_right_lists_and_stages():
         answer("subCategory", "Shoes", "Men Heels", [], 0.5),  # right, but nothing is recommended
     ]
     wanted = {name: values[[0, 0, 0, 0]] for name, values in of.items()}
-    figures = unknown.figures(found, wanted, catalogue)
+    figures = protocols.figures(found, wanted, catalogue)
     assert (figures["subcategory"], figures["derived"], figures["all10"]) == (75, 50, 25)
     assert (figures["in_derivedType"], figures["in_subCategory"], figures["in_filters"]) == (50, 25, 25)
     assert figures["short"] == 100
@@ -118,13 +120,13 @@ def test_the_figures_count_right_guesses_right_lists_and_stages():
 
 
 def test_without_an_image_the_figures_are_nan():
-    catalogue = Catalogue(np.zeros((0, 2), np.float32), {name: objects() for name in unknown.ATTRIBUTES})
-    figures = unknown.figures([], {name: objects() for name in unknown.ATTRIBUTES}, catalogue)
+    catalogue = Catalogue(np.zeros((0, 2), np.float32), {name: objects() for name in protocols.ATTRIBUTES})
+    figures = protocols.figures([], {name: objects() for name in protocols.ATTRIBUTES}, catalogue)
     assert all(math.isnan(value) for value in figures.values())
 
 
 def test_calibration_leaves_out_guesses_that_were_not_made_and_tenths_that_are_empty():
-    counts, means, shares = unknown.calibration(
+    counts, means, shares = protocols.calibration(
         np.array([0.31, 0.39, 1.0, np.nan]), np.array([True, False, True, True])
     )
     assert counts.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 0, 1]

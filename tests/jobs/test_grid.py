@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ml.grid import GAP, MARGIN, QUERY_GAP, draw_grid
+from jobs.grid import GAP, MARGIN, QUERY_GAP, draw_grid
 
 RED, BLUE = np.array([255, 0, 0], np.uint8), np.array([0, 0, 255], np.uint8)
 

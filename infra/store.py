@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
-import struct
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -29,22 +27,21 @@ from psycopg.copy import QueuedLibpqWriter
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from infra import embedded
+from infra import copy_format, embedded
 from infra.errors import TransientError, UserError
 
 _INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in (0, 1))
 SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
-COPY_HEADER, COPY_END = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0), struct.pack("!h", -1)
 PARTITIONED = ("products", "base_cells", "combinations", "lists")
 BATCH = 8192
 """Rows that are made and sent at once."""
 DDL_WAIT = "5s"
 """Longest that a migration waits for readers, who wait behind it."""
-PRUNE_WAIT_S = 0.5
-"""Longest that each step of pruning waits for readers, who don't wait for it; below deadlock_timeout, so that no lookup
-becomes a deadlock's victim."""
+READERS_WAIT_S = 0.5
+"""Longest that a flip, and each step of pruning, waits for readers, who don't wait for it; below deadlock_timeout, so
+that no lookup becomes a deadlock's victim."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def prepare(connection: psycopg.Connection) -> None:
         return
     try:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            _take_lock(connection)
             connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(DDL_WAIT))
             connection.execute("SET LOCAL search_path = public, pg_temp")  # for migrations 0001 to 0003
             _apply(connection, files, current)
@@ -212,6 +209,11 @@ def _prepared(connection: psycopg.Connection) -> dict[str, str]:
     return {}
 
 
+def _take_lock(connection: psycopg.Connection) -> None:
+    connection.execute("SET LOCAL statement_timeout = 0")  # readers' limit may be the database's
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+
+
 def _refuse_older(prepared: Collection[str], files: Collection[str]) -> None:
     missing = [name for name in files if _is_migration(name) and name not in prepared]
     if prepared and missing:
@@ -224,13 +226,18 @@ def _refuse_older(prepared: Collection[str], files: Collection[str]) -> None:
 
 
 def _refuse_newer(prepared: Collection[str], files: Collection[str]) -> None:
-    unknown = sorted(name for name in prepared if _is_migration(name) and name not in files)
+    unknown = _unknown(prepared, files)
     if unknown:
         raise UserError(
             f"a newer release prepared the store: it has migration {unknown[-1]}, which this one does not know",
             where="the store",
             remedy="use that release; this one can only ask",
         )
+
+
+def _unknown(prepared: Collection[str], files: Collection[str]) -> list[str]:
+    """The store's migrations that this release does not have."""
+    return sorted(name for name in prepared if _is_migration(name) and name not in files)
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -242,8 +249,7 @@ def lock(connection: psycopg.Connection) -> None:
     Raises:
         UserError: another release has prepared the store, be it while this one waited.
     """
-    connection.execute("SET LOCAL statement_timeout = 0")  # readers' limit may be the database's
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    _take_lock(connection)
     prepared, files = _prepared(connection), _files()
     _refuse_older(prepared, files)
     _refuse_newer(prepared, files)
@@ -292,9 +298,9 @@ def _copy(connection: psycopg.Connection, run_id: int, table: str, columns: Sequ
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(_partition(table, run_id), names)
     cursor = connection.cursor()
     with cursor.copy(statement, writer=QueuedLibpqWriter(cursor)) as copy:
-        copy.write(COPY_HEADER)
+        copy.write(copy_format.HEADER)
         yield copy
-        copy.write(COPY_END)
+        copy.write(copy_format.END)
 
 
 def load_products(connection: psycopg.Connection, run_id: int, products: pa.Table, embeddings: np.ndarray) -> None:
@@ -316,7 +322,7 @@ def load_products(connection: psycopg.Connection, run_id: int, products: pa.Tabl
     base_cell, attributes = _base_cells(products.select(fields))
     with _copy(connection, run_id, "base_cells", ("run_id", "base_cell", "attributes")) as copy:
         for number, values in enumerate(attributes):
-            copy.write(_row(_int(run_id), _int(number), _jsonb(values)))
+            copy.write(copy_format.row(copy_format.int4(run_id), copy_format.int4(number), copy_format.jsonb(values)))
     order = np.argsort(base_cell, kind="stable")
     columns = ("run_id", "position", "base_cell", *products.column_names, "embedding")
     with _copy(connection, run_id, "products", columns) as copy:
@@ -325,8 +331,15 @@ def load_products(connection: psycopg.Connection, run_id: int, products: pa.Tabl
             rows = zip(batch.tolist(), base_cell[batch].tolist(), products.take(batch).to_pylist(), strict=True)
             for position, cell, values in rows:
                 product_id, *texts = values.values()
-                fixed = (_int(run_id), _int(position), _int(cell), struct.pack("!q", product_id))
-                copy.write(_row(*fixed, *map(_text, texts), _halfvec(embeddings[position])))
+                fixed = (
+                    copy_format.int4(run_id),
+                    copy_format.int4(position),
+                    copy_format.int4(cell),
+                    copy_format.int8(product_id),
+                )
+                copy.write(
+                    copy_format.row(*fixed, *map(copy_format.text, texts), copy_format.halfvec(embeddings[position]))
+                )
 
 
 def _base_cells(columns: pa.Table) -> tuple[np.ndarray, list[dict[str, str]]]:
@@ -337,38 +350,11 @@ def _base_cells(columns: pa.Table) -> tuple[np.ndarray, list[dict[str, str]]]:
     return numbers.ravel(), attributes
 
 
-# A row in the format of COPY BINARY (PostgreSQL manual, COPY, "Binary Format") and its fields in the types' own.
-
-
-def _row(*values: bytes | None) -> bytes:
-    fields = (struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value for value in values)
-    return struct.pack("!h", len(values)) + b"".join(fields)
-
-
-def _int(value: int) -> bytes:
-    return struct.pack("!i", value)
-
-
-def _text(value: str | None) -> bytes | None:
-    # Postgres' text cannot hold a zero character, nor can jsonb.
-    return None if value is None else value.replace("\0", "").encode()
-
-
-def _jsonb(values: Mapping[str, str]) -> bytes:
-    # jsonb_recv: a version, then the text.
-    return b"\1" + json.dumps({name: value.replace("\0", "") for name, value in values.items()}).encode()
-
-
-def _halfvec(embedding: np.ndarray) -> bytes:
-    # pgvector's halfvec_recv: dimensions, a zero, the entries as IEEE half floats.
-    return struct.pack("!hh", len(embedding), 0) + embedding.astype(">f2").tobytes()
-
-
 def load_combinations(connection: psycopg.Connection, run_id: int, rows: Iterable[tuple[dict[str, str], int]]) -> None:
     """Load (filter combination, cell) rows."""
     with _copy(connection, run_id, "combinations", ("run_id", "filters", "cell")) as copy:
         for filters, cell in rows:
-            copy.write(_row(_int(run_id), _jsonb(filters), _int(cell)))
+            copy.write(copy_format.row(copy_format.int4(run_id), copy_format.jsonb(filters), copy_format.int4(cell)))
 
 
 def load_lists(
@@ -390,32 +376,9 @@ def load_lists(
                 for at in range(0, len(same), BATCH):
                     chosen = same[at : at + BATCH]
                     places = starts[chosen, None] + np.arange(length)
-                    copy.write(_list_rows(run_id, cell[chosen], position[chosen], items[places]))
+                    copy.write(copy_format.list_rows(run_id, cell[chosen], position[chosen], items[places]))
             loaded += len(cell)
     return loaded
-
-
-def _list_rows(run_id: int, cell: np.ndarray, position: np.ndarray, items: np.ndarray) -> bytes:
-    """Rows of `lists`, all of one length, in the format of COPY BINARY."""
-    k, int4 = items.shape[1], 23  # the type's oid
-    value = [("size", ">i4"), ("value", ">i4")]
-    # array_recv: dimensions, whether it has nulls, the elements' type, then size and lower bound of each dimension.
-    head = (1, 0, int4, k, 1) if k else (0, 0, int4)
-    rows = np.empty(
-        len(cell),
-        [
-            ("fields", ">i2"),
-            *((name, value) for name in ("run_id", "cell", "position")),
-            ("array", [("size", ">i4"), ("head", ">i4", (len(head),)), ("items", value, (k,))]),
-        ],
-    )
-    rows["fields"] = 4
-    for name, values in {"run_id": run_id, "cell": cell, "position": position}.items():
-        rows[name]["size"], rows[name]["value"] = 4, values
-    array = rows["array"]
-    array["size"], array["head"] = 4 * len(head) + 8 * k, head
-    array["items"]["size"], array["items"]["value"] = 4, items
-    return rows.tobytes()
 
 
 def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
@@ -485,7 +448,14 @@ def _runs(connection: psycopg.Connection, source: str) -> list[StoredRun]:
 
 
 def flip(connection: psycopg.Connection, run_id: int) -> None:
-    """Publish a run: readers see the old one until the transaction commits. Call it under the lock."""
+    """Publish a run: readers see the old one until the transaction commits. Call it under the lock.
+
+    In a later transaction than `attach`, as whoever sees the run live must see its partitions, which are announced only
+    after a commit shows. A transaction that has used the tables before may not learn of them at all: such are waited
+    for a little. (The functions cope, see checked_run.sql; to one that stays open longer live_products can look empty.)
+    """
+    before = _transactions_that_read(connection)
+    _in_time(lambda: not before & _transactions_that_read(connection))
     _point_to(connection, run_id)
     # Later than all others even where the clock was set back.
     connection.execute(
@@ -493,6 +463,16 @@ def flip(connection: psycopg.Connection, run_id: int) -> None:
         " lookalike.runs)) WHERE run_id = %s",
         (run_id,),
     )
+
+
+def _transactions_that_read(connection: psycopg.Connection) -> set[str]:
+    """The transactions that have the products locked, but one's own."""
+    rows = connection.execute(
+        "SELECT l.virtualtransaction FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE d.datname = current_database() AND l.relation = to_regclass('lookalike.products')"
+        " AND l.pid <> pg_backend_pid()"
+    )
+    return {transaction for (transaction,) in rows}
 
 
 def _point_to(connection: psycopg.Connection, run_id: int) -> None:
@@ -596,14 +576,14 @@ def prune(connection: psycopg.Connection, keep: int) -> list[int]:
 
     Kept are the live run and those published last, before any that is held. Not for use in a transaction. Readers don't
     wait for it nor fail, not in an older snapshot either: what they hold stays for the next prune, as all does while
-    somebody publishes. A crash leaves a run unfinished.
+    somebody publishes, and where a newer release has prepared the store. A crash leaves a run unfinished.
     """
     if connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone() == (False,):
         return []
     try:
-        connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{PRUNE_WAIT_S}s"))
+        connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{READERS_WAIT_S}s"))
         connection.execute("SET synchronous_commit = off")  # a detached partition is locked until its commit is written
-        surplus = _surplus(connection, keep)
+        surplus = [] if _unknown(_prepared(connection), _files()) else _surplus(connection, keep)
         if not surplus or not _all_see_the_live_run(connection):
             return []
         return list(takewhile(lambda run_id: _drop(connection, run_id), surplus))
@@ -629,8 +609,13 @@ def _all_see_the_live_run(connection: psycopg.Connection) -> bool:
         "SELECT EXISTS (SELECT FROM pg_stat_activity a, lookalike.live l WHERE a.datname = current_database()"
         " AND a.pid <> pg_backend_pid() AND age(a.backend_xmin) >= age(l.xmin))"
     )
-    deadline = time.monotonic() + PRUNE_WAIT_S
-    while connection.execute(older).fetchone() == (True,):
+    return _in_time(lambda: connection.execute(older).fetchone() == (False,))
+
+
+def _in_time(is_over: Callable[[], bool]) -> bool:
+    """Wait until something is over, for READERS_WAIT_S at most; says whether it is."""
+    deadline = time.monotonic() + READERS_WAIT_S
+    while not is_over():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -102,6 +102,8 @@ def load_run() -> Callable[..., int]:
                 ),
             )
             store.attach(connection, run_id, {"products": len(ids), "lists": loaded})
+        with connection.transaction():
+            store.lock(connection)
             store.flip(connection, run_id)
         return run_id
 

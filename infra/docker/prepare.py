@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 LOGINS = {"loader": "lookalike_loader", "reader": "lookalike_reader"}
 """Login → the role of sql/roles.sql that it is a member of; its password is the variable STORE_<LOGIN>_PASSWORD."""
 READ_LIMIT = "30s"
-"""Longest that a statement runs in the store's database: ten times a look-up that orders a million products."""
+"""Longest that a statement runs in the store's database unless its login or session says otherwise."""
 
 
 def users() -> None:

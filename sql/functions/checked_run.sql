@@ -1,4 +1,8 @@
 -- The live run, once the rest of a question fits it: k and the filters. What similar_items and its twin share.
+--
+-- A transaction that has a table locked is not told that a partition was attached to it; another lock makes it look (Postgres reads
+-- what others changed whenever it locks an object). Without, a client that asks twice in one transaction may see in the second answer
+-- the new run live and without products.
 CREATE OR REPLACE FUNCTION lookalike.checked_run(filters jsonb, k int) RETURNS int
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -7,6 +11,7 @@ DECLARE
     field text;
     value jsonb;
 BEGIN
+    PERFORM pg_get_object_address('schema', '{lookalike}', '{}');  -- locks that schema against being dropped
     SELECT r.run_id, r.fields INTO live_id, live_fields FROM lookalike.live l JOIN lookalike.runs r USING (run_id);
     IF live_id IS NULL THEN
         RAISE EXCEPTION 'no run is live' USING HINT = 'publish one with make refresh';

@@ -20,6 +20,11 @@ DECLARE
 BEGIN
     SELECT l.run_id, p.position, p.embedding INTO live_id, place, query
     FROM lookalike.live l JOIN lookalike.products p USING (run_id) WHERE p.product_id = asked;
+    IF NOT FOUND THEN  -- or not in the tables as this transaction knew them before a publish: see checked_run.sql
+        live_id := lookalike.checked_run(filters, k);
+        SELECT p.position, p.embedding INTO place, query
+        FROM lookalike.products p WHERE p.run_id = live_id AND p.product_id = asked;
+    END IF;
     IF k BETWEEN 1 AND 10 THEN
         RETURN QUERY
         SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, true

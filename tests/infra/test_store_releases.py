@@ -241,6 +241,7 @@ def test_an_older_release_asks_a_newer_store_and_changes_nothing_in_it(
             for change in (store.prepare, store.rollback, lambda o: store.unhold(o, None)):
                 with pytest.raises(UserError, match="newer release.*9999_extra"):
                     change(older)
+            assert store.prune(older, 0) == []
         with (
             pytest.raises(UserError, match="newer release.*9999_extra"),
             store.connect(uri, tmp_path, prepares=True),

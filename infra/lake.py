@@ -36,7 +36,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from infra.errors import TransientError, UserError
+from infra.errors import StaleError, TransientError, UserError
 
 TRANSACTION = "lookalike"
 ROW_GROUP = 2**18
@@ -410,7 +410,7 @@ class Table:
         """Make `parts` visible in one transaction and return the new snapshot; `mode` is `overwrite` or `append`.
 
         Raises:
-            TransientError: another writer committed since this snapshot was taken; nothing was changed.
+            StaleError: another writer committed since this snapshot was taken; nothing was changed.
         """
         from deltalake import CommitProperties, PostCommitHookProperties, Schema, Transaction
         from deltalake.exceptions import DeltaError
@@ -455,14 +455,14 @@ class Table:
         """Whether a commit that ended in `error` was made all the same: its answer may have got lost.
 
         Raises:
-            TransientError: another writer's commit is in its place.
+            StaleError: another writer's commit is in its place.
         """
         newest = self.lake.table(self.name)
         if newest.version <= self.version:
             return False
         if self._info_of(self.version + 1).get("attempt") == attempt:
             return True
-        raise TransientError(
+        raise StaleError(
             f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it"
             "; nothing of this attempt was committed, and the next attempt will use what is there"
         ) from error

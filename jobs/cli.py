@@ -243,23 +243,47 @@ def _store(settings: Settings):  # type: ignore[no-untyped-def]
 
 @app.command()
 def status() -> None:
-    """Show the runs that the store holds, the live one marked."""
+    """Show the runs that the store holds, the live one marked, and what is held."""
     with _store(read_settings()) as connection:
-        live, runs = store.live(connection), store.runs(connection)
-    table = Table("", "run", "loaded", "products", "lists", box=None, pad_edge=False, header_style="bold")
-    for each in runs:
-        mark = "live" if live and each.run_id == live.run_id else ""
-        figures = [f"{each.figures.get(name, 0):,}" for name in ("products", "lists")]
-        table.add_row(mark, each.run, f"{each.loaded_at:%Y-%m-%d %H:%M}", *figures)
+        live, runs, holds = store.live(connection), store.runs(connection), store.holds(connection)
+    held = {hold.content_hash for hold in holds}
+    table = Table("", "run", "loaded", "products", "lists", "", box=None, pad_edge=False, header_style="bold")
+    for run in runs:
+        mark = "live" if live and run.run_id == live.run_id else "held" if run.content_hash in held else ""
+        figures = [f"{run.figures.get(name, 0):,}" for name in ("products", "lists")]
+        reason = str(run.manifest.get("published_anyway", ""))
+        note = f"published anyway: {escape(reason)}" if reason else ""
+        table.add_row(mark, escape(run.run), f"{run.loaded_at:%Y-%m-%d %H:%M}", *figures, note)
     out.print(table if runs else "the store holds no run; `make refresh` publishes one")
+    for hold in holds:
+        reason = f": {escape(hold.reason)}" if hold.reason else ""
+        out.print(f"held since {hold.held_at:%Y-%m-%d %H:%M}: the content of run {escape(hold.run)}{reason}")
 
 
 @app.command()
-def rollback() -> None:
-    """Make the run before the live one live again."""
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; shown by status.")] = "",
+) -> None:
+    """Make the run before the live one live again, and hold what was live: no night publishes it until `unhold`."""
     with _store(read_settings()) as connection, connection.transaction():
-        live = store.rollback(connection)
+        store.lock(connection)
+        gone = store.live(connection)
+        live = store.rollback(connection, reason)
     out.print(f"live: run {live.run}")
+    if gone:
+        out.print(f"held: the content of run {gone.run}, until `{_command('lookalike')} unhold`", soft_wrap=True)
+
+
+@app.command()
+def unhold(
+    run: Annotated[str, typer.Argument(help="Run whose content may be published again; default: all.")] = "",
+) -> None:
+    """Let what was rolled back be published again."""
+    with _store(read_settings()) as connection, connection.transaction():
+        ended = store.unhold(connection, run or None)
+    out.print(
+        "\n".join(f"no longer held: the content of run {escape(hold.run)}" for hold in ended) or "nothing is held"
+    )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from jobs import extraction, step
 from jobs.champion import find_champion
-from jobs.run import Run, StepResult
+from jobs.run import Run, StepResult, content_hash
 
 
 def embed(run: Run) -> StepResult:
@@ -26,6 +26,8 @@ def embed(run: Run) -> StepResult:
         files=found.files,
         skipped=not found.new,
         tables={"features": found.table.version},
+        # Of all features, those of this model; and similarity is measured by what the embedder makes of them.
+        contents={"features": content_hash(run.content("products"), model.fingerprint, champion.embedder)},
         figures={
             "images": len(set(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist())),
             "embedded": found.new,

@@ -113,7 +113,7 @@ def extract(run: Run, model: Model) -> Extracted:
     # the table as it was for them, keep them.
     mode = "append" if table.version < 0 or table.schema.names == SCHEMA.names else "overwrite"
     parts = [part for part, _ in written]
-    table = table.commit(parts, SCHEMA, run=run.name, fingerprint=model.fingerprint, mode=mode)
+    table = table.commit(parts, SCHEMA, run=run.name, mode=mode)
     figures: dict[str, object] = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / (perf_counter() - started), 1)
     return Extracted(table, len(pending), len(written), figures)
@@ -167,7 +167,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
         schema=SCHEMA,
     )
     started = perf_counter()
-    written = lake.write_part("features", out, salt=model.fingerprint)
+    written = lake.write_part("features", out)
     return written, seconds | {"write_s": perf_counter() - started}
 
 

@@ -104,24 +104,20 @@ def pull(run: Run) -> StepResult:
     with ExitStack() as held, _disk_errors(shown(dataset), scratch):
         fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
         sha256 = _sha256(fetched.archive)
-        archive, mark = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256)
+        archive, fingerprint = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256, fetched.uri)
         target, stored = run.lake.table("pulls"), run.lake.exists(archive)
-        if stored and target.fingerprint == mark and target.figures["uri"] == fetched.uri:
-            return _result(target.version, {**target.figures, "added": False}, skipped=True)
+        done = run.done("pull", fingerprint, {"pulls": target})
+        if stored and done:
+            return replace(done, figures=done.figures | {"added": False})
         members = archives.check_zip(fetched.archive, fetched.uri, limit)
         size = fetched.archive.seek(0, 2)
         if not stored:
             _store(run.lake, archive, fetched.archive, sha256)
     row = {"uri": fetched.uri, "archive": archive, "sha256": sha256, "bytes": size, "members": members}
     figures = {**row, "added": not stored, "left_out": fetched.left_out}
-    part = run.lake.write_part("pulls", pa.Table.from_pylist([row], PULLS), salt=mark)
-    table = target.commit([part], PULLS, run=run.name, fingerprint=mark, figures=figures)
-    return _result(table.version, figures, skipped=False)
-
-
-def _result(version: int, figures: dict[str, object], *, skipped: bool) -> StepResult:
-    files = int(str(figures["members"]))
-    return StepResult(rows=1, files=files, skipped=skipped, tables={"pulls": version}, figures=figures)
+    target = target.commit([run.lake.write_part("pulls", pa.Table.from_pylist([row], PULLS))], PULLS, run=run.name)
+    result = StepResult(rows=1, files=members, tables={"pulls": target.version}, figures=figures)
+    return run.remember("pull", fingerprint, result)
 
 
 def _store(lake: Lake, name: str, archive: BinaryIO, sha256: str) -> None:

@@ -48,11 +48,11 @@ def train_embedding(run: Run) -> StepResult:
     embedded = run.result("embed").figures
     champion = find_champion(run.lake, str(embedded["base"]))
     how = [settings.embedding_convolutions, settings.embedding_epochs, embedded["base"], champion.tuned]
-    mark = content_hash(
-        CODE_VERSION, products.fingerprint, how if settings.embedding == "finetune" else embedded["model"]
+    fingerprint = content_hash(
+        CODE_VERSION, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
     )
-    if target.version >= 0 and target.fingerprint == mark:
-        return StepResult(1, skipped=True, tables={"embedders": target.version}, figures=target.figures)
+    if done := run.done("train_embedding", fingerprint, {"embedders": target}):
+        return done
     rows = products.read(["image_sha256", *ATTRIBUTES])
     sides = split.sides_of(rows["image_sha256"].to_pylist())
     if not {split.TRAIN, split.VALIDATION} <= set(sides.tolist()):
@@ -62,7 +62,7 @@ def train_embedding(run: Run) -> StepResult:
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
     if settings.embedding == "finetune":
-        with training.checkpoints(settings, f"train_embedding-{mark}") as folder:
+        with training.checkpoints(settings, f"train_embedding-{fingerprint}") as folder:
             challenger = tune(run, rows, sides, champion.tuned, str(folder))
     else:
         embedder, history = fit(run, rows, sides, str(embedded["model"]))
@@ -75,7 +75,7 @@ def train_embedding(run: Run) -> StepResult:
             ("challenger", challenger.embedder, challenger.model),
         )
     }
-    return _write(run, target, mark, challenger, judged)
+    return run.remember("train_embedding", fingerprint, _write(run, target, challenger, judged))
 
 
 def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
@@ -117,7 +117,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder:
     return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
 
 
-def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: dict) -> StepResult:
+def _write(run: Run, target: Table, challenger: Challenger, judged: dict) -> StepResult:
     data = challenger.embedder.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     file = f"embedders/{sha256}.npz"
@@ -135,7 +135,7 @@ def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: d
         "history": json.dumps(challenger.history),
         "promoted": promoted,
     }
-    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS), salt=mark)
+    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS))
     figures: dict[str, object] = {
         # JSON knows no NaN, which a share is where no articleType has enough products to judge by.
         f"{who}_{name}": None if np.isnan(value) else round(value, 2)
@@ -143,8 +143,8 @@ def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: d
         for name, value in found.items()
     }
     figures |= {"promoted": promoted, "embedder": sha256, "tuned": challenger.tuned}
-    table = target.commit([part], EMBEDDERS, run=run.name, fingerprint=mark, mode="append", figures=figures)
-    return StepResult(1, files=2, tables={"embedders": table.version}, figures=figures)
+    target = target.commit([part], EMBEDDERS, run=run.name, mode="append")
+    return StepResult(1, files=2, tables={"embedders": target.version}, figures=figures)
 
 
 def judge(embeddings: np.ndarray, rows: pa.Table, asked: np.ndarray) -> dict[str, float]:

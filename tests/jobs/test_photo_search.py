@@ -64,7 +64,7 @@ def live_run(lake, uri, name=RUN):
     model, table = extraction.choose_model(run.settings), run.table("images")
     hashes = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()
     parts = [extraction.embed_file(lake, part, hashes, model)[0] for part in table.parts]
-    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name, fingerprint=model.fingerprint)
+    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name)
     figures = {"model": model.fingerprint, "backbone": model.name, "tuned": "", "embedder": "untrained"}
     figures["base"] = model.fingerprint
     write_result(run, "embed", tables={"features": features.version}, figures=figures)

@@ -113,8 +113,8 @@ def trained_by_another_release(run):
     run.lake.write_bytes(f"embedders/{other}.npz", data)
     row = run.lake.table("embedders").read().to_pylist()[0] | {"sha256": other, "file": f"embedders/{other}.npz"}
     row["number"] += 1
-    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS), salt="other")
-    run.lake.table("embedders").commit([part], EMBEDDERS, run=run.name, fingerprint="other", mode="append")
+    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS))
+    run.lake.table("embedders").commit([part], EMBEDDERS, run=run.name, mode="append")
     return other
 
 

@@ -1,7 +1,8 @@
 """The lake: a URI (`file://` or `s3://`) that holds Delta tables and content-named files; the only maker of paths.
 
 A table is written in two moves: `Lake.write_part` stores Parquet files that no reader sees, `Table.commit` makes
-them visible in one Delta transaction. Every commit carries the application transaction `lookalike`, numbered from
+them visible in one Delta transaction. A part is named by its content, so work done again ends in the same table, and
+a commit that would change nothing is none. Every commit carries the application transaction `lookalike`, numbered from
 the snapshot it was computed on, so a commit from a stale snapshot is refused instead of doubling or undoing rows.
 
 Three libraries speak to S3: pyarrow reads, boto3 writes and delta-rs keeps the log. Each repeats by itself, after a
@@ -36,7 +37,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from infra.errors import TransientError, UserError
+from infra.errors import StaleError, TransientError, UserError
 
 TRANSACTION = "lookalike"
 ROW_GROUP = 2**18
@@ -111,15 +112,17 @@ class Lake:
         return f"{self._location[1]}/{name}"
 
     def table(self, name: str, version: int | None = None) -> Table:
-        """Snapshot of table `name`: the newest version, or `version`; an absent table has version -1."""
+        """Snapshot of table `name`: the newest version as of now, or `version`; an absent table has version -1."""
+        if version is None:
+            return Table(self, name).opened()
         return Table(self, name, version)
 
-    def write_part(self, table: str, rows: pa.Table, salt: str) -> Part:
-        """Store `rows` as one Parquet file of `table`, named by `salt` and content: a retry writes the same file."""
+    def write_part(self, table: str, rows: pa.Table) -> Part:
+        """Store `rows` as one Parquet file of `table`, named by its content: a retry writes the same file."""
         sink = io.BytesIO()
         pq.write_table(rows, sink, row_group_size=ROW_GROUP, compression="zstd", compression_level=1)
         data = sink.getbuffer()
-        name = f"part-{hashlib.sha256(salt.encode() + data).hexdigest()[:40]}.parquet"
+        name = f"part-{hashlib.sha256(data).hexdigest()[:40]}.parquet"
         self.write_bytes(f"{table}/{name}", data)
         return Part(name, len(data), rows.num_rows)
 
@@ -312,18 +315,36 @@ class Table:
     name: str
     asked: int | None = field(default=None)
 
+    def __reduce__(self) -> tuple[type[Table], tuple[Lake, str, int]]:
+        """Elsewhere, in the process of a worker, it is the same version, opened when it is needed."""
+        return Table, (self.lake, self.name, self.version if self.asked is None else self.asked)
+
+    def opened(self) -> Table:
+        """This snapshot, looked up by now."""
+        self._delta  # noqa: B018
+        return self
+
     @cached_property
     def _delta(self):  # type: ignore[no-untyped-def]  # DeltaTable, imported late: it takes 0.2 s
-        from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        return None if self.asked == -1 else self._open()
 
-        @_again.wraps
-        def opened():  # type: ignore[no-untyped-def]
+    @_again.wraps
+    def _open(self):  # type: ignore[no-untyped-def]
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        try:
             with reaching(self.lake.uri), suppress(TableNotFoundError):
                 return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
             return None
-
-        return opened()
+        except DeltaError as error:
+            if self.asked is None:
+                raise
+            raise UserError(
+                f"version {self.asked} of table {self.name!r} can't be read any more: {_said(error)}",
+                where=self._uri,
+                remedy="its log was cleaned up: name a newer run, or run the refresh of that date again",
+            ) from error
 
     @property
     def _uri(self) -> str:
@@ -335,32 +356,19 @@ class Table:
         return -1 if self._delta is None else self._delta.version()
 
     @cached_property
-    def _commit_info(self) -> dict[str, str]:
-        # Read from the log itself: DeltaTable.history begins at the newest version, whichever was asked for.
-        if self._delta is None:
-            return {}
-        return self._info_of(self.version)
-
-    def _info_of(self, version: int) -> dict[str, str]:
-        log = self.lake.read_bytes(f"{self.name}/_delta_log/{version:020d}.json")
-        return next((json.loads(line)["commitInfo"] for line in log.splitlines() if b'"commitInfo"' in line[:20]), {})
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint that this version was committed with; empty where the table does not exist."""
-        return self._commit_info.get("fingerprint", "")
-
-    @cached_property
-    def figures(self) -> dict[str, object]:
-        """Figures that this version was committed with (rows, counts, measurements of the step)."""
-        return json.loads(self._commit_info.get("figures", "{}"))
-
-    @cached_property
     def parts(self) -> list[str]:
         """Names of the committed Parquet files, sorted."""
         if self._delta is None:
             return []
         return sorted(uri.rsplit("/", 1)[1] for uri in self._delta.file_uris())
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 (hex) over the names of the parts, which follow from the rows, and the schema; empty where absent."""
+        if self._delta is None:
+            return ""
+        described = json.dumps([self.parts, json.loads(self._delta.schema().to_json())], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()
 
     @property
     def schema(self) -> pa.Schema:
@@ -397,31 +405,67 @@ class Table:
         for part in self.parts:
             yield self.read_part(part, columns)
 
-    def commit(
-        self,
-        parts: Iterable[Part],
-        schema: pa.Schema,
-        *,
-        run: str,
-        fingerprint: str,
-        mode: str = "overwrite",
-        figures: dict[str, object] | None = None,
-    ) -> Table:
-        """Make `parts` visible in one transaction and return the new snapshot; `mode` is `overwrite` or `append`.
+    def commit(self, parts: Iterable[Part], schema: pa.Schema, *, run: str, mode: str = "overwrite") -> Table:
+        """Make `parts` visible in one transaction and return the version that holds them: this one, if it does.
+
+        Args:
+            parts: what `Lake.write_part` returned, of rows of `schema`.
+            schema: of the table from now on; only an overwrite may change it.
+            run: name of the run, for whoever reads the log.
+            mode: `overwrite` or `append`.
 
         Raises:
-            TransientError: another writer committed since this snapshot was taken; nothing was changed.
+            StaleError: another writer committed since this snapshot was taken; nothing was changed.
+            ValueError: rows of another schema than the table has, or will have.
         """
-        from deltalake import CommitProperties, PostCommitHookProperties, Schema, Transaction
         from deltalake.exceptions import DeltaError
-        from deltalake.transaction import AddAction, create_table_with_add_actions
 
-        now, attempt = int(time.time() * 1000), uuid.uuid4().hex
-        actions = [
+        change = self._change({part.path: part for part in parts}, schema, mode)
+        if not change:
+            return Table(self.lake, self.name, self.version)
+        attempt = uuid.uuid4().hex
+
+        @_again.wraps
+        def send() -> None:
+            try:
+                with reaching(self.lake.uri):
+                    self._send(change, {"run": run, "attempt": attempt})
+            except (TransientError, DeltaError) as error:
+                if not self._landed(attempt, run, error):
+                    raise
+
+        send()
+        return Table(self.lake, self.name, self.version + 1)
+
+    def _change(self, wanted: dict[str, Part], schema: pa.Schema, mode: str) -> _Change | None:
+        """What a commit must write for the table to hold `wanted`; nothing where it does.
+
+        No path may be both added and removed in one version: readers disagree about what is left of it. So parts that
+        stay are not named, and delta-rs is told what goes; its own overwrite would remove all, and add them anew.
+        """
+        from deltalake import Schema
+
+        fields, present = Schema.from_arrow(schema), set(self.parts)
+        added = [wanted[path] for path in sorted(wanted.keys() - present)]
+        if self._delta is None:
+            return _Change(fields, added)
+        if fields != self._delta.schema():
+            if mode != "overwrite" or present & wanted.keys():
+                raise ValueError(f"rows of another schema than table {self.name!r} has are no part of it: {schema}")
+            return _Change(fields, added, replaces=True)
+        gone = sorted(present - wanted.keys()) if mode == "overwrite" else []
+        return _Change(fields, added, gone) if added or gone else None
+
+    def _send(self, change: _Change, about: dict[str, str]) -> None:
+        from deltalake import CommitProperties, PostCommitHookProperties, Transaction
+        from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+        now = int(time.time() * 1000)
+        added = [
             AddAction(part.path, part.size, {}, now, True, json.dumps({"numRecords": part.rows}))
-            for part in sorted(set(parts), key=lambda part: part.path)
+            for part in change.added
         ]
-        about = {"run": run, "fingerprint": fingerprint, "figures": json.dumps(figures or {}), "attempt": attempt}
+        gone = [RemoveAction(path, True, now, partition_values={}) for path in change.gone]
         how: dict[str, Any] = {
             "commit_properties": CommitProperties(
                 custom_metadata=about,
@@ -431,41 +475,55 @@ class Table:
             # The log is what older runs are read by: only maintenance may delete of it, and steps need no right to.
             "post_commithook_properties": PostCommitHookProperties(cleanup_expired_logs=False),
         }
-
-        @_again.wraps
-        def send() -> None:
-            try:
-                with reaching(self.lake.uri):
-                    if self._delta is not None:
-                        self._delta.create_write_transaction(actions, mode, schema, **how)
-                        return
-                    options = self.lake.storage_options()
-                    fields = Schema.from_arrow(schema)
-                    create_table_with_add_actions(
-                        self._uri, fields, actions, mode="error", name=self.name, storage_options=options, **how
-                    )
-            except (TransientError, DeltaError) as error:
-                if not self._landed(attempt, run, error):
-                    raise
-
-        send()
-        return self.lake.table(self.name)
+        if self._delta is not None:
+            mode = "overwrite" if change.replaces else "append"
+            self._delta.create_write_transaction([*added, *gone], mode, change.schema, **how)
+            return
+        create_table_with_add_actions(
+            self._uri,
+            change.schema,
+            added,
+            mode="error",
+            name=self.name,
+            storage_options=self.lake.storage_options(),
+            **how,
+        )
 
     def _landed(self, attempt: str, run: str, error: Exception) -> bool:
         """Whether a commit that ended in `error` was made all the same: its answer may have got lost.
 
         Raises:
-            TransientError: another writer's commit is in its place.
+            StaleError: another writer's commit is in its place.
         """
         newest = self.lake.table(self.name)
         if newest.version <= self.version:
             return False
-        if self._info_of(self.version + 1).get("attempt") == attempt:
+        if self._attempt(self.version + 1) == attempt:
             return True
-        raise TransientError(
+        raise StaleError(
             f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it"
-            "; nothing of this attempt was committed, and the next attempt will use what is there"
+            "; nothing of this attempt was committed, and the next attempt will use what is there: let the step run "
+            "again, and see that no two runs work on one lake at once if this repeats"
         ) from error
+
+    def _attempt(self, version: int) -> str:
+        """Mark of the attempt that committed `version` just now; empty where the log has none of it."""
+        try:
+            log = self.lake.read_bytes(f"{self.name}/_delta_log/{version:020d}.json")
+        except FileNotFoundError:
+            return ""
+        actions = [json.loads(line) for line in log.splitlines()]
+        return next((action["commitInfo"].get("attempt", "") for action in actions if "commitInfo" in action), "")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a commit adds and removes, and the schema (deltalake's); `replaces`: it removes all that was there."""
+
+    schema: Any
+    added: list[Part]
+    gone: list[str] = field(default_factory=list)
+    replaces: bool = False
 
 
 def _region() -> str:

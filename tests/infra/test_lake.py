@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 from tenacity import stop_after_attempt
 
 from infra import lake as lakes
-from infra.errors import TransientError, UserError
-from infra.lake import UPLOAD_PART, Lake, Part, filesystem
+from infra.errors import StaleError, TransientError, UserError
+from infra.lake import UPLOAD_PART, Lake, Part, Table, filesystem
 from tests.faulty_proxy import Asked, FaultyProxy
 
 SCHEMA = pa.schema({"id": pa.int64(), "name": pa.string()})
+EMPTY = {"empty": SCHEMA, "empty too": pa.schema({"id": pa.int32()})}
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -31,32 +33,31 @@ def rows(*ids: int) -> pa.Table:
     return pa.table({"id": ids, "name": [f"n{i}" for i in ids]}, schema=SCHEMA)
 
 
-def written(lake: Lake, *ids: int, salt: str = "s") -> Part:
-    return lake.write_part("things", rows(*ids), salt)
+def written(lake: Lake, *ids: int) -> Part:
+    return lake.write_part("things", rows(*ids))
 
 
-def commit(lake: Lake, *ids: int, mode: str = "overwrite", fingerprint: str = "f"):
-    return lake.table("things").commit([written(lake, *ids)], SCHEMA, run="r", fingerprint=fingerprint, mode=mode)
+def commit(lake: Lake, *ids: int, mode: str = "overwrite") -> Table:
+    return lake.table("things").commit([written(lake, *ids)], SCHEMA, run="r", mode=mode)
 
 
 def ids(lake: Lake, version: int | None = None) -> list[int]:
     return sorted(lake.table("things", version).read()["id"].to_pylist())
 
 
-def test_what_is_committed_is_read_back_with_its_fingerprint_and_figures(lake):
+def test_what_is_committed_is_read_back(lake):
     first = lake.table("things")
-    assert (first.version, first.fingerprint, first.figures, first.parts) == (-1, "", {}, [])
-    figures = {"rows": 3, "names": ["é", "x"]}
-    table = first.commit([written(lake, 1, 2), written(lake, 3)], SCHEMA, run="r", fingerprint="abc", figures=figures)
-    assert (table.version, table.fingerprint, table.figures) == (0, "abc", figures)
+    assert (first.version, first.content, first.parts) == (-1, "", [])
+    table = first.commit([written(lake, 1, 2), written(lake, 3)], SCHEMA, run="r")
+    assert (table.version, len(table.parts)) == (0, 2)
     assert ids(lake) == [1, 2, 3]
     assert sorted(table.read(["name"], pc.field("id") > 1)["name"].to_pylist()) == ["n2", "n3"]
     assert sum(part.num_rows for part in table.iter_parts()) == 3
 
 
 def test_a_table_without_rows_has_its_schema(lake):
-    table = lake.table("things").commit([], SCHEMA, run="r", fingerprint="f")
-    assert table.read().num_rows == 0
+    table = lake.table("things").commit([], SCHEMA, run="r")
+    assert (table.version, table.read().num_rows) == (0, 0)
     assert table.read(["name"]).schema.names == ["name"]
 
 
@@ -64,28 +65,88 @@ def test_a_table_without_rows_has_its_schema(lake):
 def test_a_commit_from_a_stale_snapshot_is_refused_and_changes_nothing(lake, mode):
     commit(lake, 1)
     stale = lake.table("things")
-    assert stale.version == 0
     commit(lake, 2, mode="append")
-    with pytest.raises(TransientError, match="from version 0 to 1"):
-        stale.commit([written(lake, 3)], SCHEMA, run="late", fingerprint="f", mode=mode)
+    with pytest.raises(StaleError, match="from version 0 to 1 .* let the step run again"):
+        stale.commit([written(lake, 3)], SCHEMA, run="late", mode=mode)
     assert ids(lake) == [1, 2]
     assert lake.table("things").version == 1
 
 
 def test_two_writers_that_both_found_no_table_end_in_one_commit(lake):
     one, other = lake.table("things"), lake.table("things")
-    assert one.version == other.version == -1
-    one.commit([written(lake, 1)], SCHEMA, run="r", fingerprint="f")
-    with pytest.raises(TransientError, match="from version -1 to 0"):
-        other.commit([written(lake, 1)], SCHEMA, run="r", fingerprint="f")
+    one.commit([written(lake, 1)], SCHEMA, run="r")
+    with pytest.raises(StaleError, match="from version -1 to 0"):
+        other.commit([written(lake, 1)], SCHEMA, run="r")
     assert ids(lake) == [1]
 
 
-def test_a_retried_part_has_the_same_name_and_is_committed_once(lake):
-    one, again, other = written(lake, 1, 2), written(lake, 1, 2), written(lake, 1, 2, salt="another model")
+def test_a_commit_returns_its_own_version_though_another_writer_came_after_it(lake):
+    one = commit(lake, 1)
+    other = commit(lake, 2)
+    assert (one.version, one.read()["id"].to_pylist()) == (0, [1])
+    assert (other.version, other.read()["id"].to_pylist()) == (1, [2])
+    with pytest.raises(StaleError):
+        one.commit([written(lake, 3)], SCHEMA, run="r")
+
+
+def test_a_commit_that_would_change_nothing_is_none(lake):
+    table = lake.table("things").commit([written(lake, 1), written(lake, 2)], SCHEMA, run="r")
+    parts = [written(lake, 2), written(lake, 1)]
+    assert table.commit(parts, SCHEMA, run="again").version == 0
+    same = table.commit(parts[:1], SCHEMA, run="again", mode="append")
+    assert lake.table("things").version == 0
+    commit(lake, 3)
+    assert (same.version, same.parts) == (0, table.parts)
+
+
+def test_a_table_without_rows_that_stays_so_is_not_committed_again(lake):
+    table = lake.table("things").commit([], SCHEMA, run="r")
+    assert table.commit([], SCHEMA, run="r").version == lake.table("things").version == 0
+
+
+def test_an_overwrite_keeps_the_parts_that_stay(lake):
+    lake.table("things").commit([written(lake, 1), written(lake, 2)], SCHEMA, run="r")
+    table = lake.table("things").commit([written(lake, 2), written(lake, 3)], SCHEMA, run="r")
+    assert (table.version, sorted(table.read()["id"].to_pylist())) == (1, [2, 3])
+    assert lake.table("things").commit([written(lake, 3)], SCHEMA, run="r").read()["id"].to_pylist() == [3]
+
+
+def test_an_overwrite_may_change_the_schema_and_an_append_may_not(lake):
+    wider = rows(1).append_column("more", pa.array([0.5]))
+    part, table = lake.write_part("things", wider), commit(lake, 1)
+    with pytest.raises(ValueError, match="another schema than table 'things'"):
+        table.commit([part], wider.schema, run="r", mode="append")
+    assert table.commit([part], wider.schema, run="r").read() == wider
+    assert lake.table("things").commit([], SCHEMA, run="r").schema == SCHEMA
+    assert lake.table("things").version == 2
+
+
+def test_rows_of_the_old_schema_are_not_taken_for_rows_of_the_new(lake):
+    table = commit(lake, 1)
+    with pytest.raises(ValueError, match="another schema"):
+        table.commit([written(lake, 1)], SCHEMA.append(pa.field("more", pa.float64())), run="r")
+    assert lake.table("things").version == 0
+
+
+def test_equal_parts_have_equal_content_whatever_led_to_them(lake):
+    first = commit(lake, 1)
+    both = commit(lake, 2, mode="append")
+    again = commit(lake, 1)
+    assert len({"", first.content, both.content}) == 3
+    assert again.version == 2
+    assert again.content == first.content
+    assert lake.table("things", 1).content == both.content
+    other = lake.write_part("others", rows(1))
+    assert lake.table("others").commit([other], SCHEMA, run="another").content == first.content
+    empty = [lake.table(name).commit([], schema, run="r").content for name, schema in EMPTY.items()]
+    assert len({*empty, ""}) == 3
+
+
+def test_a_part_is_named_by_its_content_and_committed_once(lake):
+    one, again, other = written(lake, 1, 2), written(lake, 1, 2), written(lake, 2, 1)
     assert one == again
     assert other.path != one.path
-    table = lake.table("things").commit([one, again], SCHEMA, run="r", fingerprint="f")
+    table = lake.table("things").commit([one, again], SCHEMA, run="r")
     assert table.parts == [one.path]
     assert ids(lake) == [1, 2]
 
@@ -98,19 +159,29 @@ def test_readers_never_see_parts_that_are_not_committed(lake):
 
 
 def test_overwrite_replaces_append_adds_and_old_versions_stay_readable(lake):
-    commit(lake, 1, fingerprint="a")
-    commit(lake, 2, mode="append", fingerprint="b")
-    commit(lake, 3, fingerprint="c")
-    assert [ids(lake, version) for version in (0, 1, 2)] == [[1], [1, 2], [3]]
-    assert [lake.table("things", version).fingerprint for version in (0, 1, 2, None)] == ["a", "b", "c", "c"]
+    commit(lake, 1)
+    commit(lake, 2, mode="append")
+    commit(lake, 3)
+    assert [ids(lake, version) for version in (0, 1, 2, None)] == [[1], [1, 2], [3], [3]]
 
 
 def test_a_snapshot_is_what_it_was_when_it_was_taken(lake):
     commit(lake, 1)
-    snapshot = lake.table("things")
-    assert snapshot.version == 0
+    snapshot, absent = lake.table("things"), lake.table("nothing")
     commit(lake, 2)
+    lake.table("nothing").commit([], SCHEMA, run="r")
     assert snapshot.read()["id"].to_pylist() == [1]
+    assert (snapshot.version, absent.version) == (0, -1)
+
+
+def test_a_snapshot_is_the_same_in_another_process(lake):
+    commit(lake, 1)
+    sent = [pickle.dumps(lake.table(name)) for name in ("things", "nothing")]
+    commit(lake, 2)
+    lake.table("nothing").commit([], SCHEMA, run="r")
+    things, nothing = map(pickle.loads, sent)
+    assert (things.version, things.read()["id"].to_pylist()) == (0, [1])
+    assert (nothing.version, nothing.content) == (-1, "")
 
 
 def test_an_absent_table_is_named_with_its_place(lake):
@@ -249,19 +320,18 @@ def test_a_commit_whose_answer_got_lost_is_made_once(behind, table):
     lake, asked = behind({"PUT": "cut"})
     before = lake.table(table)
     part = Part("part-x.parquet", 1, 1)
-    after = before.commit([part], SCHEMA, run="r", fingerprint="mine", mode="append")
+    after = before.commit([part], SCHEMA, run="r", mode="append")
     assert [each.fault for each in asked if each.method == "PUT"][0] == "cut"
-    assert (after.version, after.fingerprint) == (before.version + 1, "mine")
+    assert (after.version, part.path in after.parts) == (before.version + 1, True)
     assert Lake(lake.uri).table(table).version == after.version
 
 
 def test_another_writers_commit_is_not_taken_for_one_whose_answer_got_lost(behind):
     stale = behind({})[0].table("things")
-    assert stale.version == 0
     commit(behind({})[0], 2, mode="append")
     behind({"PUT": "503"})
-    with pytest.raises(TransientError, match="from version 0 to 1"):
-        stale.commit([Part("part-x.parquet", 1, 1)], SCHEMA, run="late", fingerprint="f", mode="append")
+    with pytest.raises(StaleError, match="from version 0 to 1"):
+        stale.commit([Part("part-x.parquet", 1, 1)], SCHEMA, run="late", mode="append")
 
 
 def test_an_upload_whose_completion_got_no_answer_is_complete(behind):

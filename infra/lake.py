@@ -42,6 +42,8 @@ from infra.errors import StaleError, TransientError, UserError
 TRANSACTION = "lookalike"
 ROW_GROUP = 2**18
 """Rows of a row group: a filter skips those it cannot match, and a read decodes several at once."""
+OVERTAKEN = 10
+"""Times that an overwrite is made once more because another writer came first."""
 UPLOAD_PART = 16 * 2**20
 """Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
 READ_AHEAD = 2**20
@@ -408,6 +410,9 @@ class Table:
     def commit(self, parts: Iterable[Part], schema: pa.Schema, *, run: str, mode: str = "overwrite") -> Table:
         """Make `parts` visible in one transaction and return the version that holds them: this one, if it does.
 
+        An overwrite does not depend on what was there. So where another writer came first it is made once more, on top
+        of that: each of two runs at once vouches for a version of its own, and the later one is the newest.
+
         Args:
             parts: what `Lake.write_part` returned, of rows of `schema`.
             schema: of the table from now on; only an overwrite may change it.
@@ -415,9 +420,18 @@ class Table:
             mode: `overwrite` or `append`.
 
         Raises:
-            StaleError: another writer committed since this snapshot was taken; nothing was changed.
+            StaleError: another writer committed since this snapshot was taken, and the rows were to be appended, or
+                others came first time and again; nothing was changed.
             ValueError: rows of another schema than the table has, or will have.
         """
+        table, parts = self, list(parts)
+        for _ in range(OVERTAKEN if mode == "overwrite" else 0):
+            with suppress(StaleError):
+                return table._commit(parts, schema, run, mode)
+            table = self.lake.table(self.name)
+        return table._commit(parts, schema, run, mode)
+
+    def _commit(self, parts: Iterable[Part], schema: pa.Schema, run: str, mode: str) -> Table:
         from deltalake.exceptions import DeltaError
 
         change = self._change({part.path: part for part in parts}, schema, mode)

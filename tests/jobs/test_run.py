@@ -13,17 +13,18 @@ from jobs.step import execute
 from tests.catalogues import embedded, open_run, write_result
 
 N = 40
-COLOURS = ("Red", "Blue")
+COLOURS = {"one": ("Blue", "Red"), "another": ("Red", "Amber")}
+"""Of two catalogues; cells are numbered by value, so Red is another cell in each."""
 
 
-def night(lake, name, swapped=False, embedder="untrained"):
-    """A run of N products whose steps up to embed are done; `swapped` gives each product the other colour."""
+def night(lake, name, catalogue="one"):
+    """A run of N products whose steps up to embed are done."""
     rng = np.random.default_rng(1)
     products = [
         {
             "product_id": number,
             "gender": "Men",
-            "baseColour": COLOURS[(number + swapped) % 2],
+            "baseColour": COLOURS[catalogue][number % 2],
             "derivedType": "Men Shirts",
             "image_sha256": f"{number:064d}",
         }
@@ -47,7 +48,7 @@ def items_outside_their_filter(run):
 
 
 def test_a_night_that_computes_while_another_goes_through_vouches_for_its_own_cells(lake, monkeypatch):
-    first, second = night(lake, "2026-01-01"), night(lake, "2026-01-02", swapped=True)
+    first, second = night(lake, "2026-01-01"), night(lake, "2026-01-02", "another")
     compute = similar_step._lists
 
     def with_another_night_in_between(panels):
@@ -96,7 +97,7 @@ def test_a_step_run_again_with_another_outcome_opens_the_chain_and_the_message_s
     run = night(lake, "2026-01-01")
     execute("candidates", run)
     check_chain(run, ["candidates"])
-    night(lake, "2026-01-01", swapped=True)  # catalog and embed again, with other attributes
+    night(lake, "2026-01-01", "another")  # catalog and embed again, with other attributes
     with pytest.raises(
         UserError, match="candidates read version 0 of products, and step catalog .* version 1"
     ) as error:
@@ -109,7 +110,7 @@ def test_a_step_run_again_with_another_outcome_opens_the_chain_and_the_message_s
 def test_a_step_run_again_with_the_same_outcome_leaves_the_chain_closed(lake):
     run = night(lake, "2026-01-01")
     execute("candidates", run)
-    night(lake, "2026-01-02", swapped=True)
+    night(lake, "2026-01-02", "another")
     night(lake, "2026-01-01")
     check_chain(run, ["candidates"])
 
@@ -142,7 +143,7 @@ def test_a_result_of_a_later_release_is_read_and_one_without_inputs_is_to_be_mad
 def test_a_step_goes_on_reading_what_it_began_with(lake):
     run = replace(night(lake, "2026-01-01"), reading=Reading())
     before = run.table("products").version
-    night(lake, "2026-01-01", swapped=True)
+    night(lake, "2026-01-01", "another")
     assert run.table("products").version == before
     assert open_run(lake, "2026-01-01").table("products").version == before + 1
 
@@ -152,14 +153,14 @@ def test_a_published_run_is_read_as_it_was_published(lake):
     results = {step: asdict(run.result(step)) for step in ("catalog", "embed")}
     published = replace(run, manifest=json.loads(json.dumps({"results": results})))
     before = run.table("products").version
-    night(lake, "2026-01-01", swapped=True)
+    night(lake, "2026-01-01", "another")
     assert published.table("products").version == before
     assert published.result("catalog") == StepResult.of(results["catalog"])
 
 
 def test_what_went_back_to_an_earlier_state_is_computed_again_and_is_the_same(lake):
     first = execute("candidates", night(lake, "2026-01-01"))
-    night(lake, "2026-01-02", swapped=True)
+    night(lake, "2026-01-02", "another")
     other = execute("candidates", open_run(lake, "2026-01-02", cell_min=10))
     assert not other.skipped
     back = execute("candidates", night(lake, "2026-01-03"))

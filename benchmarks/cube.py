@@ -4,8 +4,9 @@
     python benchmarks/cube.py --dataset … --growth docs/cube-growth.png
 
 In each of three rounds, in turn: ours; faiss IndexFlatIP with an index per cell (the best exact peer); one matrix
-product for all cells with numpy's argpartition in each; faiss on the empty filter alone; the bare matrix product. Medians and ratios of the rounds are printed. With `--growth` instead: time
-and memory of a worker from 44,000 to 500,000 products, which are the dataset's with noise.
+product for all cells with numpy's argpartition in each; faiss on the empty filter alone; the bare matrix product.
+Medians and ratios of the rounds are printed. With `--growth` instead: time and memory of a worker from 44,000 to
+500,000 products, which are the dataset's with noise.
 """
 
 from __future__ import annotations

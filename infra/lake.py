@@ -395,17 +395,18 @@ class Table:
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            with suppress(TableNotFoundError), self.lake.using():
+            with self.lake.using():
                 return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
-            return None
         except DeltaError as error:
-            if self.asked is None:
+            if self.asked is not None:
+                raise UserError(
+                    f"the lake has no version {self.asked} of table {self.name!r} any more: {_said(error)}",
+                    where=self._uri,
+                    remedy="its log was cleaned up, or this is another lake: name a newer run, or run that one again",
+                ) from error
+            if not isinstance(error, TableNotFoundError):
                 raise
-            raise UserError(
-                f"version {self.asked} of table {self.name!r} can't be read any more: {_said(error)}",
-                where=self._uri,
-                remedy="its log was cleaned up: name a newer run, or run the refresh of that date again",
-            ) from error
+            return None
 
     @property
     def _uri(self) -> str:

@@ -103,7 +103,8 @@ def pull(run: Run) -> StepResult:
     """Bring the source into the lake as one zip."""
     limit, scratch = run.settings.archive_max_bytes, run.settings.scratch
     dataset, expected = _split_checksum(run.settings.dataset)
-    with ExitStack() as held, _source_errors(shown(dataset)), disk.told(scratch, SCRATCH, disk.FULL):
+    # Around `held` too: a scratch file on a full disk fails once more when it is closed.
+    with _source_errors(shown(dataset)), disk.told(scratch, SCRATCH, disk.FULL), ExitStack() as held:
         fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
         sha256 = _sha256(fetched.archive)
         archive, mark = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256)

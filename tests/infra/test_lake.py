@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -238,6 +240,50 @@ def test_a_bucket_that_does_not_exist_is_the_users_to_mend(bucket):
     with pytest.raises(UserError, match="NoSuchBucket") as caught:
         Lake("s3://no-such-bucket/lake").write_bytes("raw/x", b"x")
     assert "AWS_" in caught.value.remedy
+
+
+# What a power cut may take: only what nobody was told of
+
+
+@pytest.fixture
+def synced(monkeypatch) -> list[str]:
+    """Names of the files and folders that were waited for to be on the disk, and `renamed`, in their order."""
+    order, fsync, replace = [], os.fsync, os.replace
+
+    def wait(opened: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{opened}")).name)
+        fsync(opened)
+
+    def rename(old: Path, new: Path) -> None:
+        order.append("renamed")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    monkeypatch.setattr(os, "replace", rename)
+    return order
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_that_before_a_commit_names_it(tmp_path, synced):
+    lake = Lake((tmp_path / "lake").as_uri())
+    part = written(lake, 1)
+    made, (temporary, *named) = synced[:2], synced[2:]
+    assert made == [tmp_path.name, "lake"]  # they hold the names of two new folders
+    assert temporary.startswith(part.path)
+    assert named == ["renamed", "things"]
+    synced.clear()
+    lake.table("things").commit([part], SCHEMA, run="r")
+    assert synced == [f"{0:020d}.json", "_delta_log", "things"]
+
+
+def test_a_file_system_that_cannot_wait_for_folders_will_do(tmp_path, monkeypatch):
+    def refuse_folders(opened: int) -> None:
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    lake = Lake((tmp_path / "lake").as_uri())
+    commit(lake, 1)
+    assert ids(lake) == [1]
 
 
 # The log, as readers other than delta-rs take it

@@ -265,13 +265,10 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; shown by status.")] = "",
 ) -> None:
     """Make the run before the live one live again, and hold what was live: no night publishes it until `unhold`."""
-    with _store(read_settings()) as connection, connection.transaction():
-        store.lock(connection)
-        gone = store.live(connection)
+    with _store(read_settings()) as connection:
         live = store.rollback(connection, reason)
-    out.print(f"live: run {live.run}")
-    if gone:
-        out.print(f"held: the content of run {gone.run}, until `{_command('lookalike')} unhold`", soft_wrap=True)
+        held = store.holds(connection)[0]
+    out.print(f"live: run {live.run}\nheld: the content of run {held.run}, until `{_command('lookalike')} unhold`")
 
 
 @app.command()
@@ -279,7 +276,7 @@ def unhold(
     run: Annotated[str, typer.Argument(help="Run whose content may be published again; default: all.")] = "",
 ) -> None:
     """Let what was rolled back be published again."""
-    with _store(read_settings()) as connection, connection.transaction():
+    with _store(read_settings()) as connection:
         ended = store.unhold(connection, run or None)
     out.print(
         "\n".join(f"no longer held: the content of run {escape(hold.run)}" for hold in ended) or "nothing is held"

@@ -76,8 +76,8 @@ def empty_database(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 def connection(empty_database: str, tmp_path) -> Iterator[psycopg.Connection]:
-    """A connection in autocommit mode to a new, migrated store."""
-    with store.connect(empty_database, tmp_path) as connection:
+    """A connection in autocommit mode to a new, prepared store."""
+    with store.connect(empty_database, tmp_path, prepares=True) as connection:
         yield connection
 
 
@@ -97,7 +97,7 @@ def load_run() -> Callable[..., int]:
         products = pa.table({"product_id": ids, **texts, "image_sha256": ["0" * 64] * len(ids)})
         with connection.transaction():
             store.lock(connection)
-            run_id = store.begin(connection, run, f"fingerprint of {run}", ["gender", "baseColour"])
+            run_id = store.begin(connection, run, f"content of {run}", ["gender", "baseColour"], {"run": run})
             store.load_products(connection, run_id, products, np.asarray(embeddings)[order])
             store.load_combinations(connection, run_id, [(filters, cell) for cell, (filters, _) in enumerate(lists)])
             loaded = store.load_lists(

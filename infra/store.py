@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -47,6 +48,10 @@ PRUNE_WAIT_S = 0.5
 becomes a deadlock's victim."""
 
 
+class OlderStoreError(UserError):
+    """An older release prepared the store: it can be read once a run of this one is published, or it is prepared."""
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """A run that the store holds.
@@ -59,7 +64,7 @@ class StoredRun:
     run: str
     content_hash: str
     figures: dict[str, object]
-    manifest: dict[str, object]
+    manifest: dict[str, Any]
     loaded_at: datetime.datetime
     published_at: datetime.datetime | None
 
@@ -215,7 +220,7 @@ def _prepared(connection: psycopg.Connection) -> dict[str, str]:
 def _refuse_older(prepared: Collection[str], files: Collection[str]) -> None:
     missing = [name for name in files if _is_migration(name) and name not in prepared]
     if prepared and missing:
-        raise UserError(
+        raise OlderStoreError(
             f"an older release prepared the store: it lacks migration {missing[0]}",
             where="the store",
             remedy="publish a run with this release, or run its `infra/docker/prepare.py store` as the store's "

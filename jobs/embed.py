@@ -1,8 +1,8 @@
 """embed: images → features (Spark).
 
 Reads the run's products and the images table; sees to it that each image has a row of features of the run's model, by
-`jobs.extraction`, and settles for the whole run which embedder similarity is measured with. Run again, it finds nothing
-to do.
+`jobs.extraction`, and settles for the whole run which embedder similarity is measured with. Killed and run again, it
+goes on from its last commit; run again when done, it finds nothing to do.
 """
 
 from __future__ import annotations

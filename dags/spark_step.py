@@ -128,9 +128,12 @@ def failure(step: str, code: int) -> AirflowException:
 
 
 def figures(step: str, run: str) -> dict[str, object]:
-    """What the step returned for this run, for the UI and for downstream tasks."""
+    """What the step returned for this run, or for `latest`, whatever that was then; for the UI and downstream tasks."""
     from dataclasses import asdict  # imported where the task runs: the scheduler parses this file every few seconds
 
-    from jobs.run import open_run
+    from infra.lake import Lake
+    from infra.settings import read_settings
+    from jobs.run import Run
 
-    return asdict(open_run(run).result(step))
+    settings = read_settings()
+    return asdict(Run(run, settings, Lake(settings.lake)).result(step))

@@ -477,12 +477,12 @@ class Table:
 
         Args:
             parts: what `Lake.write_part` returned, of rows of `schema`.
-            schema: of the table from now on; only an overwrite may change it.
+            schema: of the table from now on; an append may not change it.
             run: name of the run, for whoever reads the log.
-            mode: `overwrite` or `append`.
+            mode: `overwrite`, `append`, or `rewrite`: an overwrite that holds what was there, and so depends on it.
 
         Raises:
-            StaleError: another writer committed since this snapshot was taken, and the rows were to be appended, or
+            StaleError: another writer committed since this snapshot was taken, and the rows depend on that, or
                 others came first time and again; nothing was changed.
             ValueError: rows of another schema than the table has, or will have.
         """
@@ -527,10 +527,10 @@ class Table:
         if self._delta is None:
             return _Change(fields, added)
         if fields != self._delta.schema():
-            if mode != "overwrite" or present & wanted.keys():
+            if mode == "append" or present & wanted.keys():
                 raise ValueError(f"rows of another schema than table {self.name!r} has are no part of it: {schema}")
             return _Change(fields, added, replaces=True)
-        gone = sorted(present - wanted.keys()) if mode == "overwrite" else []
+        gone = [] if mode == "append" else sorted(present - wanted.keys())
         return _Change(fields, added, gone) if added or gone else None
 
     def _send(self, change: _Change, about: dict[str, str]) -> None:

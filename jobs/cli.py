@@ -312,6 +312,23 @@ def evaluate(
 
 
 @app.command()
+def champion(
+    use: Annotated[str, typer.Option(help="Number of the embedder to go back to, or untrained.")] = "",
+) -> None:
+    """List the trained embedders, the champion marked, or go back to one; a night uses it if it is better than none."""
+    from jobs import champion as champions
+    from jobs import extraction
+
+    settings = read_settings()
+    lake, base = Lake(settings.lake), extraction.choose_model(settings).base
+    if use:
+        champions.use(lake, base, champions.parse_number(use))
+    used = champions.find_champion(lake, base).embedder
+    table = display.embedders_table(champions.read_rows(lake), used)
+    out.print(table if table.row_count else "no embedder is trained; `make train` trains one")
+
+
+@app.command()
 def grid(
     file: Annotated[Path, typer.Argument(help="PNG file to write.")],
     run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date.")],

@@ -23,7 +23,7 @@ from jobs.run import STEPS, StepResult
 HEADLINE = {
     "pull": ("bytes", "members", "added"),
     "catalog": ("products", "images_new"),
-    "embed": ("images", "embedded", "images_per_s"),
+    "embed": ("images", "embedded", "images_per_s", "champion_used", "champion_both_0", "untrained_both_0"),
     "classify": ("test_accuracy", "classes", "epochs"),
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "lists"),
@@ -127,6 +127,27 @@ def closing_table(results: dict[str, StepResult]) -> Table:
         table.add_row(step + note, f"{result.rows:,}", f"{result.rejects:,}", f"{result.seconds:,.1f}")
     total = sum(result.seconds for result in results.values())
     table.add_row("in all", "", "", f"{total:,.1f}", style="bold")
+    return table
+
+
+def embedders_table(rows: list[dict], used: str) -> Table:
+    """The rows of the table of embedders, oldest first; the newest promoted one with the SHA-256 `used` is marked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "number", "run", "catalogue", "both right", "before", "promoted", "why"):
+        table.add_column(name, overflow="fold")
+    newest = max((row["number"] for row in rows if row["promoted"] and row["sha256"] == used), default=None)
+    for row in rows:
+        judged = json.loads(row["judged"] or "{}")
+        shares = [_share(judged.get(who, {}).get("both_0")) for who in ("challenger", "champion")]
+        table.add_row(
+            "used" if row["number"] == newest else "",
+            str(row["number"]),
+            escape(row["run"] or row["sha256"]),
+            (row["catalogue"] or "not noted")[:9],
+            *shares,
+            "yes" if row["promoted"] else "no",
+            escape(row["reason"] or ""),
+        )
     return table
 
 

@@ -130,11 +130,15 @@ def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:
 
 
 def _embedder(run: Run) -> dict[str, object]:
-    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing."""
+    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing.
+
+    Its SHA-256 alone where somebody deleted the row: what it does is measured all the same.
+    """
     sha256 = run.result("embed").figures["embedder"]
     if sha256 == embedding.UNTRAINED.fingerprint:
         return {}
-    return next(row for row in run.lake.table("embedders").read().to_pylist() if row["sha256"] == sha256)
+    rows = run.lake.table("embedders").read().to_pylist()
+    return next((row for row in rows if row["sha256"] == sha256), {"sha256": sha256})
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:

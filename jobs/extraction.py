@@ -89,15 +89,17 @@ class Extracted:
     figures: dict[str, object] = field(default_factory=dict)
 
 
-def extract(run: Run, model: Model) -> Extracted:
-    """Give every image of the run's products a row of features of a model.
+def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
+    """Give every image of the run's products a row of features of a model, or those asked for, by SHA-256.
 
     Raises:
         UserError: an image is not stored, the weights do not fit, or an image's features are NaN or infinite.
         StaleError: other writers came first again and again.
     """
     table = run.lake.table("features")
-    wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
+    wanted = asked
+    if wanted is None:
+        wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)

@@ -126,10 +126,10 @@ def pulled(run: Run, archive: bytes) -> Run:
     return run
 
 
-def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -> Run:
+def embedded(run: Run, products: list[dict], features: dict[str, list[float]], model: str = "model") -> Run:
     """Commit products and the features of their images as catalog and embed would have; absent columns are null."""
     rows = [
-        {"image_sha256": sha, "model": "model", "average": v, "maximum": v, "stages": v} for sha, v in features.items()
+        {"image_sha256": sha, "model": model, "average": v, "maximum": v, "stages": v} for sha, v in features.items()
     ]
     for step, table, content, schema, part_rows in (
         ("catalog", "products", products, catalog.PRODUCTS, 1 << 20),
@@ -140,7 +140,7 @@ def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -
             run,
             step,
             tables={table: version},
-            figures={"model": "model", "base": "model", "tuned": "", "embedder": "untrained"},
+            figures={"model": model, "base": model, "tuned": "", "embedder": "untrained"},
         )
     return run
 

@@ -207,7 +207,7 @@ def append(run: Run, model: Model, table: Table, parts: list[Part]) -> Table:
     for _ in range(TRIES):
         # Features of an earlier release had other columns. No model of this one made them, and older runs, which look
         # at the table as it was for them, keep them.
-        mode = "append" if _fits(table) else "overwrite"
+        mode = "append" if _fits(table) else "rewrite"
         try:
             return table.commit(parts, SCHEMA, run=run.name, mode=mode)
         except StaleError as error:

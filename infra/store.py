@@ -607,6 +607,7 @@ def prune(connection: psycopg.Connection, keep: int) -> list[int]:
         return []
     try:
         connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{PRUNE_WAIT_S}s"))
+        connection.execute("SET synchronous_commit = off")  # a detached partition is locked until its commit is written
         surplus = _surplus(connection, keep)
         if not surplus or not _all_see_the_live_run(connection):
             return []
@@ -614,6 +615,7 @@ def prune(connection: psycopg.Connection, keep: int) -> list[int]:
     finally:
         if not connection.closed:
             connection.execute("RESET lock_timeout")
+            connection.execute("RESET synchronous_commit")
             connection.execute("SELECT pg_advisory_unlock(%s)", (LOCK,))
 
 

@@ -107,7 +107,9 @@ def read_embeddings(
     embedder = embedder or read_embedder(run)
     if not embedder.arrays:  # untrained: the other features need not be read
         return gather(run, ["average"], lambda _, values: [to_embedding(values[0])], model, rows)[0]
-    known = {name: column if rows is None else column[rows] for name, column in read_known(run, learnt).items()}
+    known = {
+        name: column if rows is None else column[rows] for name, column in read_known(run, embedder, learnt).items()
+    }
 
     def apply(products: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
         return [embedder.apply(Features(*values), {name: column[products].tolist() for name, column in known.items()})]
@@ -115,12 +117,12 @@ def read_embeddings(
     return gather(run, Features._fields, apply, model, rows)[0]
 
 
-def read_known(run: Run, learnt: bool) -> dict[str, np.ndarray]:
-    """Attribute of a block → its value for every product, in order, object (n,); None where there is none.
+def read_known(run: Run, embedder: embedding.Embedder, learnt: bool) -> dict[str, np.ndarray]:
+    """Attribute of a block of the embedder → its value for every product, in order, object (n,), or None.
 
     With `learnt` also where its image may not be learnt from.
     """
-    names = [name for name in embedding.BLOCKS if name in ATTRIBUTES]
+    names = [name for name in embedder.recipe.blocks if name in ATTRIBUTES]
     rows = run.table("products").read(["image_sha256", *names])
     known = {name: np.array(rows[name].to_pylist(), object) for name in names}
     if learnt:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -76,10 +76,10 @@ class Rejects:
 def catalog(run: Run) -> StepResult:
     """Turn the pulled archive into products, images and rejects."""
     settings, pulled = run.settings, run.table("pulls")
-    mark = content_hash(CODE_VERSION, pulled.fingerprint, settings.reject_max, settings.image_max_bytes)
+    fingerprint = content_hash(CODE_VERSION, run.content("pulls"), settings.reject_max, settings.image_max_bytes)
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
-    if tables["products"].fingerprint == tables["rejects"].fingerprint == mark:
-        return _result(tables, skipped=True)
+    if done := run.done("catalog", fingerprint, tables):
+        return replace(done, figures=done.figures | {"images_new": 0})
     (origin,) = pulled.read(["uri", "archive"]).to_pylist()
     rejects = Rejects()
     with _opened(run.lake, origin["archive"]) as archive:
@@ -87,34 +87,26 @@ def catalog(run: Run) -> StepResult:
         rows, not_utf8 = read_styles(source.read_styles(), source.styles, rejects)
         found = len(rows) + rejects.products.total()
         products = _attach_images(rows, source, rejects)
-        parts, products = store_images(source, products, tables["images"], rejects, settings.image_max_bytes, mark)
+        parts, products = store_images(source, products, tables["images"], rejects, settings.image_max_bytes)
     _check_share(rejects, found, len(products), settings.reject_max, source.styles)
     figures = {
         "products": len(products),
         "images_new": sum(part.rows for part in parts),
-        "rejects": len(rejects.rows),
         "rejected_products": rejects.products.total(),
         "reject_reasons": dict(Counter(row["reason"] for row in rejects.rows).most_common()),
         "styles": source.styles,
         "lines_not_utf8": not_utf8,
     }
     if parts or tables["images"].version < 0:
-        tables["images"] = tables["images"].commit(parts, IMAGES, run=run.name, fingerprint=mark, mode="append")
-    part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS), salt=mark)
-    tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name, fingerprint=mark)
+        tables["images"] = tables["images"].commit(parts, IMAGES, run=run.name, mode="append")
+    part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS))
+    tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name)
     products.sort(key=lambda product: product["product_id"])
-    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS), salt=mark)
-    tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name, fingerprint=mark, figures=figures)
-    return _result(tables, files=len(parts) + 2)
-
-
-def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # type: ignore[no-untyped-def]
-    figures = dict(tables["products"].figures)
-    if skipped:
-        figures["images_new"] = 0
+    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS))
+    tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name)
     versions = {name: table.version for name, table in tables.items()}
-    rejects = figures.pop("rejects")
-    return StepResult(figures["products"], files, rejects, skipped=skipped, tables=versions, figures=figures)
+    result = StepResult(len(products), len(parts) + 2, len(rejects.rows), tables=versions, figures=figures)
+    return run.remember("catalog", fingerprint, result)
 
 
 # The archive's members ------------------------------------------------------------------------------------------------
@@ -328,7 +320,7 @@ def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[d
 
 
 def store_images(
-    source: Source, products: list[dict], table: Table, rejects: Rejects, max_bytes: int, mark: str
+    source: Source, products: list[dict], table: Table, rejects: Rejects, max_bytes: int
 ) -> tuple[list[Part], list[dict]]:
     """Write the contents that the images table does not hold yet.
 
@@ -343,7 +335,7 @@ def store_images(
 
     def write() -> None:
         rows = pa.Table.from_pylist(waiting[:IMAGES_A_PART], schema=IMAGES)
-        parts.append(table.lake.write_part("images", rows, salt=mark))
+        parts.append(table.lake.write_part("images", rows))
         del waiting[:IMAGES_A_PART]
 
     with ThreadPoolExecutor(DECODERS) as pool:

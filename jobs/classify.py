@@ -54,9 +54,9 @@ def classify(run: Run) -> StepResult:
     """Train the subCategory classifier on the run's labelled products and measure it on those held out."""
     products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
     start = extraction.choose_model(settings, "classifier_") if settings.classifier == "finetune" else None
-    mark = _fingerprint(run, start)
-    if target.fingerprint == mark:
-        return StepResult(1, skipped=True, tables={"classifier": target.version}, figures=target.figures)
+    fingerprint = _fingerprint(run, start)
+    if done := run.done("classify", fingerprint, {"classifier": target}):
+        return done
     rows = products.read(["product_id", "subCategory", "image_sha256", *FIELDS])
     known, chosen = rows.num_rows - rows["subCategory"].null_count, _choose_products(rows)
     without, rows = len(rows) - known, rows.take(chosen)
@@ -65,7 +65,7 @@ def classify(run: Run) -> StepResult:
     fields = {name: rows[name].to_pylist() for name in FIELDS} if settings.classifier_labels == "multi" else {}
     targets = classifier.make_targets(rows["subCategory"].to_pylist(), fields)
     if start:
-        with training.checkpoints(settings, f"classify-{mark}") as folder:
+        with training.checkpoints(settings, f"classify-{fingerprint}") as folder:
             fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
     else:
         fitted, data, outputs = _fit(run, chosen, targets, sides)
@@ -77,7 +77,7 @@ def classify(run: Run) -> StepResult:
     row = {
         "model_file": f"models/{sha256}.keras",
         "model_sha256": sha256,
-        "fingerprint": mark,
+        "fingerprint": fingerprint,
         "input": "images" if start else "features",
         "labels": targets.labels,
         "other_labels": targets.others,
@@ -101,9 +101,10 @@ def classify(run: Run) -> StepResult:
         "left_out": known - len(chosen),
     }
     run.lake.write_bytes(row["model_file"], data)
-    part = run.lake.write_part("classifier", pa.Table.from_pylist([row], schema=CLASSIFIER), salt=mark)
-    target = target.commit([part], CLASSIFIER, run=run.name, fingerprint=mark, figures=figures)
-    return StepResult(1, files=2, tables={"classifier": target.version}, figures=figures)
+    part = run.lake.write_part("classifier", pa.Table.from_pylist([row], schema=CLASSIFIER))
+    target = target.commit([part], CLASSIFIER, run=run.name)
+    result = StepResult(1, files=2, tables={"classifier": target.version}, figures=figures)
+    return run.remember("classify", fingerprint, result)
 
 
 def _choose_products(rows: pa.Table) -> np.ndarray:
@@ -120,7 +121,7 @@ def _fingerprint(run: Run, start: Model | None) -> str:
         if start
         else [run.result("embed").figures["model"]]
     )
-    return content_hash(CODE_VERSION, run.table("products").fingerprint, settings.classifier_labels, how)
+    return content_hash(CODE_VERSION, run.content("products"), settings.classifier_labels, how)
 
 
 def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int) -> None:

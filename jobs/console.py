@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from infra.errors import TransientError, UserError
 from infra.telemetry import log_file
 from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
 from jobs.run import STEPS, StepResult
@@ -22,7 +23,7 @@ from jobs.run import STEPS, StepResult
 HEADLINE = {
     "pull": ("bytes", "members", "added"),
     "catalog": ("products", "images_new"),
-    "embed": ("images", "embedded", "images_per_s"),
+    "embed": ("images", "embedded", "images_per_s", "champion_used", "champion_both_0", "untrained_both_0"),
     "classify": ("test_accuracy", "classes", "epochs"),
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "lists"),
@@ -31,6 +32,8 @@ HEADLINE = {
 }
 """The figures of a step that its line shows."""
 
+EXIT_CODES = {error.__name__: error.exit_code for error in (UserError, TransientError)}
+"""What a step logs as the kind of its failure → the exit code of a command that it ends."""
 FIRST_COLUMN = 52
 """Least width of the first column of an evaluation's tables, in letters: their titles fit in a line."""
 
@@ -53,6 +56,7 @@ class Watch:
             transient=True,
         )
         self.failed: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
         self.results: dict[str, StepResult] = {}
 
     def poll(self) -> None:
@@ -83,13 +87,13 @@ class Watch:
         elif kind == "finished":
             self._drop_bar(step)
             self.failed.pop(step, None)
-            result = StepResult(**{name: event[name] for name in StepResult.__dataclass_fields__})
+            result = StepResult.of(event)
             self.results[step] = result
             line = f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
             self._console.print(line, soft_wrap=True)
         elif kind == "failed":
             self._drop_bar(step)
-            self.failed[step] = str(event.get("message", ""))
+            self.failed[step], self.kinds[step] = str(event.get("message", "")), str(event.get("kind", ""))
             self._console.print(f"[red]✗[/] {step:<11} failed", highlight=False)
 
     def _drop_bar(self, step: str) -> None:
@@ -123,6 +127,27 @@ def closing_table(results: dict[str, StepResult]) -> Table:
         table.add_row(step + note, f"{result.rows:,}", f"{result.rejects:,}", f"{result.seconds:,.1f}")
     total = sum(result.seconds for result in results.values())
     table.add_row("in all", "", "", f"{total:,.1f}", style="bold")
+    return table
+
+
+def embedders_table(rows: list[dict], used: str) -> Table:
+    """The rows of the table of embedders, oldest first; the newest promoted one with the SHA-256 `used` is marked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "number", "run", "catalogue", "both right", "before", "promoted", "why"):
+        table.add_column(name, overflow="fold")
+    newest = max((row["number"] for row in rows if row["promoted"] and row["sha256"] == used), default=None)
+    for row in rows:
+        judged = json.loads(row["judged"] or "{}")
+        shares = [_share(judged.get(who, {}).get("both_0")) for who in ("challenger", "champion")]
+        table.add_row(
+            "used" if row["number"] == newest else "",
+            str(row["number"]),
+            escape(row["run"] or row["sha256"]),
+            (row["catalogue"] or "not noted")[:9],
+            *shares,
+            "yes" if row["promoted"] else "no",
+            escape(row["reason"] or ""),
+        )
     return table
 
 

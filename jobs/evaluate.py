@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import store
+from infra.store import StoredRun
 from jobs import heldout, step
 from jobs.features import gather
 from jobs.heldout import Predictions, Products
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
-from jobs.run import Run, StepResult, content, content_hash
+from jobs.run import STEPS, Run, StepResult, check_chain
 from ml import cube, embedding, gates, metrics, split
 from ml.features import Features
 from ml.images import decode
@@ -51,8 +52,10 @@ COLUMNS = [
 
 def evaluate(run: Run) -> StepResult:
     """Measure the run, hold it against its gates and write the report."""
+    check_chain(run, STEPS[: STEPS.index("evaluate")])
+    live, before = _stored(run)
     known = heldout.read_products(run)
-    found = _measure(run, known)
+    found = _measure(run, known, live, before)
     report = f"reports/{run.name}.html"
     run.lake.write_bytes(report, render(run, found).encode())
     measured = [{"metric": name, "value": float(value)} for name, value in found.measured.items()]
@@ -74,12 +77,12 @@ def evaluate(run: Run) -> StepResult:
             "failed_gates": len(failed),
             "failed": failed,
             "report": report,
-            "judged": content(run),
+            "judged_against": live and live.content_hash,
         },
     )
 
 
-def _measure(run: Run, known: Products) -> Evaluation:
+def _measure(run: Run, known: Products, live: StoredRun | None, before: StoredRun | None) -> Evaluation:
     products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
     codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour", "derivedType")}
     queries = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
@@ -93,7 +96,6 @@ def _measure(run: Run, known: Products) -> Evaluation:
     classifier = json.loads(run.table("classifier").read(["metrics"])["metrics"][0].as_py())
     accuracy = float("nan") if classifier["accuracy"] is None else classifier["accuracy"]
     figures = _figures(run, products, lists)
-    live_products, baseline = _stored(run)
     measured = {
         **_of_lists(lists.neighbours, codes),
         **{f"heldout_{name}": value for name, value in _of_lists(shown, codes, held_out).items()},
@@ -105,9 +107,9 @@ def _measure(run: Run, known: Products) -> Evaluation:
         "rejected": figures.rejected,
         "classifier_accuracy": accuracy,
     }
-    verdicts = gates.verdicts(figures, live_products, _tolerances(run))
+    verdicts = gates.verdicts(figures, int(str(live.figures["products"])) if live else None, _tolerances(run))
     of_products = (products, lists, shown, codes, held_out)
-    return Evaluation(*of_products, measured, verdicts, classifier, asked, _embedder(run), baseline)
+    return Evaluation(*of_products, measured, verdicts, classifier, asked, _embedder(run), _baseline(before))
 
 
 def _of_lists(
@@ -128,11 +130,15 @@ def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:
 
 
 def _embedder(run: Run) -> dict[str, object]:
-    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing."""
+    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing.
+
+    Its SHA-256 alone where somebody deleted the row: what it does is measured all the same.
+    """
     sha256 = run.result("embed").figures["embedder"]
     if sha256 == embedding.UNTRAINED.fingerprint:
         return {}
-    return next(row for row in run.lake.table("embedders").read().to_pylist() if row["sha256"] == sha256)
+    rows = run.lake.table("embedders").read().to_pylist()
+    return next((row for row in rows if row["sha256"] == sha256), {"sha256": sha256})
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:
@@ -143,12 +149,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def _write(run: Run, name: str, rows: pa.Table) -> int:
-    table = run.lake.table(name)
-    mark = content_hash(name, run.name, rows.to_pylist())
-    if table.fingerprint == mark:
-        return table.version
-    part = run.lake.write_part(name, rows, salt=mark)
-    return table.commit([part], rows.schema, run=run.name, fingerprint=mark).version
+    return run.lake.table(name).commit([run.lake.write_part(name, rows)], rows.schema, run=run.name).version
 
 
 def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
@@ -210,19 +211,23 @@ def _not_finite(run: Run) -> int:
     return int(of_features.sum()) + of_embeddings
 
 
-def _stored(run: Run) -> tuple[int | None, Baseline | None]:
-    """The live run's products, and the figures to compare with: the live run's, or where it is this one the one before.
+def _stored(run: Run) -> tuple[StoredRun | None, StoredRun | None]:
+    """The live run, and the one to compare figures with: the live run, or where it is this one the one before."""
+    try:
+        with store.connect(run.settings.store, run.settings.store_folder) as connection:
+            live, runs = store.live(connection), store.runs(connection)
+    except store.OlderStoreError:  # publish prepares it, and has this step run again
+        return None, None
+    others = [other for other in ([live] if live else []) + runs if other.run != run.name]
+    return live, next((other for other in others if "evaluate" in other.manifest.get("results", {})), None)
 
-    None where there is no such run, or the lake has no figures of it.
-    """
-    with store.connect(run.settings.store, run.settings.store_folder) as connection:
-        live, runs = store.live(connection), store.runs(connection)
-    others = [each.run for each in ([live] if live else []) + runs if each.run != run.name]
-    before = next((name for name in others if run.lake.exists(f"runs/{name}/evaluate.json")), None)
-    figures = Run(before, run.settings, run.lake).result("evaluate").figures if before else {}
+
+def _baseline(before: StoredRun | None) -> Baseline | None:
+    if before is None:
+        return None
+    figures = before.manifest["results"]["evaluate"]["figures"]
     known = {name: figures.get(name) for name in COMPARED}
-    values = {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
-    return int(str(live.figures["products"])) if live else None, Baseline(before, values) if before else None
+    return Baseline(before.run, {name: float(value) for name, value in known.items() if isinstance(value, int | float)})
 
 
 def _tolerances(run: Run) -> gates.Tolerances:

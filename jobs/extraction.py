@@ -89,15 +89,17 @@ class Extracted:
     figures: dict[str, object] = field(default_factory=dict)
 
 
-def extract(run: Run, model: Model) -> Extracted:
-    """Give every image of the run's products a row of features of a model.
+def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
+    """Give every image of the run's products a row of features of a model, or those asked for, by SHA-256.
 
     Raises:
         UserError: an image is not stored, the weights do not fit, or an image's features are NaN or infinite.
         StaleError: other writers came first again and again.
     """
     table = run.lake.table("features")
-    wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
+    wanted = asked
+    if wanted is None:
+        wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)
@@ -183,9 +185,9 @@ def append(run: Run, model: Model, table: Table, parts: list[Part]) -> Table:
     for _ in range(TRIES):
         # Features of an earlier release had other columns. No model of this one made them, and older runs, which look
         # at the table as it was for them, keep them.
-        mode = "append" if _fits(table) else "overwrite"
+        mode = "append" if _fits(table) else "rewrite"
         try:
-            return table.commit(parts, SCHEMA, run=run.name, fingerprint=model.fingerprint, mode=mode)
+            return table.commit(parts, SCHEMA, run=run.name, mode=mode)
         except StaleError as error:
             stale = error
         newest = run.lake.table("features")
@@ -214,7 +216,7 @@ def _not_brought(parts: list[Part], table: Table, newest: Table, model: Model) -
             left.append(part)
         elif pc.any(own).as_py():
             rows = newest.read_part(part.path).filter(own).cast(SCHEMA)
-            left.append(newest.lake.write_part("features", rows, salt=model.fingerprint))
+            left.append(newest.lake.write_part("features", rows))
     return left
 
 
@@ -256,7 +258,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine
     lists = [to_lists(values) for values in columns]
     out = pa.table([rows["image_sha256"], pa.repeat(model.fingerprint, len(rows)), *lists], schema=SCHEMA)
     started = perf_counter()
-    written = lake.write_part("features", out, salt=model.fingerprint)
+    written = lake.write_part("features", out)
     return written, seconds | {"write_s": perf_counter() - started}
 
 

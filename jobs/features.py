@@ -106,7 +106,7 @@ def read_embeddings(
     """
     embedder = embedder or read_embedder(run)
     trained = bool(embedder.arrays)
-    known = read_known(run, learnt) if trained else {}
+    known = read_known(run, embedder, learnt) if trained else {}
     known = {name: column if rows is None else column[rows] for name, column in known.items()}
 
     def apply(products: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
@@ -127,12 +127,12 @@ def read_embeddings(
         ) from None
 
 
-def read_known(run: Run, learnt: bool) -> dict[str, np.ndarray]:
-    """Attribute of a block → its value for every product, in order, object (n,); None where there is none.
+def read_known(run: Run, embedder: embedding.Embedder, learnt: bool) -> dict[str, np.ndarray]:
+    """Attribute of a block of the embedder → its value for every product, in order, object (n,), or None.
 
     With `learnt` also where its image may not be learnt from.
     """
-    names = [name for name in embedding.BLOCKS if name in ATTRIBUTES]
+    names = [name for name in embedder.recipe.blocks if name in ATTRIBUTES]
     rows = run.table("products").read(["image_sha256", *names])
     known = {name: np.array(rows[name].to_pylist(), object) for name in names}
     if learnt:

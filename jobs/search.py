@@ -31,12 +31,11 @@ from infra.errors import UserError
 from infra.lake import filesystem, reaching
 from infra.telemetry import Progress
 from jobs import step
-from jobs.run import Run, StepResult, content_hash
+from jobs.run import Run, StepResult
 from jobs.serve import search as serving
 from jobs.serve.search import Answer, Searcher, Seen
 from ml.images import ImageError
 
-CODE_VERSION = 1
 SEARCHES = pa.schema(
     [
         ("image", pa.string()),
@@ -163,11 +162,8 @@ def _row(photo: Photo, sha256: str, answer: Answer) -> dict[str, object]:
 
 
 def _write(run: Run, name: str, rows: list[dict], schema: pa.Schema) -> int:
-    table, mark = run.lake.table(name), content_hash(CODE_VERSION, run.name, rows)
-    if table.fingerprint == mark:
-        return table.version
-    parts = [run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema), salt=mark)] if rows else []
-    return table.commit(parts, schema, run=run.name, fingerprint=mark).version
+    parts = [run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema))] if rows else []
+    return run.lake.table(name).commit(parts, schema, run=run.name).version
 
 
 # The source -----------------------------------------------------------------------------------------------------------

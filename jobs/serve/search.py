@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 
 from infra import store
 from infra.errors import TransientError, UserError
-from infra.lake import Lake
 from infra.settings import Settings
 from infra.store import Item
 from jobs.champion import read_embedder
 from jobs.extraction import Model, build, choose_model
 from jobs.features import to_matrix
-from jobs.run import Run
+from jobs.run import Run, open_live
 from ml import classifier, images, stages
 from ml.features import Extractor
 from ml.images import ImageError
@@ -142,7 +141,11 @@ class Searcher:
         return self._sight.see(photos)
 
     def answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int = K) -> Answer:
-        """The rest of `search`, for what has been seen."""
+        """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
+        with store.one_run(connection):
+            return self._answer(connection, seen, filters, k)
+
+    def _answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int) -> Answer:
         self._check(connection, filters)
         around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
         decision = stages.decide(seen.probabilities, self._sight.labels, around)
@@ -155,7 +158,7 @@ class Searcher:
         return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
 
     def _check(self, connection: psycopg.Connection, filters: Mapping[str, str]) -> None:
-        known = self.run.settings.fields
+        known = self.run.fields
         unknown = [field for field in filters if field not in known]
         if unknown:
             raise UserError(
@@ -169,24 +172,15 @@ class Searcher:
 
 
 def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:
-    missing = [field for field in NEEDED if field not in settings.fields]
+    run, run_id = open_live(connection, settings)
+    missing = [field for field in NEEDED if field not in run.fields]
     if missing:
         raise UserError(
-            f"image search filters by {', '.join(NEEDED)}, and the fields lack {', '.join(missing)}",
-            where=f"LOOKALIKE_FIELDS={','.join(settings.fields)}",
+            f"image search filters by {', '.join(NEEDED)}, and the fields of run {run.name} lack {', '.join(missing)}",
+            where=f"LOOKALIKE_FIELDS={','.join(run.fields)}",
             remedy="add them to LOOKALIKE_FIELDS and refresh",
         )
-    live = store.live(connection)
-    if live is None:
-        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
-    run = Run(live.run, settings, Lake(settings.lake))
-    if not run.results():
-        raise UserError(
-            f"the store serves run {live.run}, which the lake does not hold",
-            where=f"LOOKALIKE_LAKE={settings.lake}",
-            remedy="set LOOKALIKE_LAKE to the lake that the run was made in, or publish a run of this lake",
-        )
-    return run, live.run_id
+    return run, run_id
 
 
 def _check_width(run: Run, width: int) -> None:
@@ -319,7 +313,7 @@ def _values(column: pa.ChunkedArray) -> list[str]:
 
 
 def _read_catalogue(run: Run) -> Catalogue:
-    columns = list(dict.fromkeys([*run.settings.fields, "subCategory", "derivedType"]))
+    columns = list(dict.fromkeys([*run.fields, "subCategory", "derivedType"]))
     rows = run.table("products").read(["product_id", *columns]).sort_by("product_id")
     types = np.array(rows["derivedType"].to_pylist(), object)
     return Catalogue(rows["product_id"].to_numpy(), types, rows.group_by(columns).aggregate([]))

@@ -138,7 +138,7 @@ def write_features(run, model, images) -> list:
         rows = [{"image_sha256": f"{i:064}", "model": model.fingerprint, "average": [float(i)]} for i in at]
         rows = [{**row, "maximum": row["average"], "stages": row["average"]} for row in rows]
         table = pa.Table.from_pylist(rows, schema=extraction.SCHEMA)
-        parts.append(run.lake.write_part("features", table, salt=model.fingerprint))
+        parts.append(run.lake.write_part("features", table))
     return parts
 
 

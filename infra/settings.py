@@ -105,8 +105,8 @@ class Settings(BaseSettings):
     """Gate: least share of products with a list under the empty filter."""
     shrink_max: float = Field(default=0.20, ge=0, le=1)
     """Gate: largest relative loss of products against the live run."""
-    keep_runs: int = Field(default=3, ge=1)
-    """Runs kept in the store, the live one included."""
+    keep_runs: int = Field(default=3, ge=2)
+    """Runs kept in the store, the live one included: two at least, or nothing is left to go back to."""
 
     @field_validator("fields", mode="before")
     @classmethod

@@ -2,7 +2,8 @@
 
 Reads the run's products and the images table; settles for the whole run which embedder similarity is measured with:
 the champion, if it beats the untrained features on a sample of the run's own held-out images. Sees to it that each
-image has a row of features of the model which that takes, by `jobs.extraction`. Run again, it finds nothing to do.
+image has a row of features of the model which that takes, by `jobs.extraction`. Killed and run again, it goes on from
+its last commit; run again when done, it finds nothing to do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Images → features in the lake, by the backbone that the settings ask for or one tuned from it (Spark).
 
-What the steps share that embed images: embed for a refresh, train_embedding for a challenger. Tasks write parts, the
-driver appends them in one commit, so a killed or repeated task leaves nothing behind that a reader sees; an image that
-has features of a model is never embedded with it again.
+What the steps share that embed images: embed for a refresh, train_embedding for a challenger. Tasks write parts, which
+the driver appends as they come, so a killed or repeated task leaves nothing behind that a reader sees, and a killed
+step what is committed; an image that has features of a model is never embedded with it again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import spark as engine
-from infra.errors import UserError
+from infra.errors import StaleError, UserError
 from infra.lake import Lake, Part, Table, filesystem
 from infra.settings import Settings
 from infra.telemetry import Progress
@@ -42,6 +42,11 @@ SCHEMA = pa.schema(
 
 OFFLINE = "efficientnet-lite0"
 """A backbone whose ImageNet weights come in a package."""
+COMMIT_S, COMMIT_SHARE = 30, 0.05
+"""A commit is due when the last is so many seconds past, and this share of the time so far: that much, a killed step
+loses, and twelve hours make some hundred commits."""
+TRIES = 10
+"""Of a commit, when other writers keep coming first: it takes a second, and each of them comes once in `COMMIT_S`."""
 SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
 """Where the workers' time goes, in their figures and summed up."""
 
@@ -85,7 +90,12 @@ class Extracted:
 
 
 def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
-    """Give every image of the run's products a row of features of a model, or those asked for, by SHA-256."""
+    """Give every image of the run's products a row of features of a model, or those asked for, by SHA-256.
+
+    Raises:
+        UserError: an image is not stored, the weights do not fit, or an image's features are NaN or infinite.
+        StaleError: other writers came first again and again.
+    """
     table = run.lake.table("features")
     wanted = asked
     if wanted is None:
@@ -93,30 +103,23 @@ def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)
+    files = _files_of(run, pending)
     if model.weights != packaged_weights(model.name):
         engine.take_gpu()
         build(run.lake, model)  # weights that do not fit are said here in a sentence, where a worker has a traceback
     started = perf_counter()
-    progress = Progress("images", len(pending))
-    files = _files_of(run.table("images"), pending)
     spark = engine.session("embed")
     try:
         broadcast = spark.sparkContext.broadcast(files)
         uri = run.lake.uri
 
-        def work(part: str) -> Iterator[tuple[Part, dict[str, float]]]:
+        def work(part: str) -> Iterator[engine.Written]:
             yield embed_file(Lake(uri), part, broadcast.value[part], model)
 
-        share = len(pending) / len(files)
-        written = engine.map_to_parts(spark, list(files), work, lambda done: progress.reach(int(done * share)))
+        table, written = _commit_all(run, model, table, engine.map_to_parts(spark, list(files), work), len(pending))
     finally:
         spark.stop()
-    # Features of an earlier release had other columns. No model of this one made them, and older runs, which look at
-    # the table as it was for them, keep them.
-    mode = "append" if table.version < 0 or table.schema.names == SCHEMA.names else "overwrite"
-    parts = [part for part, _ in written]
-    table = table.commit(parts, SCHEMA, run=run.name, mode=mode)
-    figures: dict[str, object] = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
+    figures: dict[str, object] = {key: round(sum(of_task[key] for _, of_task in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / (perf_counter() - started), 1)
     return Extracted(table, len(pending), len(written), figures)
 
@@ -127,19 +130,124 @@ def _embedded(table: Table, fingerprint: str) -> pa.Array:
     return table.read(["image_sha256"], [("model", "=", fingerprint)])["image_sha256"].combine_chunks()
 
 
-def _files_of(images_table: Table, pending: pa.Array) -> dict[str, pa.Array]:
-    """Committed files of the images table that hold a pending image → the SHA-256 of those in it."""
-    wanted, files = set(pending.to_pylist()), {}
-    for name in images_table.parts:
-        stored = images_table.read_part(name, ["image_sha256"])["image_sha256"].to_pylist()
-        own = [sha for sha in stored if sha in wanted]
-        if own:
-            files[name] = pa.array(own, pa.string())
+def _files_of(run: Run, pending: pa.Array) -> dict[str, pa.Array]:
+    """Committed files of the images table that hold a pending image → the SHA-256 of those in it.
+
+    Raises:
+        UserError: one is not stored.
+    """
+    table, missing, files = run.table("images"), set(pending.to_pylist()), {}
+    for name in table.parts:
+        stored = table.read_part(name, ["image_sha256"])["image_sha256"].to_pylist()
+        held = [sha for sha in stored if sha in missing]
+        if held:
+            files[name] = pa.array(held, pa.string())
+            missing.difference_update(held)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(pending)} images to embed are not stored, such as image {min(missing)}",
+            where=f"{run.lake.uri}/images, version {table.version}",
+            remedy=f"run `lookalike step catalog --run {run.name}`, which stores the images of the run's products",
+        )
     return files
 
 
-def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:
-    """Worker: read one file of images, decode ahead while the backbone works, write one part of features."""
+def _commit_all(
+    run: Run, model: Model, table: Table, finished: Iterable[list[engine.Written]], total: int
+) -> tuple[Table, list[engine.Written]]:
+    """Append to the features, as they come, what tasks wrote of `total` images; returns the table that holds it all.
+
+    Raises:
+        UserError: there are features that are NaN or infinite. Those are not committed.
+    """
+    progress, written, waiting = Progress("images", total), list[engine.Written](), list[Part]()
+    started = committed = perf_counter()
+    for news in finished:
+        _check_finite(run, model, news)
+        written += news
+        waiting += [part for part, _ in news]
+        progress.add(sum(part.rows for part, _ in news))
+        now = perf_counter()
+        if now - committed >= max(COMMIT_S, COMMIT_SHARE * (now - started)):
+            table, waiting, committed = append(run, model, table, waiting), [], now
+    return append(run, model, table, waiting), written
+
+
+def _check_finite(run: Run, model: Model, news: list[engine.Written]) -> None:
+    bad = [sha for _, figures in news for sha in figures["not_finite"]]
+    if not bad:
+        return
+    weights = model.weights
+    remedy = "set LOOKALIKE_WEIGHTS and LOOKALIKE_PRECISION to what gives finite features, or unset them,"
+    if model.tuned:
+        weights = run.lake.path(f"backbones/{model.tuned}.npz")
+        remedy = f"delete what the table `embedders` has of tuned={model.tuned} (a training writes it last)"
+    raise UserError(
+        f"gate finite: features are NaN or infinite for {len(bad):,} of the {sum(part.rows for part, _ in news):,} "
+        f"images embedded last, such as image {bad[0]}; none of these is committed, and the live run serves on",
+        where=f"{model.name}, {model.height} × {model.width} pixels, {model.precision}, weights {weights}",
+        remedy=f"{remedy} and run the step again",
+    )
+
+
+def append(run: Run, model: Model, table: Table, parts: list[Part]) -> Table:
+    """Append parts of features of a model; returns the version of the table that holds them.
+
+    Where another writer came first, what it did not bring is appended to what it left.
+
+    Args:
+        run: for whoever reads the log.
+        model: the features'.
+        table: the version that holds no image of `parts`.
+        parts: written to the lake.
+
+    Raises:
+        StaleError: other writers came first, `TRIES` times.
+    """
+    for _ in range(TRIES):
+        # Features of an earlier release had other columns. No model of this one made them, and older runs, which look
+        # at the table as it was for them, keep them.
+        mode = "append" if _fits(table) else "rewrite"
+        try:
+            return table.commit(parts, SCHEMA, run=run.name, mode=mode)
+        except StaleError as error:
+            stale = error
+        newest = run.lake.table("features")
+        if _fits(newest):
+            parts = _not_brought(parts, table, newest, model)
+        table = newest
+    raise stale
+
+
+def _fits(table: Table) -> bool:
+    return table.version < 0 or table.schema.names == SCHEMA.names
+
+
+def _not_brought(parts: list[Part], table: Table, newest: Table, model: Model) -> list[Part]:
+    """What of `parts` no other writer brought since `table`; those it brought in part are written anew, without."""
+    news = set(newest.parts) - set(table.parts)
+    of_model = [("model", "=", model.fingerprint)]
+    brought = pa.concat_tables(
+        [SCHEMA.empty_table().select(["image_sha256"])]
+        + [newest.read_part(name, ["image_sha256"], of_model) for name in sorted(news)]
+    )["image_sha256"]
+    left = []
+    for part in parts:
+        own = pc.invert(pc.is_in(newest.read_part(part.path, ["image_sha256"])["image_sha256"], value_set=brought))
+        if pc.all(own).as_py():
+            left.append(part)
+        elif pc.any(own).as_py():
+            rows = newest.read_part(part.path).filter(own).cast(SCHEMA)
+            left.append(newest.lake.write_part("features", rows))
+    return left
+
+
+def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine.Written:
+    """Worker: read one file of images, decode ahead while the backbone works, write one part of features.
+
+    The figures say where the time went, `SECONDS`, and which images have features that are `not_finite`: an error
+    raised on a worker would reach people as a traceback.
+    """
     began = perf_counter()
     extractor = _extractor(lake.uri, model)
     started = perf_counter()
@@ -160,17 +268,14 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
             started = perf_counter()
             found.append(extractor(batch))
             seconds["inference_s"] += perf_counter() - started
-    out = pa.table(
-        [
-            rows["image_sha256"],
-            pa.repeat(model.fingerprint, len(rows)),
-            *(to_lists(np.concatenate(each)) for each in zip(*found, strict=True)),
-        ],
-        schema=SCHEMA,
-    )
+    columns = [np.concatenate(batches) for batches in zip(*found, strict=True)]
+    finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in columns])
+    lists = [to_lists(values) for values in columns]
+    out = pa.table([rows["image_sha256"], pa.repeat(model.fingerprint, len(rows)), *lists], schema=SCHEMA)
     started = perf_counter()
     written = lake.write_part("features", out)
-    return written, seconds | {"write_s": perf_counter() - started}
+    seconds["write_s"] = perf_counter() - started
+    return written, {**seconds, "not_finite": out["image_sha256"].filter(pa.array(~finite)).to_pylist()}
 
 
 @lru_cache(maxsize=1)

@@ -146,10 +146,13 @@ def _lists(panels: Panels) -> list[Part]:
 
         progress = Progress("products", len(panels.ids))
         done = np.cumsum([0, *(int(stop) - int(start) for _, start, stop in (task.split(":") for task in tasks))])
-        written = engine.map_to_parts(spark, tasks, work, lambda finished: progress.reach(int(done[finished])))
+        parts = list[Part]()
+        for written in engine.map_to_parts(spark, tasks, work):
+            parts += [part for part, _ in written]
+            progress.reach(int(done[len(parts)]))
     finally:
         spark.stop()
-    return [part for part, _ in written]
+    return parts
 
 
 def lists_of(panels: Panels, panel: int, start: int, stop: int) -> Part:

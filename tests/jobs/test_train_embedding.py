@@ -68,15 +68,15 @@ def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
     assert find_champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
     embedder = read_embedder(run, figures["embedder"])
     for learnt in (True, False):
-        known = {name: values.tolist() for name, values in read_known(run, learnt).items()}
+        known = {name: values.tolist() for name, values in read_known(run, embedder, learnt).items()}
         at_once = embedder.apply(read_all_features(run), known)
         assert np.array_equal(read_embeddings(run, embedder, base_of(run), learnt=learnt), at_once)
         some = np.array([7, 2])
         assert np.array_equal(read_embeddings(run, embedder, base_of(run), learnt=learnt, rows=some), at_once[some])
     hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
     assert hidden.any()
-    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in read_known(run, True).values())
-    assert None not in read_known(run, False)["gender"]
+    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in read_known(run, embedder, True).values())
+    assert None not in read_known(run, embedder, False)["gender"]
 
 
 def test_lists_use_all_that_the_catalogue_knows_and_measures_only_what_may_be_learnt_from(run):

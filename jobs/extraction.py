@@ -181,7 +181,7 @@ def _check_finite(run: Run, model: Model, news: list[engine.Written]) -> None:
     remedy = "set LOOKALIKE_WEIGHTS and LOOKALIKE_PRECISION to what gives finite features, or unset them,"
     if model.tuned:
         weights = run.lake.path(f"backbones/{model.tuned}.npz")
-        remedy = f"delete what the table `embedders` has of tuned={model.tuned} (a training writes it last)"
+        remedy = "go back to an embedder without these weights by `lookalike champion --use`"
     raise UserError(
         f"gate finite: features are NaN or infinite for {len(bad):,} of the {sum(part.rows for part, _ in news):,} "
         f"images embedded last, such as image {bad[0]}; none of these is committed, and the live run serves on",
@@ -328,7 +328,7 @@ def read_tuned(lake: Lake, sha256: str) -> bytes:
         raise UserError(
             f"the tuned weights have SHA-256 {found}",
             where=lake.path(f"backbones/{sha256}.npz"),
-            remedy="restore the file from a backup, or delete its rows of the table `embedders` and train again",
+            remedy="restore the file from a backup, or go back to another embedder by `lookalike champion --use`",
         )
     return data
 

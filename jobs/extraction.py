@@ -267,7 +267,7 @@ def _not_finite(problem: str, lake: Lake, model: Model) -> UserError:
     remedy = "set LOOKALIKE_WEIGHTS and LOOKALIKE_PRECISION to what gives finite features, or unset them,"
     if model.tuned:
         weights = lake.path(f"backbones/{model.tuned}.npz")
-        remedy = f"delete what the table `embedders` has of tuned={model.tuned} (a training writes it last)"
+        remedy = "go back to an embedder without these weights by `lookalike champion --use`"
     return UserError(
         f"gate finite: {problem}; nothing of it is committed, and the live run serves on",
         where=f"{model.name}, {model.height} × {model.width} pixels, {model.precision}, weights {weights}",
@@ -330,7 +330,7 @@ def read_tuned(lake: Lake, sha256: str) -> bytes:
         raise UserError(
             f"the tuned weights have SHA-256 {found}",
             where=lake.path(f"backbones/{sha256}.npz"),
-            remedy="restore the file from a backup, or delete its rows of the table `embedders` and train again",
+            remedy="restore the file from a backup, or go back to another embedder by `lookalike champion --use`",
         )
     return data
 

@@ -56,8 +56,9 @@ def train_embedding(run: Run) -> StepResult:
         )
     champion, target = find_champion(run.lake, base.fingerprint), run.lake.table("embedders")
     how = [settings.embedding_convolutions, settings.embedding_epochs, base.fingerprint, champion.tuned]
+    versions = [CODE_VERSION, embedding.LAYOUT]
     fingerprint = content_hash(
-        CODE_VERSION, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
+        versions, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
     )
     if done := run.done("train_embedding", fingerprint, {"embedders": target}):
         return done

@@ -388,6 +388,19 @@ def test_figures_of_a_trained_embedder_say_what_it_has_learnt_from(small_run, la
     assert "Embedder: accuracy by epoch, % at 1, 2, 3, … epoch: articleType accuracy 50, 62" in page
 
 
+def test_a_run_whose_embedder_has_no_row_any_more_is_measured_all_the_same(small_run, lake):
+    def train(tables):
+        tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | {"sha256": "e" * 64, "number": 0})
+
+    run = small_run(train)
+    write_table(run, "embedders", [], EMBEDDERS)
+    result = execute("evaluate", run)
+    assert result.figures["trained"]
+    page = lake.read_bytes(result.figures["report"]).decode()
+    assert "All products, whose attributes count in their embedding" in page
+    assert "Embedder:" not in page
+
+
 def test_a_run_is_compared_with_the_live_one_and_the_live_one_with_the_one_before(small_run, empty_database, tmp_path):
     run = small_run()
     assert execute("evaluate", run).figures["compared_with"] is None

@@ -12,7 +12,7 @@ DATASET ?=
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean
+.PHONY: help setup java refresh test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean chaos
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ compose-up: env ## Build and start the whole stack with Docker Compose (docs/com
 
 compose-down: ## Stop it; the volumes stay
 	docker compose down
+
+chaos: setup ## Run nights, a training, a backfill, a rollback and a prune two at a time, with readers (an hour)
+	@$(BIN)/python -m pytest tests/end_to_end/check_orders.py
 
 compose-check: setup ## Run the DAG by the processes of docker-compose.yml, without Docker (minutes)
 	@$(BIN)/python -m pytest tests/end_to_end/check_compose.py

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +31,7 @@ STOP_S = 20
 def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
     """Environment of every Airflow process on this machine; what the caller's environment already sets wins.
 
-    The lake, store and logs are made absolute, because Airflow runs tasks in folders of their own.
+    Whatever names a place on this machine is made absolute, because Airflow runs tasks in folders of their own.
     """
     executables = str(Path(sys.executable).parent)
     port = os.environ.get("AIRFLOW__API__PORT", str(PORT))
@@ -48,12 +50,44 @@ def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
         "LOOKALIKE_DATASET": settings.dataset,
         "LOOKALIKE_LAKE": settings.lake,
         "LOOKALIKE_STORE": settings.store,
-        "LOOKALIKE_STORE_FOLDER": str(settings.store_folder),
-        "LOOKALIKE_LOGS": str(settings.logs),
+        "LOOKALIKE_STORE_FOLDER": str(settings.store_folder.resolve()),
+        "LOOKALIKE_LOGS": str(settings.logs.resolve()),
+        "LOOKALIKE_SCRATCH": str(settings.scratch.resolve()),
+        "LOOKALIKE_WEIGHTS": _absolute(settings.weights),
+        "LOOKALIKE_CLASSIFIER_WEIGHTS": _absolute(settings.classifier_weights),
     }
     # Settings were read from the environment already, so ours say the same, made absolute.
     settled = {name: value for name, value in ours.items() if name.startswith("LOOKALIKE_")}
     return ours | os.environ | settled | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keep others from running a refresh with the same Airflow: its database is a file, for one at a time.
+
+    Raises:
+        UserError: one runs already; names its process.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "refresh.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"another refresh runs here, process {lock.read().strip() or 'unknown'}",
+                where=str(home),
+                remedy="wait for it, or work in another folder",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _absolute(weights: str) -> str:
+    """Weights as a setting names them: a path made absolute, a URI or a word as it is."""
+    return weights if "://" in weights or weights in ("package", "imagenet") else str(Path(weights).resolve())
 
 
 def migrate(env: dict[str, str], home: Path, log: Path) -> None:
@@ -73,11 +107,11 @@ def migrate(env: dict[str, str], home: Path, log: Path) -> None:
     marker.touch()
 
 
-def test_run(run: str, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def test_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start one run of the nightly DAG in the foreground of a process, without a scheduler; output goes to `log`."""
     stream = log.open("ab")
     return subprocess.Popen(
-        [sys.executable, "-m", "airflow", "dags", "test", DAG, run],
+        [sys.executable, "-m", "airflow", "dags", "test", DAG, run, "--conf", json.dumps(params)],
         env=env,
         stdout=stream,
         stderr=stream,

@@ -7,11 +7,13 @@ the snapshot it was computed on, so a commit from a stale snapshot is refused in
 
 Three libraries speak to S3: pyarrow reads, boto3 writes and delta-rs keeps the log. Each repeats by itself, after a
 random and growing wait, what failed by 5xx, slow-down, a broken connection or a timeout. `_again` repeats the little
-that they leave to their caller, and `reaching` tells what is left, as a user's mistake or as passing.
+that they leave to their caller, and `reaching` tells what is left, as a user's mistake or as passing. On a local disk
+a file is on the disk itself before it has its name, and so before a commit names it.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -22,7 +24,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
@@ -37,9 +41,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from infra import disk
 from infra.errors import StaleError, TransientError, UserError
 
 TRANSACTION = "lookalike"
+SETTING = "LOOKALIKE_LAKE"
+"""The variable that chooses the lake."""
 ROW_GROUP = 2**18
 """Rows of a row group: a filter skips those it cannot match, and a read decodes several at once."""
 OVERTAKEN = 10
@@ -134,20 +141,19 @@ class Lake:
             stream.write(data)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[pa.NativeFile | _Upload]:
+    def writing(self, name: str) -> Iterator[BinaryIO | _Upload]:
         """A binary stream to write to; the file appears under `name` when the block ends without error."""
-        path = self.path(name)
-        if self.uri.startswith("s3://"):
-            with _uploaded(self.uri, *path.split("/", 1)) as upload:
+        if self.on_s3:
+            with _uploaded(self.uri, *self.path(name).split("/", 1)) as upload:
                 yield upload
         else:
-            with _renamed(self.filesystem, path) as stream:
+            with self.using(), _renamed(Path(self.path(name))) as stream:
                 yield stream
 
     @_again.wraps
     def read_bytes(self, name: str) -> bytes:
         """Content of file `name`. Raises FileNotFoundError."""
-        with reaching(self.uri), self.filesystem.open_input_file(self.path(name)) as stream:
+        with self.using(), self.filesystem.open_input_file(self.path(name)) as stream:
             return stream.read()
 
     @contextmanager
@@ -156,7 +162,7 @@ class Lake:
 
         @_again.wraps
         def opened() -> pa.NativeFile:
-            with reaching(self.uri):
+            with self.using():
                 return self.filesystem.open_input_file(self.path(name))
 
         with opened() as file, io.BufferedReader(_InPlace(self.uri, file), READ_AHEAD) as stream:
@@ -166,18 +172,47 @@ class Lake:
     def folders(self, name: str) -> list[str]:
         """Names of the folders in folder `name`, sorted; none where it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
-        with reaching(self.uri):
+        with self.using():
             return sorted(info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
 
     @_again.wraps
     def exists(self, name: str) -> bool:
         """Whether file `name` is stored."""
-        with reaching(self.uri):
+        with self.using():
             return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    @_again.wraps
+    def modified(self, name: str) -> dict[str, datetime]:
+        """Name → time of the last change of every file below folder `name` (`""`: the lake); none where it is not."""
+        selector = fs.FileSelector(self.path(name).rstrip("/"), allow_not_found=True, recursive=True)
+        with self.using():
+            found = self.filesystem.get_file_info(selector)
+        return {info.path[len(self.path("")) :]: info.mtime for info in found if info.is_file}
+
+    def delete(self, name: str) -> None:
+        """Delete file `name`, if it is there."""
+        if self.on_s3:
+            bucket, key = self.path(name).split("/", 1)
+            with reaching(self.uri):
+                _client().delete_object(Bucket=bucket, Key=key)
+        else:
+            with self.using():
+                Path(self.path(name)).unlink(missing_ok=True)
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether it lies in an object store, rather than on a local disk."""
+        return self.uri.startswith("s3://")
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Tell what the lake's place refuses by who must act: see `reaching` and `infra.disk`."""
+        with reaching(self.uri) if self.on_s3 else disk.told(self._location[1], SETTING):
+            yield
 
     def storage_options(self) -> dict[str, str]:
         """What delta-rs needs to reach the same place as `filesystem`."""
-        if not self.uri.startswith("s3://"):
+        if not self.on_s3:
             return {}
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
         options = {"AWS_REGION": _region(), "aws_conditional_put": "etag", "max_retries": str(ATTEMPTS)}
@@ -213,18 +248,44 @@ class _InPlace(io.RawIOBase):
 
 
 @contextmanager
-def _renamed(files: fs.FileSystem, target: str) -> Iterator[pa.NativeFile]:
-    """A stream to a file beside `target`, which takes that name when the block ends without error."""
-    temporary = f"{target}.{os.getpid()}-{time.monotonic_ns()}.tmp"
-    files.create_dir(target.rsplit("/", 1)[0], recursive=True)
+def _renamed(target: Path) -> Iterator[BinaryIO]:
+    """A stream to a file beside `target`, which takes that name when the block ends without error.
+
+    Content reaches the disk before the name, and the name before a commit: a power cut leaves no committed file empty.
+    """
+    temporary = target.with_name(f"{target.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    _make_folder(target.parent)
     try:
-        with files.open_output_stream(temporary) as stream:
+        with temporary.open("xb") as stream:
             yield stream
-        files.move(temporary, target)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
     except BaseException:
-        if files.get_file_info(temporary).is_file:
-            files.delete_file(temporary)
+        with suppress(OSError):  # what went wrong before is what must be told
+            temporary.unlink(missing_ok=True)
         raise
+    _sync(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder with those above it, there to stay."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems, such as SMB, know no such thing for folders
+            raise
+    finally:
+        os.close(opened)
 
 
 @contextmanager
@@ -336,17 +397,18 @@ class Table:
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            with reaching(self.lake.uri), suppress(TableNotFoundError):
+            with self.lake.using():
                 return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
-            return None
         except DeltaError as error:
-            if self.asked is None:
+            if self.asked is not None:
+                raise UserError(
+                    f"the lake has no version {self.asked} of table {self.name!r} any more: {_said(error)}",
+                    where=self._uri,
+                    remedy="its log was cleaned up, or this is another lake: name a newer run, or run that one again",
+                ) from error
+            if not isinstance(error, TableNotFoundError):
                 raise
-            raise UserError(
-                f"version {self.asked} of table {self.name!r} can't be read any more: {_said(error)}",
-                where=self._uri,
-                remedy="its log was cleaned up: name a newer run, or run the refresh of that date again",
-            ) from error
+            return None
 
     @property
     def _uri(self) -> str:
@@ -399,7 +461,7 @@ class Table:
     def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
         """Rows of one committed file."""
         path = self.lake.path(f"{self.name}/{part}")
-        with reaching(self.lake.uri), self.lake.filesystem.open_input_file(path) as stream:
+        with self.lake.using(), self.lake.filesystem.open_input_file(path) as stream:
             return pq.read_table(stream, columns=columns, filters=where)
 
     def iter_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -442,13 +504,14 @@ class Table:
         @_again.wraps
         def send() -> None:
             try:
-                with reaching(self.lake.uri):
+                with self.lake.using():
                     self._send(change, {"run": run, "attempt": attempt})
             except (TransientError, DeltaError) as error:
                 if not self._landed(attempt, run, error):
                     raise
 
         send()
+        self._settle(self.version + 1)
         return Table(self.lake, self.name, self.version + 1)
 
     def _change(self, wanted: dict[str, Part], schema: pa.Schema, mode: str) -> _Change | None:
@@ -520,10 +583,21 @@ class Table:
             "again, and see that no two runs work on one lake at once if this repeats"
         ) from error
 
+    def _log(self, version: int) -> str:
+        return f"{self.name}/_delta_log/{version:020d}.json"
+
+    def _settle(self, version: int) -> None:
+        """Wait until the log of a version is on the disk: what is told of it from now on must stay true."""
+        if not self.lake.on_s3:
+            log = Path(self.lake.path(self._log(version)))
+            with self.lake.using():
+                for path in (log, log.parent, log.parent.parent):
+                    _sync(path)
+
     def _attempt(self, version: int) -> str:
         """Mark of the attempt that committed `version` just now; empty where the log has none of it."""
         try:
-            log = self.lake.read_bytes(f"{self.name}/_delta_log/{version:020d}.json")
+            log = self.lake.read_bytes(self._log(version))
         except FileNotFoundError:
             return ""
         actions = [json.loads(line) for line in log.splitlines()]
@@ -546,7 +620,7 @@ def _region() -> str:
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Tell failures of an object store at `uri` by who must act; errors of a local folder pass as they are.
+    """Tell failures of an object store at `uri` by who must act; errors of a local folder pass (see `infra.disk`).
 
     Raises:
         UserError: the store refused (no such bucket, no or wrong credentials, no permission).
@@ -575,8 +649,8 @@ def _of_object_store(error: Exception) -> bool:
 
 
 def _said(error: Exception) -> str:
-    """The message of an error in one line: delta-rs draws a coloured tree, around the server's XML."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())
+    """The message of an error in one line, or the server's XML in it."""
+    text = disk.one_line(error)
     if "169.254.169.254" in text:
         return "Unable to locate credentials"
     answered = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)

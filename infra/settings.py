@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     """Gate: the same for the held-out products of one subCategory."""
     neighbours_loss_max: float = Field(default=0.001, ge=0, le=1)
     """Gate: largest share of unchanged products whose list does not follow from that of the live run."""
-    keep_runs: int = Field(default=3, ge=1)
-    """Runs kept in the store, the live one included."""
+    keep_runs: int = Field(default=3, ge=2)
+    """Runs kept in the store, the live one included: two at least, or nothing is left to go back to."""
 
     @field_validator("fields", mode="before")
     @classmethod

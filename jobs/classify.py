@@ -2,9 +2,9 @@
 
 Reads the run's products and features, or with `LOOKALIKE_CLASSIFIER=finetune` its images; writes the trained model as
 `models/<sha256>.keras` and one row that vouches for it: hash, labels, split and metrics. Products without a subCategory
-are left out and counted, and so are those beyond `MOST`; where none is left to learn from there is no row. The file is named by its content and the row is committed
-last, so a broken attempt leaves nothing in use (a killed finetuning goes on from its last epoch); the same products,
-model and settings are not trained on again.
+are left out and counted, and so are those beyond `MOST`; where none is left to learn from there is no row. The file is
+named by its content and the row is committed last, so a broken attempt leaves nothing in use (a killed finetuning goes
+on from its last epoch); the same products, model and settings are not trained on again.
 """
 
 from __future__ import annotations

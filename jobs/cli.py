@@ -24,7 +24,8 @@ from jobs import console as display
 from jobs import step as steps
 from jobs.evaluate import result_grid
 from jobs.grid import draw_grid
-from jobs.run import APART, STEPS, Run, open_run
+from jobs.pull import shown
+from jobs.run import APART, STEPS, Run, check_night, open_run
 from ml.images import ImageError
 
 if TYPE_CHECKING:
@@ -38,52 +39,66 @@ ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.5
 
 Dataset = Annotated[str, typer.Option(help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S.")]
+PublishAnyway = Annotated[
+    str,
+    typer.Option(metavar="REASON", help="Publish what a gate, a hold or the order of nights would refuse; say why."),
+]
+NewCatalogue = Annotated[
+    bool, typer.Option("--new-catalogue", help="The catalogue shares few products with the live one, and is meant to.")
+]
 RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]
 
 
 @app.command()
-def refresh(dataset: Dataset = "", run: RunName = "") -> None:
+def refresh(
+    dataset: Dataset = "", run: RunName = "", publish_anyway: PublishAnyway = "", new_catalogue: NewCatalogue = False
+) -> None:
     """Run the nightly DAG through Airflow, here and now, and show its steps."""
     spark.check_java()
     settings = read_settings(**({"dataset": _absolute(dataset)} if dataset else {}))
     name = run or datetime.datetime.now(datetime.UTC).date().isoformat()
-    _check_date(name)
+    check_night(name)
     opened = Run(name, settings, Lake(settings.lake))
+    params: dict[str, object] = {"publish_anyway": publish_anyway.strip(), "new_catalogue": new_catalogue}
     started = time.perf_counter()
     log = settings.logs / name / "airflow.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    out.print(f"refresh of {settings.dataset} as run [bold]{name}[/]; logs in {log.parent}", soft_wrap=True)
+    source = shown(settings.dataset)
+    out.print(f"refresh of {escape(source)} as run [bold]{name}[/]; logs in {escape(str(log.parent))}", soft_wrap=True)
     env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
-    airflow.migrate(env, _airflow_home(), log)
-    watch = display.Watch(settings.logs, name, out)
-    process = airflow.test_run(name, env, log)
-    try:
-        with watch.progress:
-            while process.poll() is None:
-                time.sleep(POLL_S)
+    with airflow.alone(_airflow_home()):
+        airflow.migrate(env, _airflow_home(), log)
+        watch = display.Watch(settings.logs, name, out)
+        process = airflow.test_run(name, params, env, log)
+        try:
+            with watch.progress:
+                while process.poll() is None:
+                    time.sleep(POLL_S)
+                    watch.poll()
                 watch.poll()
-            watch.poll()
-    except KeyboardInterrupt:
-        out.print(f"stopped; `{_again(dataset, run)}` resumes")
-        raise typer.Exit(130) from None
-    finally:
-        if process.poll() is None:
-            airflow.stop(process)
+        except KeyboardInterrupt:
+            out.print(f"stopped; `{_again(dataset, run)}` resumes")
+            raise typer.Exit(130) from None
+        finally:
+            if process.poll() is None:
+                airflow.stop(process)
     if process.returncode or watch.failed or set(watch.results) != set(STEPS):
         _report_failure(watch, opened, log, _again(dataset, run))
     _report_success(watch, opened, time.perf_counter() - started)
 
 
 def _report_failure(watch: display.Watch, run: Run, log: Path, again: str) -> None:
-    failed = next(iter(watch.failed), None)
+    """Say what stopped the run, and end as the step that failed did."""
+    failed, code = next(iter(watch.failed), None), 1
     if failed:
-        out.print(f"\n[red]{failed} failed:[/] {watch.failed[failed]}", soft_wrap=True)
+        code = display.EXIT_CODES.get(watch.kinds[failed], 1)
+        out.print(f"\n[red]{failed} failed:[/] {escape(watch.failed[failed])}", soft_wrap=True)
         log = log_file(run.settings.logs, run.name, failed)
     else:
         missing = [step for step in STEPS if step not in watch.results]
         out.print(f"\n[red]the run ended before {missing[0] if missing else 'its end'}[/]")
-    out.print(f"  log:    {log}\n  resume: {again}", soft_wrap=True)
-    raise typer.Exit(1)
+    out.print(f"  log:    {escape(str(log))}\n  resume: {escape(again)}", soft_wrap=True)
+    raise typer.Exit(code)
 
 
 def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
@@ -98,7 +113,7 @@ def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
 
 def _again(dataset: str, run: str) -> str:
     """The command that resumes."""
-    extra = (f" DATASET={dataset}" if dataset else "") + (f" RUN={run}" if run else "")
+    extra = (f" DATASET={shown(dataset)}" if dataset else "") + (f" RUN={run}" if run else "")
     return f"make refresh{extra}"
 
 
@@ -114,15 +129,6 @@ def _absolute(dataset: str) -> str:
     return dataset if ":" in dataset.split("/")[0] else str(path.resolve())
 
 
-def _check_date(name: str) -> None:
-    try:
-        datetime.date.fromisoformat(name)
-    except ValueError:
-        raise UserError(
-            f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31"
-        ) from None
-
-
 def _airflow_home() -> Path:
     return Path.cwd() / "var/airflow"
 
@@ -132,6 +138,8 @@ def run_step(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STEPS + APART)}.")],
     run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date, or latest.")],
     dataset: Dataset = "",
+    publish_anyway: PublishAnyway = "",
+    new_catalogue: NewCatalogue = False,
 ) -> None:
     """Run one step of a run."""
     known = STEPS + APART
@@ -140,6 +148,8 @@ def run_step(
             f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(known)}"
         )
     arguments = ["--run", run, *(["--dataset", _absolute(dataset)] if dataset else [])]
+    arguments += ["--publish-anyway", publish_anyway] if publish_anyway else []
+    arguments += ["--new-catalogue"] if new_catalogue else []
     raise typer.Exit(steps.main(name, arguments))
 
 
@@ -265,13 +275,10 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; shown by status.")] = "",
 ) -> None:
     """Make the run before the live one live again, and hold what was live: no night publishes it until `unhold`."""
-    with _store(read_settings()) as connection, connection.transaction():
-        store.lock(connection)
-        gone = store.live(connection)
+    with _store(read_settings()) as connection:
         live = store.rollback(connection, reason)
-    out.print(f"live: run {live.run}")
-    if gone:
-        out.print(f"held: the content of run {gone.run}, until `{_command('lookalike')} unhold`", soft_wrap=True)
+        held = store.holds(connection)[0]
+    out.print(f"live: run {live.run}\nheld: the content of run {held.run}, until `{_command('lookalike')} unhold`")
 
 
 @app.command()
@@ -279,7 +286,7 @@ def unhold(
     run: Annotated[str, typer.Argument(help="Run whose content may be published again; default: all.")] = "",
 ) -> None:
     """Let what was rolled back be published again."""
-    with _store(read_settings()) as connection, connection.transaction():
+    with _store(read_settings()) as connection:
         ended = store.unhold(connection, run or None)
     out.print(
         "\n".join(f"no longer held: the content of run {escape(hold.run)}" for hold in ended) or "nothing is held"

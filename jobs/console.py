@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from infra.errors import TransientError, UserError
 from infra.telemetry import log_file
 from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
 from jobs.run import STEPS, StepResult
@@ -31,6 +32,8 @@ HEADLINE = {
 }
 """The figures of a step that its line shows."""
 
+EXIT_CODES = {error.__name__: error.exit_code for error in (UserError, TransientError)}
+"""What a step logs as the kind of its failure → the exit code of a command that it ends."""
 FIRST_COLUMN = 52
 """Least width of the first column of an evaluation's tables, in letters: their titles fit in a line."""
 
@@ -53,6 +56,7 @@ class Watch:
             transient=True,
         )
         self.failed: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
         self.results: dict[str, StepResult] = {}
 
     def poll(self) -> None:
@@ -83,13 +87,13 @@ class Watch:
         elif kind == "finished":
             self._drop_bar(step)
             self.failed.pop(step, None)
-            result = StepResult(**{name: event[name] for name in StepResult.__dataclass_fields__})
+            result = StepResult.of(event)
             self.results[step] = result
             line = f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
             self._console.print(line, soft_wrap=True)
         elif kind == "failed":
             self._drop_bar(step)
-            self.failed[step] = str(event.get("message", ""))
+            self.failed[step], self.kinds[step] = str(event.get("message", "")), str(event.get("kind", ""))
             self._console.print(f"[red]✗[/] {step:<11} failed", highlight=False)
 
     def _drop_bar(self, step: str) -> None:

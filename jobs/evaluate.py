@@ -323,8 +323,11 @@ def _not_finite(run: Run) -> int:
 
 def _stored(run: Run, ids: np.ndarray) -> tuple[Live | None, StoredRun | None]:
     """The live run, and the one to compare figures with: the live run, or where it is this one the one before."""
-    with store.connect(run.settings.store, run.settings.store_folder) as connection:
-        live, runs = reference.read_live(connection, ids), store.runs(connection)
+    try:
+        with store.connect(run.settings.store, run.settings.store_folder) as connection:
+            live, runs = reference.read_live(connection, ids), store.runs(connection)
+    except store.OlderStoreError:  # publish prepares it, and has this step run again
+        return None, None
     others = [other for other in ([live.stored] if live else []) + runs if other.run != run.name]
     return live, next((other for other in others if "evaluate" in other.manifest.get("results", {})), None)
 

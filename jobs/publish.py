@@ -52,8 +52,7 @@ def publish(run: Run) -> StepResult:
     check_chain(run, MADE)
     refused = refused_gates(run)
     content = content_hash(LOADING, published_content(run))
-    with store.connect(run.settings.store, run.settings.store_folder) as connection:
-        store.prepare(connection)
+    with store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection:
         with connection.transaction():
             store.lock(connection)
             live = store.live(connection)
@@ -64,10 +63,12 @@ def publish(run: Run) -> StepResult:
             against = objections(connection, run, live, content)
             overruled = _overrule(run, [*refused, *against])
             manifest = _manifest(run, overruled)
-            held = store.stored_with(connection, content)
-            if overruled:
-                store.unhold(connection, content)
-            result = _flip_to(connection, run, held, manifest) if held else _load(connection, run, content, manifest)
+            stored, hold = store.stored_with(connection, content), store.held(connection, content)
+            if hold:
+                store.unhold(connection, hold.run)
+            result = (
+                _flip_to(connection, run, stored, manifest) if stored else _load(connection, run, content, manifest)
+            )
         store.prune(connection, run.settings.keep_runs)
     return result
 

@@ -8,7 +8,6 @@ in a scratch file: its name in the lake follows from its last byte too, and to b
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import logging
@@ -36,7 +35,7 @@ from pyarrow import fs
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from infra import archives
+from infra import archives, disk
 from infra.archives import CHUNK, Member
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, download, filesystem, reaching
@@ -65,6 +64,8 @@ BREAKS, BREAK_S = 6, 1.0
 """Times in a row that a download may break off without coming further, and the most that it first waits (s)."""
 READERS, READ_AHEAD_MAX = 16, 4 * 2**20
 """Objects of a prefix read at once, and the largest that is (bytes): a request for each of them takes long."""
+SCRATCH = "LOOKALIKE_SCRATCH"
+"""The variable that chooses where the archive waits until it is whole."""
 CHECKSUM = "#sha256="
 """Ends an archive's address with the SHA-256 (hex) that it must have."""
 FORMS = "a .zip/.tar path, a folder, file://, s3://, https://, kaggle:owner/name or sample:N?seed=S"
@@ -93,15 +94,17 @@ class Workspace:
 
     def spool(self) -> BinaryIO:
         """A new temporary file without a name: it is gone however the process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.held.enter_context(tempfile.TemporaryFile(dir=self.folder))
+        with disk.told(self.folder, SCRATCH):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self.held.enter_context(tempfile.TemporaryFile(dir=self.folder))
 
 
 def pull(run: Run) -> StepResult:
     """Bring the source into the lake as one zip."""
     limit, scratch = run.settings.archive_max_bytes, run.settings.scratch
     dataset, expected = _split_checksum(run.settings.dataset)
-    with ExitStack() as held, _disk_errors(shown(dataset), scratch):
+    # Around `held` too: a scratch file on a full disk fails once more when it is closed.
+    with _source_errors(shown(dataset)), disk.told(scratch, SCRATCH, disk.FULL), ExitStack() as held:
         fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
         sha256 = _sha256(fetched.archive)
         archive, fingerprint = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256, fetched.uri)
@@ -527,16 +530,11 @@ def _meter(total: int, done: int = 0) -> Callable[[int], None]:
 
 
 @contextmanager
-def _disk_errors(uri: str, scratch: Path) -> Iterator[None]:
+def _source_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
         raise _wrong(uri, f"may not be read: {error}", "give the user that runs this the right to read it") from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        remedy = f"free space there or set LOOKALIKE_SCRATCH to a folder on a larger disk (it is {scratch})"
-        raise _wrong(uri, "doesn't fit on the disk", remedy) from None
 
 
 def _no_archive(source: str) -> UserError:

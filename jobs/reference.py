@@ -81,8 +81,7 @@ class Live:
 
 def read_live(connection: psycopg.Connection, ids: np.ndarray) -> Live | None:
     """The live run, for a run whose products have these ids; None where none is live."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    with store.one_run(connection):
         stored = store.live(connection)
         return Live(stored, *store.served(connection, ids)) if stored else None
 

@@ -11,6 +11,8 @@ published. What is published is the *manifest*, all results of the chain, and wh
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import hashlib
 import json
 import re
@@ -233,6 +235,28 @@ def check_chain(run: Run, steps: Iterable[str]) -> None:
                     where=where,
                     remedy=again,
                 )
+
+
+def check_night(name: str) -> None:
+    """Check that a name is that of a night which has begun somewhere.
+
+    Raises:
+        UserError: it is no calendar date, or it lies in the future.
+    """
+    written = re.fullmatch(r"\d{4}-\d{2}-\d{2}", name)
+    with contextlib.suppress(ValueError):
+        night = datetime.date.fromisoformat(name) if written else None
+        # The day begins earliest at UTC + 14 hours.
+        today = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()
+        if night and night > today:
+            raise UserError(
+                f"{name} lies in the future, and no later night could replace it",
+                where="--run",
+                remedy=f"name the night that the catalogue is of, {today} at the latest",
+            )
+        if night:
+            return
+    raise UserError(f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31")
 
 
 def content_hash(*parts: object) -> str:

@@ -148,8 +148,7 @@ class Searcher:
 
     def answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int = K) -> Answer:
         """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
-        with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with store.one_run(connection):
             return self._answer(connection, seen, filters, k)
 
     def _answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int) -> Answer:

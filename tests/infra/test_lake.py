@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import pickle
 import re
+import signal
+import stat
+import subprocess
+import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
 import boto3
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from deltalake import DeltaTable
 from tenacity import stop_after_attempt
 
 from infra import lake as lakes
@@ -61,23 +71,33 @@ def test_a_table_without_rows_has_its_schema(lake):
     assert table.read(["name"]).schema.names == ["name"]
 
 
-@pytest.mark.parametrize("mode", ["overwrite", "append"])
-def test_a_commit_from_a_stale_snapshot_is_refused_and_changes_nothing(lake, mode):
+def test_an_append_from_a_stale_snapshot_is_refused_and_changes_nothing(lake):
     commit(lake, 1)
     stale = lake.table("things")
     commit(lake, 2, mode="append")
-    with pytest.raises(StaleError, match="from version 0 to 1 .* let the step run again"):
-        stale.commit([written(lake, 3)], SCHEMA, run="late", mode=mode)
+    with pytest.raises(StaleError, match="from version 0 to 1"):
+        stale.commit([written(lake, 3)], SCHEMA, run="late", mode="append")
     assert ids(lake) == [1, 2]
     assert lake.table("things").version == 1
 
 
-def test_two_writers_that_both_found_no_table_end_in_one_commit(lake):
+def test_an_overwrite_from_a_stale_snapshot_is_made_on_top_and_each_writer_has_a_version_of_its_own(lake):
+    commit(lake, 1)
+    stale = lake.table("things")
+    earlier = commit(lake, 2)
+    later = stale.commit([written(lake, 1), written(lake, 3)], SCHEMA, run="late")
+    assert [earlier.version, later.version, lake.table("things").version] == [1, 2, 2]
+    assert (ids(lake, 1), ids(lake, 2)) == ([2], [1, 3])
+
+
+def test_two_writers_that_both_found_no_table_both_go_through(lake):
     one, other = lake.table("things"), lake.table("things")
-    one.commit([written(lake, 1)], SCHEMA, run="r")
-    with pytest.raises(StaleError, match="from version -1 to 0"):
-        other.commit([written(lake, 1)], SCHEMA, run="r")
-    assert ids(lake) == [1]
+    assert one.version == other.version == -1
+    assert one.commit([written(lake, 1)], SCHEMA, run="r").version == 0
+    assert other.commit([written(lake, 1)], SCHEMA, run="r").version == 0  # the same rows: no commit
+    assert one.commit([written(lake, 2)], SCHEMA, run="r").version == 1
+    with pytest.raises(StaleError, match="from version -1 to 1"):
+        other.commit([written(lake, 3)], SCHEMA, run="r", mode="append")
 
 
 def test_a_commit_returns_its_own_version_though_another_writer_came_after_it(lake):
@@ -85,8 +105,6 @@ def test_a_commit_returns_its_own_version_though_another_writer_came_after_it(la
     other = commit(lake, 2)
     assert (one.version, one.read()["id"].to_pylist()) == (0, [1])
     assert (other.version, other.read()["id"].to_pylist()) == (1, [2])
-    with pytest.raises(StaleError):
-        one.commit([written(lake, 3)], SCHEMA, run="r")
 
 
 def test_a_commit_that_would_change_nothing_is_none(lake):
@@ -230,6 +248,161 @@ def test_a_bucket_that_does_not_exist_is_the_users_to_mend(bucket):
     with pytest.raises(UserError, match="NoSuchBucket") as caught:
         Lake("s3://no-such-bucket/lake").write_bytes("raw/x", b"x")
     assert "AWS_" in caught.value.remedy
+
+
+# What a power cut may take: only what nobody was told of
+
+
+@pytest.fixture
+def synced(monkeypatch) -> list[str]:
+    """Names of the files and folders that were waited for to be on the disk, and `renamed`, in their order."""
+    order, fsync, replace = [], os.fsync, os.replace
+
+    def wait(opened: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{opened}")).name)
+        fsync(opened)
+
+    def rename(old: Path, new: Path) -> None:
+        order.append("renamed")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    monkeypatch.setattr(os, "replace", rename)
+    return order
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_that_before_a_commit_names_it(tmp_path, synced):
+    lake = Lake((tmp_path / "lake").as_uri())
+    part = written(lake, 1)
+    made, (temporary, *named) = synced[:2], synced[2:]
+    assert made == [tmp_path.name, "lake"]  # they hold the names of two new folders
+    assert temporary.startswith(part.path)
+    assert named == ["renamed", "things"]
+    synced.clear()
+    lake.table("things").commit([part], SCHEMA, run="r")
+    assert synced == [f"{0:020d}.json", "_delta_log", "things"]
+
+
+def test_a_file_system_that_cannot_wait_for_folders_will_do(tmp_path, monkeypatch):
+    def refuse_folders(opened: int) -> None:
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    lake = Lake((tmp_path / "lake").as_uri())
+    commit(lake, 1)
+    assert ids(lake) == [1]
+
+
+# The log, as readers other than delta-rs take it
+
+
+def actions_of(lake: Lake, name: str, version: int) -> list[dict]:
+    return [json.loads(line) for line in lake.read_bytes(f"{name}/_delta_log/{version:020d}.json").splitlines()]
+
+
+def replay(lake: Lake, name: str, newest: int) -> list[str]:
+    """The parts of a version as Delta Lake's own `InMemoryLogReplay` finds them: actions in their order, one by one.
+
+    It also holds what the protocol asks for: no path in two actions of a version.
+    """
+    active: set[str] = set()
+    for version in range(newest + 1):
+        actions = actions_of(lake, name, version)
+        paths = [action[kind]["path"] for action in actions for kind in ("add", "remove") if kind in action]
+        assert len(paths) == len(set(paths))
+        for action in actions:
+            if "add" in action:
+                active.add(action["add"]["path"])
+            elif "remove" in action:
+                active.remove(action["remove"]["path"])
+    return sorted(active)
+
+
+def test_every_version_is_read_alike_by_the_protocols_own_replay(lake):
+    chosen, expected = Random(5), []
+    schemas = [SCHEMA, SCHEMA.append(pa.field("more", pa.float64()))]
+    pools = [[lake.write_part("things", rows(i)) for i in range(4)]]
+    pools.append([lake.write_part("things", rows(i).append_column("more", pa.array([0.5]))) for i in range(4)])
+    table, kind = lake.table("things"), 0
+    for _ in range(30):
+        mode = chosen.choice(["overwrite", "append"])
+        kind = chosen.randrange(2) if mode == "overwrite" else kind
+        parts = chosen.sample(pools[kind], chosen.randrange(4))
+        before, wanted = set(table.parts), {part.path for part in parts}
+        table = table.commit(parts, schemas[kind], run="r", mode=mode)
+        if table.version == len(expected):
+            expected.append(sorted(wanted | before if mode == "append" else wanted))
+        assert table.parts == expected[-1]
+    assert lake.table("things").version == len(expected) - 1 > 15
+    for version, parts in enumerate(expected):
+        assert lake.table("things", version).parts == replay(lake, "things", version) == parts
+
+
+STEP = """
+import os, signal, sys
+import pyarrow as pa
+from infra.lake import Lake
+
+lake, killed = Lake(sys.argv[1]), sys.argv[2] == "killed"
+rows = pa.table({"id": [1, 2]})
+for name in ("one", "other"):
+    lake.table(name).commit([lake.write_part(name, rows[:1]), lake.write_part(name, rows[1:])], rows.schema, run="r")
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_step_killed_between_its_commits_and_run_again_names_no_part_twice(lake):
+    before = lake.write_part("one", pa.table({"id": [7]}))
+    lake.table("one").commit([before], pa.schema({"id": pa.int64()}), run="earlier")
+    attempts = [[sys.executable, "-c", STEP, lake.uri, how] for how in ("killed", "whole", "again")]
+    assert [subprocess.run(attempt).returncode for attempt in attempts] == [-signal.SIGKILL, 0, 0]
+    one, other = lake.table("one"), lake.table("other")
+    assert (one.version, other.version) == (1, 0)
+    assert replay(lake, "one", 1) == one.parts == replay(lake, "other", 0) == other.parts
+    assert [action["remove"]["path"] for action in actions_of(lake, "one", 1) if "remove" in action] == [before.path]
+
+
+def cleaned_up(lake: Lake) -> None:
+    """What maintenance does: a checkpoint of the newest version, and no log of what is older than a month before it."""
+    delta = DeltaTable(f"{lake.uri}/things", storage_options=lake.storage_options())
+    delta.create_checkpoint()
+    month_ago = time.time() - 31 * 24 * 3600
+    for entry in Path(lake.path("things/_delta_log")).glob("*.json"):
+        os.utime(entry, (month_ago, month_ago))
+    delta.cleanup_metadata()
+
+
+def test_a_log_that_was_cleaned_up_serves_its_newest_version_and_all_after_it(tmp_path):
+    lake = Lake(tmp_path.as_uri())
+    for i in range(4):
+        commit(lake, i, mode="append")
+    early, newest = lake.table("things", 1), lake.table("things")
+    content = newest.content
+    cleaned_up(lake)
+    logs = sorted(name for name in lake.modified("things/_delta_log") if name.endswith(".json"))
+    assert logs == [f"things/_delta_log/{3:020d}.json"]
+    again, pinned = lake.table("things"), lake.table("things", 3)
+    assert again.version == 3
+    assert again.content == pinned.content == newest.content == content
+    assert again.parts == pinned.parts
+    assert ids(lake, 3) == [0, 1, 2, 3]
+    assert again.commit([written(lake, 1)], SCHEMA, run="r", mode="append").version == 3
+    assert commit(lake, 4).version == 4
+    assert (ids(lake), ids(lake, 4)) == ([4], [4])
+    with pytest.raises(StaleError):
+        pinned.commit([written(lake, 5)], SCHEMA, run="r", mode="append")
+    with pytest.raises(UserError, match="no version 1 of table 'things' any more") as caught:
+        early.read()
+    assert "\n" not in caught.value.problem
+
+
+def test_a_version_that_never_was_is_named(lake):
+    commit(lake, 1)
+    for name in ("things", "nothing"):
+        with pytest.raises(UserError, match=f"no version 7 of table '{name}'"):
+            lake.table(name, 7).read()
 
 
 # What an object store does on a bad day: each of the three libraries that speak to it, by a thing it is used for

@@ -244,7 +244,7 @@ def test_a_crash_at_any_point_leaves_the_old_run_serving_and_nothing_behind(
             publish(run)
     assert stored(connection) == (["old"], "old")
     assert store.similar_items(connection, 10, {}, 10) == before
-    partitions = "SELECT count(*) FROM pg_class WHERE relnamespace = 'lookalike'::regnamespace AND relname ~ '_[0-9]+$'"
+    partitions = "SELECT count(*) FROM pg_class WHERE relnamespace = 'lookalike_runs'::regnamespace AND relkind = 'r'"
     assert connection.execute(partitions).fetchone() == (len(store.PARTITIONED),)
     assert not publish(run).skipped
     assert stored(connection) == (["new", "old"], "new")
@@ -309,15 +309,13 @@ def test_what_was_rolled_back_does_not_return_with_the_next_night_until_the_hold
 ):
     publish(ready(tmp_path, empty_database, "2026-01-01"))
     publish(ready(tmp_path, empty_database, "2026-01-02", angle=0.5))
-    with connection.transaction():
-        assert store.rollback(connection, "prices are wrong").run == "2026-01-01"
+    assert store.rollback(connection, "prices are wrong").run == "2026-01-01"
     third = ready(tmp_path, empty_database, "2026-01-03", angle=0.5)
     with pytest.raises(UserError, match="held since run 2026-01-02 was rolled back") as error:
         publish(third)
     assert "lookalike unhold" in error.value.remedy
     assert store.live(connection).run == "2026-01-01"
-    with connection.transaction():
-        store.unhold(connection)
+    store.unhold(connection, None)
     result = publish(third)
     assert result.skipped  # the store still holds that content: it is flipped to
     assert stored(connection) == (["2026-01-03", "2026-01-01"], "2026-01-03")
@@ -326,8 +324,7 @@ def test_what_was_rolled_back_does_not_return_with_the_next_night_until_the_hold
 def test_publishing_held_content_anyway_ends_the_hold(tmp_path, connection, empty_database):
     publish(ready(tmp_path, empty_database, "2026-01-01"))
     publish(ready(tmp_path, empty_database, "2026-01-02", angle=0.5))
-    with connection.transaction():
-        store.rollback(connection)
+    store.rollback(connection)
     publish(replace(ready(tmp_path, empty_database, "2026-01-03", angle=0.5), publish_anyway="it was right"))
     assert store.holds(connection) == []
     assert publish(ready(tmp_path, empty_database, "2026-01-04", angle=0.5)).figures["live"] == "2026-01-04"

@@ -2,9 +2,9 @@
 
 Reads the run's products and features, or with `LOOKALIKE_CLASSIFIER=finetune` its images; writes the trained model as
 `models/<sha256>.keras` and one row that vouches for it: hash, labels, split and metrics. Products without a subCategory
-are left out and counted, and so are those beyond `MOST`. The file is named by its content and the row is committed
-last, so a broken attempt leaves nothing in use (a killed finetuning goes on from its last epoch); the same products,
-model and settings are not trained on again.
+are left out and counted, and so are those beyond `MOST`; where none is left to learn from there is no row. The file is
+named by its content and the row is committed last, so a broken attempt leaves nothing in use (a killed finetuning goes
+on from its last epoch); the same products, model and settings are not trained on again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.errors import UserError
 from infra.telemetry import Progress
 from jobs import extraction, step, training
 from jobs.extraction import Model
@@ -61,7 +60,14 @@ def classify(run: Run) -> StepResult:
     known, chosen = rows.num_rows - rows["subCategory"].null_count, _choose_products(rows)
     without, rows = len(rows) - known, rows.take(chosen)
     sides = split.sides_of(rows["image_sha256"].to_pylist())
-    _check_learnable(run, rows, sides, without)
+    if nothing := _nothing_to_learn(rows, sides, without):
+        figures: dict[str, object] = {
+            "classifier": f"none: {nothing}",
+            "without_subcategory": without,
+            "left_out": known - len(chosen),
+        }
+        result = StepResult(tables={"classifier": target.commit([], CLASSIFIER, run=run.name).version}, figures=figures)
+        return run.remember("classify", fingerprint, result)
     fields = {name: rows[name].to_pylist() for name in FIELDS} if settings.classifier_labels == "multi" else {}
     targets = classifier.make_targets(rows["subCategory"].to_pylist(), fields)
     if start:
@@ -124,21 +130,15 @@ def _fingerprint(run: Run, start: Model | None) -> str:
     return content_hash(CODE_VERSION, run.content("products"), settings.classifier_labels, how)
 
 
-def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int) -> None:
-    """Raises UserError where no product has a subCategory, or none of those that have is for training."""
+def _nothing_to_learn(rows: pa.Table, sides: np.ndarray, without: int) -> str:
+    """Why there is nothing to learn from these products, which have a subCategory; empty: there is."""
     if not len(rows):
-        raise UserError(
-            f"none of the {products} products has a subCategory, so there is nothing to learn",
-            where="column subCategory of styles.csv",
-            remedy="fill the column subCategory for at least some products",
-        )
+        return f"none of the {without} products has a subCategory"
     if not (sides == split.TRAIN).any():
-        raise UserError(
-            f"the images of all {len(rows)} products with a subCategory are held out for validation and test "
-            "(the hash of an image decides), so there is nothing to learn",
-            where=f"run {run.name}, {split.VALIDATION_SHARE + split.TEST_SHARE} % of images are held out",
-            remedy="refresh a catalogue with more products",
+        return (
+            f"the images of all {len(rows)} products with a subCategory are held out, as the hash of an image decides"
         )
+    return ""
 
 
 def _fit(run: Run, chosen: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fitted, bytes, np.ndarray]:

@@ -120,7 +120,8 @@ class Run:
     """A refresh, named by its logical date, with the settings and the lake that its steps work on.
 
     With a `manifest`, that of a published run, results are those that were published, whatever has been run since.
-    `publish_anyway` is the reason, given by a person for this attempt alone, to publish what would be refused.
+    `publish_anyway` is the reason, given by a person for this attempt alone, to publish what would be refused, and with
+    `new_catalogue` the person says that another catalogue is meant to replace the live one.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Run:
     manifest: Mapping | None = None
     reading: Reading | None = None
     publish_anyway: str = ""
+    new_catalogue: bool = False
 
     def table(self, name: str) -> Table:
         """The version of table `name` that belongs to this run.

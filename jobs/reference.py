@@ -39,8 +39,8 @@ PROTOCOL = content_hash(
 )
 """By what rules figures are measured and on which images. How many of these were asked for is no part of it: they are
 the first by hash, a fair sample of all, and its size is what a figure's noise follows from."""
-UNCHANGED = ("image_sha256", *(name for name in embedding.BLOCKS if name in ATTRIBUTES))
-"""Columns of a product that its embedding follows from."""
+UNCHANGED = ("image_sha256", *(name for name in embedding.LOSSES if name in ATTRIBUTES))
+"""Columns of a product that the embedding of any embedder may follow from."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_
 def test_a_killed_embed_goes_on_from_its_last_commit_also_where_an_earlier_releases_features_made_room(
     lake, tmp_path, monkeypatch
 ):
-    earlier, n = cataloged(lake, 3, "2026-01-01"), 80
+    earlier, n = cataloged(lake, 3, "2026-01-01"), 40
     of_an_earlier_release(earlier)
     monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 1)
     run = cataloged(lake, n, "2026-01-02")

@@ -8,7 +8,6 @@ its manifest, goes live with it. What may not go live is said in `objections`, a
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -34,8 +33,10 @@ from jobs.run import (
     OutdatedError,
     Run,
     StepResult,
+    check_begun,
     check_chain,
     content_hash,
+    night_of,
     published_content,
     release,
 )
@@ -49,6 +50,7 @@ MADE = STEPS[: STEPS.index("publish")]
 
 def publish(run: Run) -> StepResult:
     """Load the run into the store and make it live."""
+    check_begun(run.name)
     check_chain(run, MADE)
     refused = refused_gates(run)
     content = content_hash(LOADING, published_content(run))
@@ -145,10 +147,8 @@ def _overrule(run: Run, against: Sequence[UserError]) -> list[str]:
 
 def _is_older(name: str, other: str) -> bool:
     """Whether a night comes before another one; names that are no dates have no order."""
-    try:
-        return datetime.date.fromisoformat(name) < datetime.date.fromisoformat(other)
-    except ValueError:
-        return False
+    night, another = night_of(name), night_of(other)
+    return night is not None and another is not None and night < another
 
 
 def _manifest(run: Run, overruled: Sequence[str]) -> dict[str, object]:

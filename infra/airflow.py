@@ -18,7 +18,7 @@ import psutil
 import requests
 
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import Settings, variables
 
 DAG = "nightly_refresh"
 PORT = 8080
@@ -31,7 +31,7 @@ STOP_S = 20
 def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
     """Environment of every Airflow process on this machine; what the caller's environment already sets wins.
 
-    Whatever names a place on this machine is made absolute, because Airflow runs tasks in folders of their own.
+    Settings that name places go along, made absolute, because Airflow runs tasks in folders of their own.
     """
     executables = str(Path(sys.executable).parent)
     port = os.environ.get("AIRFLOW__API__PORT", str(PORT))
@@ -47,18 +47,9 @@ def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[*]"}),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "LOOKALIKE_DATASET": settings.dataset,
-        "LOOKALIKE_LAKE": settings.lake,
-        "LOOKALIKE_STORE": settings.store,
-        "LOOKALIKE_STORE_FOLDER": str(settings.store_folder.resolve()),
-        "LOOKALIKE_LOGS": str(settings.logs.resolve()),
-        "LOOKALIKE_SCRATCH": str(settings.scratch.resolve()),
-        "LOOKALIKE_WEIGHTS": _absolute(settings.weights),
-        "LOOKALIKE_CLASSIFIER_WEIGHTS": _absolute(settings.classifier_weights),
     }
-    # Settings were read from the environment already, so ours say the same, made absolute.
-    settled = {name: value for name, value in ours.items() if name.startswith("LOOKALIKE_")}
-    return ours | os.environ | settled | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
+    # Settings were read from the environment already, so these say the same, made absolute.
+    return ours | os.environ | variables(settings) | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
 
 
 @contextlib.contextmanager
@@ -85,11 +76,6 @@ def alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _absolute(weights: str) -> str:
-    """Weights as a setting names them: a path made absolute, a URI or a word as it is."""
-    return weights if "://" in weights or weights in ("package", "imagenet") else str(Path(weights).resolve())
-
-
 def migrate(env: dict[str, str], home: Path, log: Path) -> None:
     """Create or upgrade Airflow's own database, once a version of Airflow: the check alone takes 7 s.
 
@@ -109,9 +95,9 @@ def migrate(env: dict[str, str], home: Path, log: Path) -> None:
 
 def test_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start one run of the nightly DAG in the foreground of a process, without a scheduler; output goes to `log`."""
-    stream = log.open("ab")
+    stream, date = log.open("ab"), f"{run}T00:00:00+00:00"  # without a zone, Airflow would take that of its settings
     return subprocess.Popen(
-        [sys.executable, "-m", "airflow", "dags", "test", DAG, run, "--conf", json.dumps(params)],
+        [sys.executable, "-m", "airflow", "dags", "test", DAG, date, "--conf", json.dumps(params)],
         env=env,
         stdout=stream,
         stderr=stream,

@@ -18,13 +18,13 @@ from rich.table import Table
 from infra import airflow, spark, store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
+from infra.places import shown
 from infra.settings import Settings, read_settings
 from infra.telemetry import log_file
 from jobs import console as display
 from jobs import step as steps
 from jobs.evaluate import result_grid
 from jobs.grid import draw_grid
-from jobs.pull import shown
 from jobs.run import APART, STEPS, Run, check_night, open_run
 from ml.images import ImageError
 
@@ -38,7 +38,13 @@ out = Console(highlight=False)
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.5
 
-Dataset = Annotated[str, typer.Option(help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S.")]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S. The process list shows it: "
+        "put an address with a password into LOOKALIKE_DATASET."
+    ),
+]
 PublishAnyway = Annotated[
     str,
     typer.Option(metavar="REASON", help="Publish what a gate, a hold or the order of nights would refuse; say why."),
@@ -54,10 +60,10 @@ def refresh(
     dataset: Dataset = "", run: RunName = "", publish_anyway: PublishAnyway = "", new_catalogue: NewCatalogue = False
 ) -> None:
     """Run the nightly DAG through Airflow, here and now, and show its steps."""
-    spark.check_java()
-    settings = read_settings(**({"dataset": _absolute(dataset)} if dataset else {}))
     name = run or datetime.datetime.now(datetime.UTC).date().isoformat()
     check_night(name)
+    settings = read_settings(**({"dataset": dataset} if dataset else {}))
+    spark.check_java()
     opened = Run(name, settings, Lake(settings.lake))
     params: dict[str, object] = {"publish_anyway": publish_anyway.strip(), "new_catalogue": new_catalogue}
     started = time.perf_counter()
@@ -77,7 +83,7 @@ def refresh(
                     watch.poll()
                 watch.poll()
         except KeyboardInterrupt:
-            out.print(f"stopped; `{_again(dataset, run)}` resumes")
+            out.print(f"stopped; `{escape(_again(dataset, run))}` resumes")
             raise typer.Exit(130) from None
         finally:
             if process.poll() is None:
@@ -89,9 +95,9 @@ def refresh(
 
 def _report_failure(watch: display.Watch, run: Run, log: Path, again: str) -> None:
     """Say what stopped the run, and end as the step that failed did."""
-    failed, code = next(iter(watch.failed), None), 1
+    failed, code = next(iter(watch.failed), None), display.BUG
     if failed:
-        code = display.EXIT_CODES.get(watch.kinds[failed], 1)
+        code = watch.exit_codes[failed]
         out.print(f"\n[red]{failed} failed:[/] {escape(watch.failed[failed])}", soft_wrap=True)
         log = log_file(run.settings.logs, run.name, failed)
     else:
@@ -112,8 +118,9 @@ def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
 
 
 def _again(dataset: str, run: str) -> str:
-    """The command that resumes."""
-    extra = (f" DATASET={shown(dataset)}" if dataset else "") + (f" RUN={run}" if run else "")
+    """The command that resumes; an address that holds more than may be shown is for its user to fill in."""
+    source = dataset if shown(dataset) == dataset else "…"
+    extra = (f" DATASET={source}" if dataset else "") + (f" RUN={run}" if run else "")
     return f"make refresh{extra}"
 
 
@@ -121,12 +128,6 @@ def _command(name: str) -> str:
     """How a person in the current folder calls one of our executables."""
     executable = Path(sys.executable).parent / name
     return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else name
-
-
-def _absolute(dataset: str) -> str:
-    """A path made absolute, because tasks run in folders of their own; URIs stay as they are."""
-    path = Path(dataset).expanduser()
-    return dataset if ":" in dataset.split("/")[0] else str(path.resolve())
 
 
 def _airflow_home() -> Path:
@@ -147,7 +148,7 @@ def run_step(
         raise UserError(
             f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(known)}"
         )
-    arguments = ["--run", run, *(["--dataset", _absolute(dataset)] if dataset else [])]
+    arguments = ["--run", run, *(["--dataset", dataset] if dataset else [])]
     arguments += ["--publish-anyway", publish_anyway] if publish_anyway else []
     arguments += ["--new-catalogue"] if new_catalogue else []
     raise typer.Exit(steps.main(name, arguments))
@@ -218,7 +219,7 @@ def _search_all(photos: str, asked: dict[str, str]) -> None:
         live = store.live(connection)
     if live is None:
         raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
-    code = steps.main("search", ["--run", live.run, "--dataset", f"{_absolute(photos)}?{urlencode(asked)}"])
+    code = steps.main("search", ["--run", live.run, "--dataset", f"{photos}?{urlencode(asked)}"])
     if code:
         raise typer.Exit(code)
     result = open_run(live.run).result("search")
@@ -421,7 +422,7 @@ def main() -> None:
     try:
         app()
     except (UserError, TransientError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(error.exit_code) from None
 
 

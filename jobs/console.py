@@ -15,7 +15,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from infra.errors import TransientError, UserError
 from infra.telemetry import log_file
 from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
 from jobs.run import STEPS, StepResult
@@ -32,8 +31,8 @@ HEADLINE = {
 }
 """The figures of a step that its line shows."""
 
-EXIT_CODES = {error.__name__: error.exit_code for error in (UserError, TransientError)}
-"""What a step logs as the kind of its failure → the exit code of a command that it ends."""
+BUG = 1
+"""Exit code where a step failed and did not foresee it."""
 FIRST_COLUMN = 52
 """Least width of the first column of an evaluation's tables, in letters: their titles fit in a line."""
 
@@ -56,7 +55,7 @@ class Watch:
             transient=True,
         )
         self.failed: dict[str, str] = {}
-        self.kinds: dict[str, str] = {}
+        self.exit_codes: dict[str, int] = {}
         self.results: dict[str, StepResult] = {}
 
     def poll(self) -> None:
@@ -93,7 +92,7 @@ class Watch:
             self._console.print(line, soft_wrap=True)
         elif kind == "failed":
             self._drop_bar(step)
-            self.failed[step], self.kinds[step] = str(event.get("message", "")), str(event.get("kind", ""))
+            self.failed[step], self.exit_codes[step] = str(event.get("message", "")), event.get("exit_code", BUG)
             self._console.print(f"[red]✗[/] {step:<11} failed", highlight=False)
 
     def _drop_bar(self, step: str) -> None:

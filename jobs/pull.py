@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import requests
@@ -39,6 +39,7 @@ from infra import archives, disk
 from infra.archives import CHUNK, Member
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, download, filesystem, reaching
+from infra.places import shown
 from infra.telemetry import Progress
 from jobs import step
 from jobs.run import Run, StepResult, content_hash
@@ -151,17 +152,6 @@ def _split_checksum(dataset: str) -> tuple[str, str]:
     return source, sha256.lower()
 
 
-def shown(dataset: str) -> str:
-    """`dataset` as it may be stored and shown: a URL without user, password, query and fragment."""
-    if "://" not in dataset:
-        return dataset
-    try:
-        parts = urlsplit(dataset)
-    except ValueError:
-        return dataset.split("://")[0] + "://…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def fetch(dataset: str, workspace: Workspace) -> Fetched:
     """The source as a zip, within reach.
 
@@ -189,7 +179,8 @@ def fetch(dataset: str, workspace: Workspace) -> Fetched:
 def _path(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise _wrong(uri, f"is on another machine, {parts.netloc!r}", "give file:///absolute/path, with three slashes")
+        problem = f"is on another machine, {parts.hostname!r}"
+        raise _wrong(shown(uri), problem, "give file:///absolute/path, with three slashes")
     return unquote(parts.path)
 
 
@@ -441,7 +432,7 @@ def _fetch_disk(path: str, workspace: Workspace) -> Fetched:
             raise FileNotFoundError
         mode = place.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise _wrong(repr(path), "isn't there", f"check the path ({place}), or give {FORMS}") from None
+        raise _wrong(repr(shown(path)), "isn't there", f"check the path, or give {FORMS}") from None
     if stat.S_ISREG(mode):
         return _as_zip(place.as_uri(), workspace.held.enter_context(place.open("rb")), workspace)
     if not stat.S_ISDIR(mode):

@@ -55,7 +55,7 @@ WRITES = {
 APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "lists")
-UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset"}
+UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
 """Settings that decide no result: places, some of which hold passwords."""
 
 

@@ -54,7 +54,7 @@ def execute(step: str, run: Run) -> StepResult:
 
 
 def main(step: str, arguments: Sequence[str] | None = None) -> int:
-    """Command line of a step: `--run NAME [--dataset URI]`; returns the exit code (0, 64 user, 75 transient, 1 bug)."""
+    """Command line of a step, `--run NAME` and options; returns the exit code (0, 64 user, 75 transient, 1 bug)."""
     parser = argparse.ArgumentParser(prog=f"jobs/{step}.py")
     parser.add_argument("--run", required=True, help="name of the run: its logical date, such as 2026-01-31")
     parser.add_argument("--dataset", help="source of the catalogue; default: LOOKALIKE_DATASET")
@@ -69,7 +69,7 @@ def main(step: str, arguments: Sequence[str] | None = None) -> int:
         log.info("started")
         result = execute(step, run)
     except (UserError, TransientError) as error:
-        log.error("failed", kind=type(error).__name__, message=str(error))
+        log.error("failed", kind=type(error).__name__, exit_code=error.exit_code, message=str(error))
         print(f"\n{step} failed: {error}", file=sys.stderr)
         return error.exit_code
     except Exception:

@@ -30,7 +30,7 @@ from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import read_settings
 from jobs.pull import BREAKS, PULLS, pull, shown
-from jobs.run import Run, content_hash
+from jobs.run import Run
 from jobs.sample import COLUMNS, sample
 from tests.faulty_proxy import FaultyProxy
 

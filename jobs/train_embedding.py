@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +20,16 @@ from infra.errors import UserError
 from infra.lake import Table
 from infra.telemetry import Progress
 from jobs import extraction, step, training
-from jobs.champion import EMBEDDERS, find_champion, read_embedder
+from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder
 from jobs.features import read_all_features, read_embeddings
 from jobs.run import Run, StepResult, content_hash
 from ml import backbones, cube, embedding, metrics, split
 from ml.embedding import Embedder
 from ml.features import keep_freed_memory
 from ml.gates import promotes
+
+if TYPE_CHECKING:
+    from ml.finetune import Checkpoints
 
 CODE_VERSION = 7
 SEED = 0
@@ -62,20 +66,12 @@ def train_embedding(run: Run) -> StepResult:
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
     if settings.embedding == "finetune":
-        with training.checkpoints(settings, f"train_embedding-{mark}") as folder:
-            challenger = tune(run, rows, sides, champion.tuned, str(folder))
-    else:
-        embedder, history = fit(run, rows, sides, str(embedded["model"]))
-        challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
-    asked = sides == split.VALIDATION
-    judged = {
-        who: judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
-        for who, embedder, model in (
-            ("champion", read_embedder(run, champion.embedder), champion.model),
-            ("challenger", challenger.embedder, challenger.model),
-        )
-    }
-    return _write(run, target, mark, challenger, judged)
+        with training.checkpoints(settings, f"train_embedding-{mark}") as checkpoints:
+            challenger = tune(run, rows, sides, champion.tuned, checkpoints)
+            return _write(run, target, mark, challenger, compare(run, rows, sides, champion, challenger))
+    embedder, history = fit(run, rows, sides, str(embedded["model"]))
+    challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
+    return _write(run, target, mark, challenger, compare(run, rows, sides, champion, challenger))
 
 
 def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
@@ -85,7 +81,7 @@ def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedd
     return embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
 
 
-def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder: str) -> Challenger:
+def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, checkpoints: Checkpoints) -> Challenger:
     """Tune the backbone of the settings, embed all images with it, and train an embedder on those features.
 
     It goes on from the champion's weights, if those were tuned: once a challenger is not promoted, the next one would
@@ -109,12 +105,26 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder:
     options = Options(run.settings.embedding_convolutions, run.settings.embedding_epochs, SEED)
     backbone = extraction.build(run.lake, model)
     progress = Progress("epochs", options.epochs)
-    history = tuning.fit(backbone, head, samples, sizes, sides, options, folder, progress.reach)
+    history = tuning.fit(backbone, head, samples, sizes, sides, options, checkpoints, progress.reach)
     tuned = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
     extraction.extract(run, tuned)
     embedder, after = fit(run, rows, sides, tuned.fingerprint)
     histories = {"head before tuning": before, "tuning": history, "head": after}
     return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
+
+
+def compare(
+    run: Run, rows: pa.Table, sides: np.ndarray, champion: Champion, challenger: Challenger
+) -> dict[str, dict[str, float]]:
+    """How the champion and the challenger do on the validation side, as `judge` says it."""
+    asked = sides == split.VALIDATION
+    return {
+        who: judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
+        for who, embedder, model in (
+            ("champion", read_embedder(run, champion.embedder), champion.model),
+            ("challenger", challenger.embedder, challenger.model),
+        )
+    }
 
 
 def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: dict) -> StepResult:

@@ -14,7 +14,7 @@ from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder
 from jobs.features import read_all_features, read_embeddings, read_features, read_known, to_matrix
 from jobs.run import open_run as open_by_name
 from jobs.step import execute
-from ml import embedding, split
+from ml import embedding, images, split
 from tests.catalogues import embedded, good_files, open_run, pulled, write_result, zip_bytes
 
 N, D = 600, 16
@@ -162,24 +162,27 @@ def test_without_an_embedded_run_there_is_no_latest(lake, monkeypatch):
 # Tuning the backbone --------------------------------------------------------------------------------------------------
 
 
-def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(
-    lake, monkeypatch, tmp_path
-):
+@pytest.fixture
+def tunable(lake, monkeypatch, tmp_path):
+    """An embedded run of 40 drawn products, whose backbone is to be tuned."""
     monkeypatch.setattr(embedding, "EPOCHS", 2)
-    monkeypatch.setattr(training, "promotes", lambda challenger, champion: True)  # too few products to judge it by
     small = {"input_height": 32, "input_width": 32, "embedding_convolutions": 1, "embedding_epochs": 1}
-    run = pulled(
-        open_run(lake, "2026-01-01", embedding="finetune", scratch=str(tmp_path / "scratch"), **small),
-        zip_bytes(good_files(40)),
-    )
+    run = open_run(lake, "2026-01-01", embedding="finetune", scratch=tmp_path / "scratch", **small)
+    run = pulled(run, zip_bytes(good_files(40)))
     execute("catalog", run)
-    before = execute("embed", run).figures
+    execute("embed", run)
+    return run
+
+
+def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(tunable, monkeypatch):
+    monkeypatch.setattr(training, "promotes", lambda challenger, champion: True)  # too few products to judge it by
+    run, before = tunable, tunable.result("embed").figures
     result = execute("train_embedding", run)
     champion = find_champion(run.lake, before["base"])
     assert (champion.embedder, champion.tuned) == (result.figures["embedder"], result.figures["tuned"])
     assert champion.tuned
     assert champion.model != before["model"] == before["base"]
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list(run.settings.scratch.iterdir())
     row = run.lake.table("embedders").read().to_pylist()[0]
     assert [len(values["loss"]) for values in json.loads(row["history"]).values()] == [2, 1, 2]
 
@@ -201,3 +204,24 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match="the tuned weights have SHA-256"):
         extraction.read_tuned(run.lake, champion.tuned)
+
+
+def test_a_training_that_fails_once_it_has_trained_is_not_done_again(tunable, monkeypatch):
+    trained = []
+
+    def fail(*arguments):
+        trained.append(arguments[-1])
+        raise OSError("the lake is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "compare", fail)
+        with pytest.raises(OSError, match="away"):
+            execute("train_embedding", tunable)
+    (challenger,) = trained
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "load", fail)  # without images there is no epoch
+        figures = execute("train_embedding", tunable).figures
+    assert (figures["embedder"], figures["tuned"]) == (challenger.embedder.fingerprint, challenger.tuned)
+    history = json.loads(tunable.lake.table("embedders").read()["history"][0].as_py())
+    assert len(history["tuning"]["loss"]) == 1
+    assert not list(tunable.settings.scratch.iterdir())  # what is committed needs no checkpoints

@@ -1,9 +1,10 @@
-"""The lookup store (Postgres with pgvector): migrate, load a run into partitions of its own, flip, roll back, read.
+"""The lookup store (Postgres with pgvector): prepare, load a run into partitions of its own, flip, roll back, read.
 
 A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. A
 product's *position* is its place among the run's by ascending id; lists hold positions and no scores (migration 0003).
-The pointer `lookalike.live` is flipped in one transaction. Functions take a connection and never commit: whoever opens
-the transaction does. Connections are in autocommit mode, so `with connection.transaction():` is the transaction.
+The pointer `lookalike.live` is flipped in one transaction. Functions take a connection and, `prune` excepted, never
+commit: whoever opens the transaction does. Connections are in autocommit mode, so `with connection.transaction():` is
+the transaction.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import datetime
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -31,25 +35,48 @@ from infra.errors import TransientError, UserError
 
 _INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in (0, 1))
 SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-LOCK = 0x10014C1E
-"""Advisory lock that migrations and publishing take, so that two at once come one after the other."""
+LOCK = 0x10014C1F
+"""Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
 COPY_HEADER, COPY_END = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0), struct.pack("!h", -1)
 PARTITIONED = ("products", "base_cells", "combinations", "lists")
 BATCH = 8192
 """Rows that are made and sent at once."""
-DROP_WAIT = "200ms"
-"""Longest that dropping an old run waits for readers; below deadlock_timeout, so that no lookup becomes a victim."""
+DDL_WAIT = "5s"
+"""Longest that a migration waits for readers, who wait behind it."""
+PRUNE_WAIT_S = 0.5
+"""Longest that each step of pruning waits for readers, who don't wait for it; below deadlock_timeout, so that no lookup
+becomes a deadlock's victim."""
+
+
+class OlderStoreError(UserError):
+    """An older release prepared the store: it can be read once a run of this one is published, or it is prepared."""
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run that the store holds; `figures` are the counts it was loaded with."""
+    """A run that the store holds.
+
+    Two with one `content_hash` have the same rows. `figures` are the counts it was loaded with, `manifest` says what it
+    was made of (empty: an older release loaded it). `published_at` is when a publish last made it live.
+    """
 
     run_id: int
     run: str
-    fingerprint: str
+    content_hash: str
     figures: dict[str, object]
+    manifest: dict[str, Any]
     loaded_at: datetime.datetime
+    published_at: datetime.datetime | None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Content that was rolled back from, with the name it had then: it is not to go live again."""
+
+    content_hash: str
+    run: str
+    reason: str
+    held_at: datetime.datetime
 
 
 @dataclass(frozen=True)
@@ -62,11 +89,15 @@ class Item:
 
 
 @contextmanager
-def connect(uri: str, folder: Path) -> Iterator[psycopg.Connection]:
-    """A connection to the store at `uri`, or to the embedded one in `folder` where `uri` is empty; migrated.
+def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psycopg.Connection]:
+    """A connection to the store at `uri`, or to the embedded one in `folder` where `uri` is empty.
+
+    It changes nothing, unless the caller `prepares` the store, as those do that publish. A store that nobody has
+    prepared holds no run; one that a newer release has prepared can be read.
 
     Raises:
-        UserError: `uri` cannot be understood.
+        UserError: `uri` cannot be understood, an older release prepared the store, a newer one did and the caller
+            `prepares`, or the login may not do what is asked of it.
         TransientError: it cannot be reached, or the connection broke. No message holds a password.
     """
     place = _place(uri) if uri else str(folder)
@@ -76,9 +107,17 @@ def connect(uri: str, folder: Path) -> Iterator[psycopg.Connection]:
         raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
     with connection:
         try:
-            with connection.transaction():
-                migrate(connection)
+            if prepares:
+                prepare(connection)
+            else:
+                _refuse_older(_prepared(connection), _files())
             yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise UserError(
+                f"user {connection.info.user} may not do this in the store: {_first_line(error)}",
+                where=place,
+                remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask",
+            ) from error
         except psycopg.OperationalError as error:
             raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
 
@@ -103,62 +142,129 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no reason given"])[0]
 
 
-def migrate(connection: psycopg.Connection) -> None:
-    """Apply the migrations that are missing and, where a file of `sql/` changed, its functions, views and roles.
+# Preparing ------------------------------------------------------------------------------------------------------------
+
+
+def prepare(connection: psycopg.Connection) -> None:
+    """Make the store what this release's `sql/` says: apply missing migrations, replace functions, views and roles.
+
+    Where nothing is to do it reads one table and waits for nobody. A migration may not touch rows of the tables that
+    `lookalike_loader` owns, whose triggers would run with the rights of whoever prepares.
 
     Raises:
-        UserError: a migration that was applied has been edited since.
+        UserError: a newer release prepared the store, an applied migration has been edited since, or the user may not.
     """
-    files = sorted((SQL / "migrations").glob("*.sql"))
-    replaceable = [*sorted((SQL / "functions").glob("*.sql")), SQL / "views.sql", SQL / "roles.sql"]
-    current = {file.name: _sha256(file) for file in [*files, *replaceable]}
-    if _applied(connection) == current:
+    files = _files()
+    current = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    if _prepared(connection) == current:
         return
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-    applied = _applied(connection)
-    for file in files:
-        if file.name not in applied:
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(DDL_WAIT))
+            connection.execute("SET LOCAL search_path = public, pg_temp")  # for migrations 0001 to 0003
+            _apply(connection, files, current)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UserError(
+            f"the store is not prepared for this release, and user {connection.info.user} may not prepare it: "
+            f"{_first_line(error)}",
+            where="the store",
+            remedy="run `infra/docker/prepare.py store` of this release as the store's administrator",
+        ) from error
+
+
+def _apply(connection: psycopg.Connection, files: Mapping[str, Path], current: Mapping[str, str]) -> None:
+    prepared = _prepared(connection)
+    if prepared == current:  # another has done it while this one waited
+        return
+    _refuse_newer(prepared, files)
+    for name, file in files.items():
+        if not _is_migration(name) or name not in prepared:
             connection.execute(file.read_bytes())
-        elif applied[file.name] != current[file.name]:
+        elif prepared[name] != current[name]:
             raise UserError(
-                f"migration {file.name} was edited after it was applied",
+                f"migration {name} was edited after it was applied",
                 where=str(file),
                 remedy="restore it and add a new migration with the change",
             )
-    for file in replaceable:
-        connection.execute(file.read_bytes())
+    connection.execute("DELETE FROM lookalike.prepared WHERE file <> ALL(%s)", (list(current),))
     connection.cursor().executemany(
-        "INSERT INTO lookalike.applied (file, sha256) VALUES (%s, %s)"
-        " ON CONFLICT (file) DO UPDATE SET sha256 = excluded.sha256",
+        "INSERT INTO lookalike.prepared (file, sha256) VALUES (%s, %s)"
+        " ON CONFLICT (file) DO UPDATE SET sha256 = excluded.sha256, applied_at = now()"
+        " WHERE prepared.sha256 <> excluded.sha256",
         list(current.items()),
     )
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _files() -> dict[str, Path]:
+    """The files of `sql/` by name, in the order in which they are applied."""
+    folders = [sorted((SQL / folder).glob("*.sql")) for folder in ("migrations", "functions")]
+    return {file.name: file for file in [*folders[0], *folders[1], SQL / "views.sql", SQL / "roles.sql"]}
 
 
-def _applied(connection: psycopg.Connection) -> dict[str, str]:
+def _is_migration(name: str) -> bool:
+    return name[0].isdigit()
+
+
+def _prepared(connection: psycopg.Connection) -> dict[str, str]:
+    """The files that the store was prepared with, with their SHA-256; empty: nobody has prepared it."""
     # Not to_regclass: it may answer from a cache that does not know yet what was committed while this session waited.
-    found = "SELECT FROM pg_tables WHERE schemaname = 'lookalike' AND tablename = 'applied'"
-    if connection.execute(found).fetchone() is None:
-        return {}
-    return dict(connection.execute("SELECT file, sha256 FROM lookalike.applied").fetchall())
+    tables = "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'lookalike'"
+    found = {name for (name,) in connection.execute(tables)}
+    for table in ("prepared", "applied"):  # `applied`: releases before migration 0004
+        if table in found:
+            return dict(connection.execute(sql.SQL("SELECT file, sha256 FROM {}").format(_table(table))).fetchall())
+    return {}
+
+
+def _refuse_older(prepared: Collection[str], files: Collection[str]) -> None:
+    missing = [name for name in files if _is_migration(name) and name not in prepared]
+    if prepared and missing:
+        raise OlderStoreError(
+            f"an older release prepared the store: it lacks migration {missing[0]}",
+            where="the store",
+            remedy="publish a run with this release, or run its `infra/docker/prepare.py store` as the store's "
+            "administrator; until then ask with the release that prepared it",
+        )
+
+
+def _refuse_newer(prepared: Collection[str], files: Collection[str]) -> None:
+    unknown = sorted(name for name in prepared if _is_migration(name) and name not in files)
+    if unknown:
+        raise UserError(
+            f"a newer release prepared the store: it has migration {unknown[-1]}, which this one does not know",
+            where="the store",
+            remedy="use that release; this one can only ask",
+        )
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
 def lock(connection: psycopg.Connection) -> None:
-    """Wait for the right to publish, held until the connection's transaction ends."""
+    """Wait for the right to change what is live, held until the connection's transaction ends.
+
+    Raises:
+        UserError: another release has prepared the store, be it while this one waited.
+    """
+    connection.execute("SET LOCAL statement_timeout = 0")  # readers' limit may be the database's
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    prepared, files = _prepared(connection), _files()
+    _refuse_older(prepared, files)
+    _refuse_newer(prepared, files)
 
 
-def begin(connection: psycopg.Connection, run: str, fingerprint: str, fields: Sequence[str]) -> int:
+def begin(
+    connection: psycopg.Connection,
+    run: str,
+    content_hash: str,
+    fields: Sequence[str],
+    manifest: Mapping[str, object],
+) -> int:
     """Create a run with empty partitions, not attached yet; returns its run_id."""
     row = connection.execute(
-        "INSERT INTO lookalike.runs (run, fingerprint, fields) VALUES (%s, %s, %s) RETURNING run_id",
-        (run, fingerprint, list(fields)),
+        "INSERT INTO lookalike.runs (run, content_hash, fields, manifest) VALUES (%s, %s, %s, %s) RETURNING run_id",
+        (run, content_hash, list(fields), Jsonb(dict(manifest))),
     ).fetchone()
     run_id = int(row[0])  # type: ignore[index]
     _act_as_loader(connection)
@@ -358,78 +464,217 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
 
 # Runs -----------------------------------------------------------------------------------------------------------------
 
-_RUN_COLUMNS = "run_id, run, fingerprint, figures, loaded_at"
+_RUN = "run_id, run, content_hash, figures, manifest, loaded_at, published_at"
+
+
+def served(connection: psycopg.Connection, ids: np.ndarray) -> tuple[dict[str, int], int]:
+    """Products of the live run by subCategory, '' for those without one, and how many of these ids are among them."""
+    counts = connection.execute(
+        """SELECT coalesce("subCategory", ''), count(*) FROM lookalike.live_products GROUP BY 1"""
+    ).fetchall()
+    shared = "SELECT count(*) FROM lookalike.live_products WHERE product_id = ANY(%s)"
+    ((known,),) = connection.execute(shared, (ids.tolist(),)).fetchall()
+    return dict(counts), known
 
 
 def runs(connection: psycopg.Connection) -> list[StoredRun]:
     """The complete runs, newest first."""
-    cursor = connection.cursor(row_factory=class_row(StoredRun))
-    query = f"SELECT {_RUN_COLUMNS} FROM lookalike.runs WHERE loaded_at IS NOT NULL ORDER BY run_id DESC"  # noqa: S608
-    return cursor.execute(query).fetchall()  # type: ignore[arg-type]
+    return _runs(connection, "lookalike.runs WHERE loaded_at IS NOT NULL ORDER BY run_id DESC")
 
 
 def live(connection: psycopg.Connection) -> StoredRun | None:
-    """The run that `similar_items` answers from."""
-    pointer = connection.execute("SELECT run_id FROM lookalike.live").fetchone()
-    return next((run for run in runs(connection) if pointer == (run.run_id,)), None)
+    """The run that `similar_items` answers from; readers may ask too."""
+    return next(iter(_runs(connection, "lookalike.live_run")), None)
+
+
+def stored_with(connection: psycopg.Connection, content_hash: str) -> StoredRun | None:
+    """The complete run with this content, live or not."""
+    return next((run for run in runs(connection) if run.content_hash == content_hash), None)
+
+
+def _runs(connection: psycopg.Connection, source: str) -> list[StoredRun]:
+    if not _prepared(connection):
+        return []
+    cursor = connection.cursor(row_factory=class_row(StoredRun))
+    return cursor.execute(f"SELECT {_RUN} FROM {source}").fetchall()  # type: ignore[arg-type]  # noqa: S608
 
 
 def flip(connection: psycopg.Connection, run_id: int) -> None:
-    """Make a run live; readers see the old pointer until the transaction commits."""
+    """Publish a run: readers see the old one until the transaction commits. Call it under the lock."""
+    _point_to(connection, run_id)
+    # Later than all others even where the clock was set back.
+    connection.execute(
+        "UPDATE lookalike.runs SET published_at = greatest(clock_timestamp(), (SELECT max(published_at) + '1us' FROM"
+        " lookalike.runs)) WHERE run_id = %s",
+        (run_id,),
+    )
+
+
+def _point_to(connection: psycopg.Connection, run_id: int) -> None:
     connection.execute(
         "INSERT INTO lookalike.live (run_id) VALUES (%s) ON CONFLICT (one) DO UPDATE SET run_id = excluded.run_id",
         (run_id,),
     )
 
 
-def rollback(connection: psycopg.Connection) -> StoredRun:
-    """Make the newest run older than the live one live.
+def adopt(connection: psycopg.Connection, run_id: int, run: str, manifest: Mapping[str, object]) -> None:
+    """Give a stored run the name and the manifest of another run with the same content."""
+    connection.execute(
+        "UPDATE lookalike.runs SET run = %s, manifest = %s WHERE run_id = %s", (run, Jsonb(dict(manifest)), run_id)
+    )
+
+
+def rollback(connection: psycopg.Connection, reason: str = "") -> StoredRun:
+    """Make the run live that was published last before the live one, and hold the content of the live one.
+
+    Runs whose content is held are passed over. Going back is no publishing: once more goes further back.
 
     Raises:
         UserError: there is none.
     """
-    now = live(connection)
-    older = [run for run in runs(connection) if now and run.run_id < now.run_id]
-    if not older:
-        raise UserError(
-            "there is no older run to go back to",
-            where=f"live run: {now.run if now else 'none'}",
-            remedy="publish a run with `make refresh`; the store keeps LOOKALIKE_KEEP_RUNS of them",
-        )
-    flip(connection, older[0].run_id)
-    return older[0]
+    with connection.transaction():
+        lock(connection)
+        now, is_held = live(connection), {hold.content_hash for hold in holds(connection)}
+        earlier = [run for run in runs(connection) if now and _published(run) < _published(now)]
+        free = [run for run in earlier if run.content_hash not in is_held | {now.content_hash if now else ""}]
+        if not now or not free:
+            kept = ", ".join(f"{run.run}{' (held)' * (run.content_hash in is_held)}" for run in runs(connection))
+            raise UserError(
+                "there is no run to go back to",
+                where=f"live run: {now.run if now else 'none'}; the store holds {kept or 'none'}",
+                remedy="publish a run with `make refresh`, or end a hold with `lookalike unhold`; the store keeps "
+                "LOOKALIKE_KEEP_RUNS runs",
+            )
+        before = max(free, key=_published)
+        hold(connection, now.content_hash, now.run, reason or f"rolled back to run {before.run}")
+        _point_to(connection, before.run_id)
+    return before
 
 
-def rename(connection: psycopg.Connection, run_id: int, run: str) -> None:
-    """Give a stored run the name of a later run with the same content."""
-    connection.execute("UPDATE lookalike.runs SET run = %s WHERE run_id = %s", (run, run_id))
+def _published(run: StoredRun) -> datetime.datetime:
+    return run.published_at or datetime.datetime.min.replace(tzinfo=datetime.UTC)
+
+
+# Holds ----------------------------------------------------------------------------------------------------------------
+
+
+def hold(connection: psycopg.Connection, content_hash: str, run: str, reason: str) -> None:
+    """Hold content, which a run of this name has, until `unhold`."""
+    connection.execute(
+        "INSERT INTO lookalike.holds (content_hash, run, reason) VALUES (%s, %s, %s) ON CONFLICT (content_hash)"
+        " DO UPDATE SET run = excluded.run, reason = excluded.reason, held_at = excluded.held_at",
+        (content_hash, run, reason),
+    )
+
+
+def holds(connection: psycopg.Connection) -> list[Hold]:
+    """What is held, the newest hold first."""
+    if not _prepared(connection):
+        return []
+    cursor = connection.cursor(row_factory=class_row(Hold))
+    query = "SELECT content_hash, run, reason, held_at FROM lookalike.holds ORDER BY held_at DESC, content_hash"
+    return cursor.execute(query).fetchall()
+
+
+def held(connection: psycopg.Connection, content_hash: str) -> Hold | None:
+    """The hold of this content."""
+    return next((hold for hold in holds(connection) if hold.content_hash == content_hash), None)
+
+
+def unhold(connection: psycopg.Connection, run: str | None) -> list[Hold]:
+    """End the holds of the content that a run has or had when it was held, or all; returns them.
+
+    Raises:
+        UserError: nothing of that run is held.
+    """
+    with connection.transaction():
+        lock(connection)
+        before = holds(connection)
+        contents = {stored.content_hash for stored in runs(connection) if stored.run == run}
+        ended = [hold for hold in before if run in (None, hold.run) or hold.content_hash in contents]
+        if run is not None and not ended:
+            raise UserError(
+                f"nothing of run {run} is held",
+                where=f"held: {', '.join(hold.run for hold in before) or 'nothing'}",
+                remedy="name one of the runs that are held; `lookalike status` shows them",
+            )
+        hashes = [hold.content_hash for hold in ended]
+        connection.execute("DELETE FROM lookalike.holds WHERE content_hash = ANY(%s)", (hashes,))
+    return ended
+
+
+# Pruning --------------------------------------------------------------------------------------------------------------
 
 
 def prune(connection: psycopg.Connection, keep: int) -> list[int]:
-    """Drop all but the live run and the newest others, `keep` in all, and unfinished ones; returns the dropped ids.
+    """Drop all runs but `keep` of them, and unfinished ones; returns the ids of the dropped.
 
-    Dropping a partition locks its table, and lookups queue behind a lock that waits. So it waits `DROP_WAIT` only: what
-    a long-running reader holds stays for the next prune. Call it last in a transaction.
+    Kept are the live run and those published last, before any that is held. Not for use in a transaction. Readers don't
+    wait for it nor fail, not in an older snapshot either: what they hold stays for the next prune, as all does while
+    somebody publishes. A crash leaves a run unfinished.
     """
-    _act_as_loader(connection)
-    now = live(connection)
-    others = [run.run_id for run in runs(connection) if now is None or run.run_id != now.run_id]
-    kept = {*others[: keep - (now is not None)], *([now.run_id] if now else [])}
+    if connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone() == (False,):
+        return []
+    try:
+        connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{PRUNE_WAIT_S}s"))
+        connection.execute("SET synchronous_commit = off")  # a detached partition is locked until its commit is written
+        surplus = _surplus(connection, keep)
+        if not surplus or not _all_see_the_live_run(connection):
+            return []
+        return list(takewhile(lambda run_id: _drop(connection, run_id), surplus))
+    finally:
+        if not connection.closed:
+            connection.execute("RESET lock_timeout")
+            connection.execute("RESET synchronous_commit")
+            connection.execute("SELECT pg_advisory_unlock(%s)", (LOCK,))
+
+
+def _surplus(connection: psycopg.Connection, keep: int) -> list[int]:
+    now, is_held = live(connection), {hold.content_hash for hold in holds(connection)}
+    others = [run for run in runs(connection) if now is None or run.run_id != now.run_id]
+    others.sort(key=lambda run: (run.content_hash not in is_held, _published(run)), reverse=True)
+    kept = {run.run_id for run in [*([now] if now else []), *others][:keep]}
     ids = [row[0] for row in connection.execute("SELECT run_id FROM lookalike.runs ORDER BY run_id").fetchall()]
-    return [run_id for run_id in ids if run_id not in kept and _drop(connection, run_id)]
+    return [run_id for run_id in ids if run_id not in kept]
+
+
+def _all_see_the_live_run(connection: psycopg.Connection) -> bool:
+    """Wait a little until no session's snapshot is older than the last flip: none can ask for another run then."""
+    older = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity a, lookalike.live l WHERE a.datname = current_database()"
+        " AND a.pid <> pg_backend_pid() AND age(a.backend_xmin) >= age(l.xmin))"
+    )
+    deadline = time.monotonic() + PRUNE_WAIT_S
+    while connection.execute(older).fetchone() == (True,):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _drop(connection: psycopg.Connection, run_id: int) -> bool:
-    """Drop a run unless a reader holds it; says whether it is gone."""
+    """Drop a run unless a reader holds it; says whether it is gone. Unfinished from its first step on."""
+    connection.execute("UPDATE lookalike.runs SET loaded_at = NULL WHERE run_id = %s", (run_id,))
     try:
-        with connection.transaction():  # within the caller's: a savepoint
-            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(DROP_WAIT))
-            for table in PARTITIONED:
-                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_partition(table, run_id)))
-            connection.execute("DELETE FROM lookalike.runs WHERE run_id = %s", (run_id,))
+        for table in PARTITIONED:
+            _detach(connection, table, run_id)
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_partition(table, run_id)))
     except psycopg.errors.LockNotAvailable:
         return False
+    connection.execute("DELETE FROM lookalike.runs WHERE run_id = %s", (run_id,))
     return True
+
+
+def _detach(connection: psycopg.Connection, table: str, run_id: int) -> None:
+    """Detach a run's partition, or end a detaching that did not. Waits for readers of the table without locking it."""
+    name = f"lookalike_runs.{table}_{run_id}"
+    pending = connection.execute(
+        "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s)", (name,)
+    ).fetchone()
+    if pending:
+        how = sql.SQL("FINALIZE" if pending[0] else "CONCURRENTLY")
+        statement = sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}")
+        connection.execute(statement.format(_table(table), _partition(table, run_id), how))
 
 
 def _table(name: str) -> sql.Identifier:
@@ -437,10 +682,21 @@ def _table(name: str) -> sql.Identifier:
 
 
 def _partition(table: str, run_id: int) -> sql.Identifier:
-    return sql.Identifier("lookalike", f"{table}_{run_id}")
+    return sql.Identifier("lookalike_runs", f"{table}_{run_id}")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def one_run(connection: psycopg.Connection) -> Iterator[None]:
+    """A transaction in which all lookups, and `live`, answer from one run, whatever is published meanwhile.
+
+    Keep it short: the store keeps every row that was deleted since it began.
+    """
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
 
 
 def similar_items(connection: psycopg.Connection, product_id: int, filters: dict[str, str], k: int) -> list[Item]:
@@ -466,14 +722,17 @@ def similar_items_by_vector(
     Raises:
         UserError: the width is not that of the live run, an unknown field, a wrong `k`, or no run is live.
     """
-    return _items(connection, "similar_items_by_vector(%s::float8[]::vector, %s, %s)", embedding.tolist(), filters, k)
+    return _items(
+        connection, "similar_items_by_vector(%s::float8[]::public.vector, %s, %s)", embedding.tolist(), filters, k
+    )
 
 
 def _items(connection: psycopg.Connection, call: str, asked: object, filters: dict[str, str], k: int) -> list[Item]:
     """Call one of the functions; what it or the check of its arguments refuses is a UserError."""
     query = f"SELECT item, score::float8, precomputed FROM lookalike.{call}"  # noqa: S608
     try:
-        rows = connection.execute(query, (asked, Jsonb(filters), k)).fetchall()  # type: ignore[arg-type]
+        with _no_run_where_not_prepared():
+            rows = connection.execute(query, (asked, Jsonb(filters), k)).fetchall()  # type: ignore[arg-type]
     except (psycopg.errors.RaiseException, psycopg.DataError) as error:
         raise UserError(
             error.diag.message_primary or str(error),
@@ -483,7 +742,21 @@ def _items(connection: psycopg.Connection, call: str, asked: object, filters: di
     return [Item(*row) for row in rows]
 
 
+@contextmanager
+def _no_run_where_not_prepared() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable):
+        raise UserError("no run is live", where="the store", remedy="publish one with make refresh") from None
+
+
 def product_names(connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, str]:
-    """productDisplayName of products of the live run."""
+    """productDisplayName of products of the live run.
+
+    Raises:
+        UserError: no run is live, as nobody has prepared the store.
+    """
     query = 'SELECT product_id, "productDisplayName" FROM lookalike.live_products WHERE product_id = ANY(%s)'
-    return {product_id: name or "" for product_id, name in connection.execute(query, (list(ids),)).fetchall()}
+    with _no_run_where_not_prepared():
+        rows = connection.execute(query, (list(ids),)).fetchall()
+    return {product_id: name or "" for product_id, name in rows}

@@ -42,6 +42,18 @@ def lake(tmp_path: Path) -> Lake:
     return Lake((tmp_path / "lake").as_uri())
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a disk of a given size must be mounted, which only root may, and not in every container")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """Connection string of an embedded Postgres server that lives as long as the session.
@@ -64,8 +76,8 @@ def empty_database(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 def connection(empty_database: str, tmp_path) -> Iterator[psycopg.Connection]:
-    """A connection in autocommit mode to a new, migrated store."""
-    with store.connect(empty_database, tmp_path) as connection:
+    """A connection in autocommit mode to a new, prepared store."""
+    with store.connect(empty_database, tmp_path, prepares=True) as connection:
         yield connection
 
 
@@ -85,7 +97,7 @@ def load_run() -> Callable[..., int]:
         products = pa.table({"product_id": ids, **texts, "image_sha256": ["0" * 64] * len(ids)})
         with connection.transaction():
             store.lock(connection)
-            run_id = store.begin(connection, run, f"fingerprint of {run}", ["gender", "baseColour"])
+            run_id = store.begin(connection, run, f"content of {run}", ["gender", "baseColour"], {"run": run})
             store.load_products(connection, run_id, products, np.asarray(embeddings)[order])
             store.load_combinations(connection, run_id, [(filters, cell) for cell, (filters, _) in enumerate(lists)])
             loaded = store.load_lists(

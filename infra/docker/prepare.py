@@ -15,6 +15,8 @@ from urllib.parse import urlparse
 
 LOGINS = {"loader": "lookalike_loader", "reader": "lookalike_reader"}
 """Login → the role of sql/roles.sql that it is a member of; its password is the variable STORE_<LOGIN>_PASSWORD."""
+READ_LIMIT = "30s"
+"""Longest that a statement runs in the store's database: ten times a look-up that orders a million products."""
 
 
 def users() -> None:
@@ -40,17 +42,21 @@ def bucket() -> None:
 
 
 def store() -> None:
-    """Migrate the store at LOOKALIKE_STORE as its superuser, and give the logins the passwords of the environment.
+    """Prepare the store at LOOKALIKE_STORE as its superuser, and give the logins the passwords of the environment.
 
-    Nobody else may connect to the database, and both logins are members of one role each, so owners of nothing.
+    Nobody else may connect to the database, and both logins are members of one role each, so owners of nothing. A
+    statement ends after READ_LIMIT, whoever's it is, as a role's setting does not reach its members; whoever needs
+    longer sets another for the login or the session, as publishing does.
     """
     from psycopg import sql
 
     from infra.store import connect
 
-    with connect(os.environ["LOOKALIKE_STORE"], Path()) as connection, connection.transaction():
+    with connect(os.environ["LOOKALIKE_STORE"], Path(), prepares=True) as connection, connection.transaction():
         database = sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+        limit = sql.SQL("ALTER DATABASE {} SET statement_timeout = {}").format(database, READ_LIMIT)
+        connection.execute(limit)
         for login, role in LOGINS.items():
             names = {"login": sql.Identifier(login), "role": sql.Identifier(role), "database": database}
             # Hashed here: a server that logs its statements shall not log a password.

@@ -4,24 +4,25 @@
 -- Embeddings are fixed-point unit vectors, so both ways give the same scores to the bit.
 -- Plans are made once a connection: left to itself Postgres makes one for every question as soon as it holds several runs, since
 -- it takes naming the run's partition for a gain, and planning takes three times as long as the look-up.
--- pg_temp stands last in search_path: unnamed it would come first, and a caller's temporary type would run as the owner.
+-- It runs as lookalike_lookup (roles.sql), and search_path names nothing that others create in: what they had created there would
+-- run as that role. pg_temp stands last, since unnamed it comes first, with a caller's temporary types.
 CREATE OR REPLACE FUNCTION lookalike.similar_items(
     product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10
 ) RETURNS TABLE (rank int, item bigint, score real, precomputed boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lookalike, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     asked bigint := similar_items.product_id;
     live_id int;
     place int;
-    query halfvec;
+    query public.halfvec;
 BEGIN
     SELECT l.run_id, p.position, p.embedding INTO live_id, place, query
     FROM lookalike.live l JOIN lookalike.products p USING (run_id) WHERE p.product_id = asked;
     IF k BETWEEN 1 AND 10 THEN
         RETURN QUERY
-        SELECT u.rank::int, p.product_id, (-(p.embedding <#> query))::real, true
+        SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, true
         FROM lookalike.combinations c
         JOIN lookalike.lists l ON l.run_id = live_id AND l.position = place AND l.cell = c.cell
         CROSS JOIN unnest(l.items[:k]) WITH ORDINALITY AS u(position, rank)

@@ -2,20 +2,20 @@
 -- A vector that is no embedding of the pipeline (a unit vector of multiples of 2^-11) is first made one.
 -- The settings are for the reasons given in similar_items.sql.
 CREATE OR REPLACE FUNCTION lookalike.similar_items_by_vector(
-    embedding vector, filters jsonb DEFAULT '{}', k int DEFAULT 10
+    embedding public.vector, filters jsonb DEFAULT '{}', k int DEFAULT 10
 ) RETURNS TABLE (rank int, item bigint, score real, precomputed boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lookalike, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     live_id int := lookalike.checked_run(filters, k);
-    asked int := vector_dims(similar_items_by_vector.embedding);
+    asked int := public.vector_dims(similar_items_by_vector.embedding);
     known int;
 BEGIN
     IF asked IS NULL THEN
         RAISE EXCEPTION 'the embedding is NULL' USING HINT = 'give a vector such as ''[0.6, 0.8]''';
     END IF;
-    SELECT vector_dims(p.embedding) INTO known FROM lookalike.products p WHERE p.run_id = live_id AND p.position = 0;
+    SELECT public.vector_dims(p.embedding) INTO known FROM lookalike.products p WHERE p.run_id = live_id AND p.position = 0;
     IF asked <> known THEN
         RAISE EXCEPTION 'the embedding has % dimensions, those of the live run have %', asked, known
             USING HINT = 'make it with the backbone that the live run was made with';

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def live_run(lake, uri, name=RUN):
     model, table = extraction.choose_model(run.settings), run.table("images")
     hashes = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()
     parts = [extraction.embed_file(lake, part, hashes, model)[0] for part in table.parts]
-    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name, fingerprint=model.fingerprint)
+    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name)
     figures = {"model": model.fingerprint, "backbone": model.name, "tuned": "", "embedder": "untrained"}
     figures["base"] = model.fingerprint
     write_result(run, "embed", tables={"features": features.version}, figures=figures)
@@ -78,12 +79,20 @@ def live_run(lake, uri, name=RUN):
 
 
 def publish(run, products, embeddings):
-    with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
-        run_id = store.begin(connection, run.name, run.name, run.settings.fields)
+    with (
+        store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection,
+        connection.transaction(),
+    ):
+        run_id = store.begin(connection, run.name, run.name, run.settings.fields, manifest(run))
         columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
         store.load_products(connection, run_id, products.select(columns), embeddings)
         store.attach(connection, run_id, {"products": N})
         store.flip(connection, run_id)
+
+
+def manifest(run):
+    """What the run was made of, as publish writes it."""
+    return {"run": run.name, "results": {step: asdict(result) for step, result in run.results().items()}}
 
 
 @pytest.fixture(scope="module")
@@ -224,13 +233,13 @@ def test_the_evaluation_answers_photos_as_the_live_search_does(night):
     found = catalogue.search(
         np.stack([each.embedding for each in asked]), np.stack([each.probabilities for each in asked]), labels
     )
-    stages = set()
+    met = set()
     for each, batch in zip(asked, found, strict=True):
         live = searcher.answer(connection, each, {})
-        stages.add(live.stage)
+        met.add(live.stage)
         assert batch.decision == stages.Decision(live.stage, live.why, live.subcategory, live.derived_type)
         assert products.ids[batch.items].tolist() == [item.product_id for item in live.items]
-    assert stages >= {"derivedType", "filters"}
+    assert met >= {"derivedType", "filters"}
 
 
 def test_copies_of_held_out_photos_are_looked_for_among_all_products(night):
@@ -275,7 +284,6 @@ def test_an_unknown_field_is_named_with_the_known_ones(night):
             {"input_height": 96},
             ["the settings ask for efficientnet-lite0", f"but run {RUN} was made", "LOOKALIKE_INPUT_HEIGHT"],
         ),
-        ({"fields": ("gender", "season")}, ["lack articleType, subCategory", "LOOKALIKE_FIELDS=gender,season"]),
         ({"lake": "file:///nowhere"}, [f"run {RUN}", "the lake does not hold", "LOOKALIKE_LAKE=file:///nowhere"]),
     ],
 )
@@ -301,14 +309,27 @@ def restored(run, file):
         run.lake.write_bytes(file, kept)
 
 
-def test_a_run_without_classifier_says_which_step_is_missing(night):
+def test_a_live_run_that_cannot_be_filtered_as_the_stages_need_is_named(night):
     run, connection, _ = night
-    path = f"runs/{RUN}/classify.json"
-    with restored(run, path):
-        run.lake.filesystem.delete_file(run.lake.path(path))
-        with pytest.raises(UserError, match="no result of step 'classify'") as caught:
+    other = manifest(run)
+    other["results"]["similar"]["settings"]["fields"] = ["gender", "season"]
+    with connection.transaction(force_rollback=True):
+        store.adopt(connection, store.live(connection).run_id, RUN, other)
+        with pytest.raises(UserError, match="lack articleType, subCategory") as caught:
             Searcher(connection, run.settings)
-        assert "lookalike step classify" in caught.value.remedy
+    assert caught.value.where == "LOOKALIKE_FIELDS=gender,season"
+
+
+def test_steps_run_again_under_the_live_runs_name_change_nothing_of_what_is_served(night):
+    run, connection, searcher = night
+    (seen,) = searcher.see([photo(1)])
+    version = write_table(run, "embeddings", [{"product_id": 0, "embedding": [1.0, 0.0]}], similar.EMBEDDINGS)
+    with restored(run, f"runs/{RUN}/similar.json"), restored(run, f"runs/{RUN}/classify.json"):
+        write_result(run, "similar", tables={"embeddings": version})
+        run.lake.write_bytes(f"runs/{RUN}/classify.json", b"{}")
+        (again,) = Searcher(connection, run.settings).see([photo(1)])
+    assert np.array_equal(again.embedding, seen.embedding)
+    assert np.array_equal(again.probabilities, seen.probabilities)
 
 
 def test_a_classifier_that_was_changed_is_refused(night):
@@ -322,28 +343,59 @@ def test_a_classifier_that_was_changed_is_refused(night):
 
 def test_a_run_that_was_embedded_by_other_rules_is_refused(night):
     run, connection, _ = night
-    rows = [{"product_id": 0, "embedding": [1.0, 0.0], "unlabelled": None}]
-    version = write_table(run, "embeddings", rows, similar.EMBEDDINGS)
-    with restored(run, f"runs/{RUN}/similar.json"):
-        write_result(run, "similar", tables={"embeddings": version})
+    version = write_table(run, "embeddings", [{"product_id": 0, "embedding": [1.0, 0.0]}], similar.EMBEDDINGS)
+    other = manifest(run)
+    other["results"]["similar"]["tables"] = {"embeddings": version}
+    with connection.transaction(force_rollback=True):
+        store.adopt(connection, store.live(connection).run_id, RUN, other)
         with pytest.raises(UserError, match="has embeddings of 2 dimensions, and this release makes 1280") as caught:
             Searcher(connection, run.settings)
-        assert "refresh as another run" in caught.value.remedy
+    assert "refresh as another run" in caught.value.remedy
+
+
+def test_a_run_that_an_earlier_release_published_is_to_be_published_again(night):
+    run, connection, _ = night
+    with connection.transaction(force_rollback=True):
+        store.adopt(connection, store.live(connection).run_id, RUN, {})
+        with pytest.raises(UserError, match="published by an earlier release") as caught:
+            Searcher(connection, run.settings)
+    assert "make refresh" in caught.value.remedy
 
 
 def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):
     run, connection, searcher = night
     mine = store.live(connection).run_id
-    with connection.transaction(force_rollback=True):
+    with connection.transaction():
         products = run.table("products").read().sort_by("product_id").slice(0, 2)
-        other = store.begin(connection, "another", "another", run.settings.fields)
+        other = store.begin(connection, "another", "another", run.settings.fields, {})
         columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
         store.load_products(connection, other, products.select(columns), np.zeros((2, 1280), np.float32))
         store.attach(connection, other, {"products": 2})
         store.flip(connection, other)
-        with pytest.raises(TransientError, match=f"another went live after run {RUN}"):
-            searcher.search(connection, photo(1), {})
-    assert store.live(connection).run_id == mine
+    with pytest.raises(TransientError, match=f"another went live after run {RUN}"):
+        searcher.search(connection, photo(1), {})
+    with connection.transaction():
+        store.flip(connection, mine)
+
+
+def test_an_answer_is_of_one_run_though_another_goes_live_meanwhile(night, monkeypatch):
+    run, connection, searcher = night
+    mine, other = store.live(connection).run_id, store.stored_with(connection, "another").run_id
+    expected = searcher.search(connection, photo(1), {})
+    ask = store.similar_items_by_vector
+
+    def with_a_flip_before(*arguments):
+        with psycopg.connect(run.settings.store, autocommit=True) as publisher, publisher.transaction():
+            store.flip(publisher, other)
+        return ask(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "similar_items_by_vector", with_a_flip_before)
+        answer = searcher.search(connection, photo(1), {})
+    assert store.live(connection).run_id == other
+    with connection.transaction():
+        store.flip(connection, mine)
+    assert answer == expected
 
 
 # Many photos ----------------------------------------------------------------------------------------------------------

@@ -103,7 +103,6 @@ def test_a_zip_is_copied_byte_for_byte_and_described_in_pulls(tmp_path):
     expected = {"uri": source.as_uri(), "archive": f"raw/{sha}.zip", "sha256": sha, "bytes": len(data), "members": 3}
     assert row(run) == expected
     assert run.lake.table("pulls").read().schema == PULLS
-    assert run.lake.table("pulls").fingerprint == content_hash(1, sha)
     assert (result.rows, result.files, result.skipped, result.tables) == (1, 3, False, {"pulls": 0})
     assert result.figures == {**expected, "added": True, "left_out": 0}
 
@@ -750,3 +749,15 @@ def test_a_source_without_files_is_refused(tmp_path):
     tar = saved(tmp_path / "a.tar", tarred({}, extra=(only_folder,)))
     for source in (tmp_path / "empty", tar, saved(tmp_path / "a.zip", zipped({}))):
         assert "holds no file" in str(refused(tmp_path, source))
+
+
+def test_a_disk_that_is_full_or_read_only_is_told_by_the_setting_that_chooses_it(tmp_path, small_disk):
+    source, elsewhere = folder(tmp_path / "source", {"images/1.jpg": os.urandom(2**21)}), tmp_path / "elsewhere"
+    changes = {"LAKE": (small_disk / "lake", elsewhere), "SCRATCH": (elsewhere, small_disk / "scratch")}
+    for found in (f"the disk of {small_disk}", f"{small_disk}/"):
+        for name, (lake, scratch) in changes.items():
+            settings = read_settings(dataset=str(source), lake=lake.as_uri(), scratch=scratch, logs=tmp_path / "logs")
+            with pytest.raises(UserError, match=f"set LOOKALIKE_{name} to a folder") as caught:
+                pull(Run("r", settings, Lake(settings.lake)))
+            assert caught.value.problem.startswith(found)
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)

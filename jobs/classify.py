@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from jobs.run import Run, StepResult, content_hash
 from ml import classifier, split
 from ml.classifier import Fitted, Targets
 from ml.features import keep_freed_memory
+
+if TYPE_CHECKING:
+    from ml.finetune import Checkpoints
 
 CODE_VERSION = 5
 SEED = 0
@@ -51,11 +54,20 @@ CLASSIFIER = pa.schema(
 
 def classify(run: Run) -> StepResult:
     """Train the subCategory classifier on the run's labelled products and measure it on those held out."""
-    products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
+    target, settings = run.lake.table("classifier"), run.settings
     start = extraction.choose_model(settings, "classifier_") if settings.classifier == "finetune" else None
     fingerprint = _fingerprint(run, start)
     if done := run.done("classify", fingerprint, {"classifier": target}):
         return done
+    if start is None:
+        return _train(run, fingerprint, None, {})
+    with training.checkpoints(settings, f"classify-{fingerprint}") as checkpoints:
+        return _train(run, fingerprint, start, checkpoints)
+
+
+def _train(run: Run, fingerprint: str, start: Model | None, checkpoints: Checkpoints) -> StepResult:
+    """Train, measure and commit: on features, or on images from the backbone `start` on, with its `checkpoints`."""
+    products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
     rows = products.read(["product_id", "subCategory", "image_sha256", *FIELDS])
     known, chosen = rows.num_rows - rows["subCategory"].null_count, _choose_products(rows)
     without, rows = len(rows) - known, rows.take(chosen)
@@ -71,8 +83,7 @@ def classify(run: Run) -> StepResult:
     fields = {name: rows[name].to_pylist() for name in FIELDS} if settings.classifier_labels == "multi" else {}
     targets = classifier.make_targets(rows["subCategory"].to_pylist(), fields)
     if start:
-        with training.checkpoints(settings, f"classify-{fingerprint}") as folder:
-            fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
+        fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], checkpoints)
     else:
         fitted, data, outputs = _fit(run, chosen, targets, sides)
     sha256, tested = hashlib.sha256(data).hexdigest(), targets.take(sides == split.TEST)
@@ -155,7 +166,7 @@ def _fit(run: Run, chosen: np.ndarray, targets: Targets, sides: np.ndarray) -> t
 
 
 def _finetune(
-    run: Run, start: Model, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, folder: Path
+    run: Run, start: Model, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, checkpoints: Checkpoints
 ) -> tuple[Fitted, bytes, np.ndarray]:
     """As `_fit`, on the images with these hashes, which are read part by part."""
     keep_freed_memory()
@@ -168,7 +179,7 @@ def _finetune(
     samples = training.samples(run, hashes, (start.height, start.width), targets.values.__getitem__)
     options = finetune.Options(run.settings.classifier_convolutions, run.settings.classifier_epochs, SEED)
     progress = Progress("epochs", options.epochs)
-    fitted = finetune.fit(backbone, targets, samples, sides, options, str(folder), progress.reach)
+    fitted = finetune.fit(backbone, targets, samples, sides, options, checkpoints, progress.reach)
     data = classifier.to_bytes(fitted.model)
     saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
     return fitted, data, finetune.predict(saved, samples, np.flatnonzero(sides == split.TEST))

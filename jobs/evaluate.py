@@ -47,10 +47,9 @@ MOST = 10_000
 """Held-out products whose lists are measured: searching for every fifth product among all would grow quadratically."""
 SHARES = ("coverage", "rejected", "classifier_accuracy")
 """Figures from 0 to 1; the others are percentages and counts."""
-COLUMNS = [
-    *("product_id", "gender", "articleType", "subCategory", "derivedType", "baseColour"),
-    *("productDisplayName", "image_sha256"),
-]
+KINDS = ("articleType", "gender", "baseColour", "derivedType")
+"""Attributes that neighbours are judged by."""
+COLUMNS = list(dict.fromkeys(["product_id", "subCategory", "productDisplayName", *KINDS, *reference.UNCHANGED]))
 UNTRAINED = "untrained_"
 """Begins the names of figures that a run has without its embedder."""
 NO_CLASSIFIER: dict = {"accuracy": None, "classes": {}, "confusions": [], "history": {}}
@@ -96,7 +95,7 @@ def evaluate(run: Run) -> StepResult:
 
 def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | None) -> Evaluation:
     products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
-    codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour", "derivedType")}
+    codes = {name: encode(products[name]) for name in KINDS}
     queries = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
     held_out, shown = np.isin(np.arange(len(known.ids)), queries), lists.neighbours
     if known.unlabelled.any():

@@ -110,7 +110,7 @@ def test_query_answers_precomputed_and_computed_filters_alike(sample):
         (("query", "1"), "no product 1"),
         (("query", "{product}", "--filter", "size=XL"), "known fields: gender, masterCategory"),
         (("query", "{product}", "--filter", "Blue"), "write field=value"),
-        (("rollback",), "there is no older run"),
+        (("rollback",), "there is no run to go back to"),
         (("step", "embd", "--run", RUN), "choose one of pull, catalog"),
         (("refresh", "--run", "yesterday"), "give a date such as"),
     ],
@@ -128,7 +128,7 @@ def test_a_failed_step_says_what_failed_where_the_log_is_and_how_to_resume_and_t
     (tmp_path / "source/images").mkdir(parents=True)
     arguments = ("refresh", "--dataset", "source", "--run", RUN)
     broken = lookalike(tmp_path, *arguments)
-    assert broken.returncode == 1
+    assert broken.returncode == 64
     assert "pull failed" in broken.stdout or "catalog failed" in broken.stdout
     assert re.search(r"log: +\S+\.jsonl", broken.stdout)
     assert "resume: make refresh" in broken.stdout

@@ -155,7 +155,7 @@ def _compare_lists(
         return reference.Followed(), against.without("neighbours", reference.why_gone(live, error))
     found = reference.follow(products, lists.neighbours, before, then)
     if not found.agreed.size:
-        against = against.without("neighbours", f"no product is as it was in {live.who}, with another beside it")
+        against = against.without("neighbours", f"no product of {live.who} is unchanged")
     return found, against
 
 

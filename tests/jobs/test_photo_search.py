@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,11 @@ from infra import store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES
-from jobs import extraction, heldout, similar
+from jobs import classify, extraction, heldout, similar
 from jobs.cli import app
 from jobs.features import read_embeddings
 from jobs.search import open_source
-from jobs.serve.search import Searcher, Seen
+from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
 from ml import protocols, split, stages
 from ml.images import ImageError, decode
@@ -125,6 +125,19 @@ def test_an_unseen_photo_goes_through_all_stages_and_finds_products_of_its_kind(
         )
         assert all(0 < guess.confidence <= 1 for guess in (answer.subcategory, answer.derived_type))
         assert kinds(answer.items) == [(wanted["gender"], wanted["articleType"])] * 10
+
+
+def test_a_run_without_a_classifier_is_searched_by_filters_alone_and_the_answer_says_so(night):
+    run, connection, searcher = night
+    version = run.lake.table("classifier").commit([], classify.CLASSIFIER, run="bare").version
+    bare = replace(run, manifest=manifest(run))
+    bare.manifest["results"]["classify"] |= {"tables": {"classifier": version}}
+    sight = Sight(bare)
+    (seen,) = sight.see([photo(3)])
+    assert np.array_equal(seen.embedding, searcher.see([photo(3)])[0].embedding)
+    assert (sight.labels, len(seen.probabilities)) == ([], 0)
+    decision = stages.decide(seen.probabilities, sight.labels, None)
+    assert (decision.stage, decision.why) == ("filters", "the run has no classifier that could name a subCategory")
 
 
 def test_a_photo_of_the_catalogue_has_its_products_embedding_to_the_bit(night):

@@ -54,7 +54,7 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 scale: setup ## Refreshes of 2,000 to 200,000 products, and a cluster and S3 against one machine: hours; resumes
 	@$(BIN)/python benchmarks/scale.py --folder var/scale --plot docs/scale.png $(if $(DATASET),--dataset "$(DATASET)")
 
-train: setup ## Train the embedding on the newest refresh; the next one uses it if it is better
+train: setup ## Train the embedding on the live run; the next refresh uses it if it is better
 	@$(BIN)/lookalike step train_embedding --run latest
 
 wheel: setup ## Build var/lookalike-….whl, and a copy var/lookalike.zip for Spark's executors (docs/spark.md)

@@ -116,6 +116,16 @@ class Settings(BaseSettings):
     """Gate: least share of products with a list under the empty filter."""
     shrink_max: float = Field(default=0.20, ge=0, le=1)
     """Gate: largest relative loss of products against the live run."""
+    coverage_loss_max: float = Field(default=0.01, ge=0, le=1)
+    """Gate: how far that share may fall below the live run's, 0.01: by one point; more where noise explains it."""
+    subcategory_shrink_max: float = Field(default=0.30, ge=0, le=1)
+    """Gate: largest relative loss of one subCategory's products; more where ordinary trade explains it."""
+    quality_loss_max: float = Field(default=0.02, ge=0, le=1)
+    """Gate: how far a held-out figure may fall below the live run's, 0.02: by two points; more where noise explains."""
+    subcategory_loss_max: float = Field(default=0.05, ge=0, le=1)
+    """Gate: the same for the held-out products of one subCategory."""
+    neighbours_loss_max: float = Field(default=0.001, ge=0, le=1)
+    """Gate: largest share of unchanged products whose list does not follow from that of the live run."""
     keep_runs: int = Field(default=3, ge=2)
     """Runs kept in the store, the live one included: two at least, or nothing is left to go back to."""
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # imported late where it is used: it takes a second
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
-Written = tuple[Part, dict[str, Any]]
-"""A part that a task wrote, and figures of how, which JSON can hold."""
+Written = tuple[Part, dict[str, float]]
+"""A part that a task wrote, and figures of how."""
 POLL_S = 0.5
 JAVA_MIN = 17
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -139,6 +139,7 @@ def map_to_parts(
     comes once. Whoever stops reading stops the job.
 
     Raises:
+        UserError: that of a task; no other attempt is made.
         PySparkException: a task failed for good.
     """
     items, context = list(items), spark.sparkContext
@@ -148,16 +149,16 @@ def map_to_parts(
     def run_batch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for item in batch.column("id").to_pylist():
-                written = json.dumps([(astuple(part), figures) for part, figures in work(items[item])])
-                finished.add({item: written})
-                yield pa.RecordBatch.from_pydict({"item": [item], "written": [written]})
+                told = _tell(work(items[item]))
+                finished.add({item: told})
+                yield pa.RecordBatch.from_pydict({"item": [item], "told": [told]})
 
     group = f"map-{id(finished)}"
     frame = spark.range(0, len(items), 1, max(1, len(items)))  # an item a partition, so a task each
 
     def collect() -> dict[int, str]:
         context.setJobGroup(group, group)
-        return dict(map(tuple, frame.mapInArrow(run_batch, "item long, written string").collect()))
+        return dict(map(tuple, frame.mapInArrow(run_batch, "item long, told string").collect()))
 
     yielded = 0
     with ThreadPoolExecutor(1) as pool:
@@ -166,9 +167,9 @@ def map_to_parts(
             while not wait([job], POLL_S).done:
                 if new := list(finished.value.values())[yielded:]:
                     yielded += len(new)
-                    yield _written(new)
+                    yield _hear(new)
             early = set(list(finished.value)[:yielded])
-            yield _written(written for item, written in job.result().items() if item not in early)
+            yield _hear(told for item, told in job.result().items() if item not in early)
         finally:
             if not job.done():
                 context.cancelJobGroup(group)
@@ -185,8 +186,21 @@ class _Union:
         return value1
 
 
-def _written(texts: Iterable[str]) -> list[Written]:
-    return [(Part(*part), figures) for text in texts for part, figures in json.loads(text)]
+def _tell(writing: Iterator[Written]) -> str:
+    """What a task says to the driver: what it wrote, or its UserError, which Spark would turn into a traceback."""
+    try:
+        return json.dumps([(astuple(part), figures) for part, figures in writing])
+    except UserError as error:
+        return json.dumps({"problem": error.problem, "where": error.where, "remedy": error.remedy})
+
+
+def _hear(told: Iterable[str]) -> list[Written]:
+    written = []
+    for heard in map(json.loads, told):
+        if isinstance(heard, dict):
+            raise UserError(heard.pop("problem"), **heard)
+        written += [(Part(*part), figures) for part, figures in heard]
+    return written
 
 
 if __name__ == "__main__":  # `make java`: before anything is started

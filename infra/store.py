@@ -467,6 +467,16 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
 _RUN = "run_id, run, content_hash, figures, manifest, loaded_at, published_at"
 
 
+def served(connection: psycopg.Connection, ids: np.ndarray) -> tuple[dict[str, int], int]:
+    """Products of the live run by subCategory, '' for those without one, and how many of these ids are among them."""
+    counts = connection.execute(
+        """SELECT coalesce("subCategory", ''), count(*) FROM lookalike.live_products GROUP BY 1"""
+    ).fetchall()
+    shared = "SELECT count(*) FROM lookalike.live_products WHERE product_id = ANY(%s)"
+    ((known,),) = connection.execute(shared, (ids.tolist(),)).fetchall()
+    return dict(counts), known
+
+
 def runs(connection: psycopg.Connection) -> list[StoredRun]:
     """The complete runs, newest first."""
     return _runs(connection, "lookalike.runs WHERE loaded_at IS NOT NULL ORDER BY run_id DESC")

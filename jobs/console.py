@@ -6,7 +6,7 @@ It reads the log files that the steps write (infra.telemetry), so it shows the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ HEADLINE = {
     "pull": ("bytes", "members", "added"),
     "catalog": ("products", "images_new"),
     "embed": ("images", "embedded", "images_per_s", "champion_used", "champion_both_0", "untrained_both_0"),
-    "classify": ("test_accuracy", "classes", "epochs"),
+    "classify": ("test_accuracy", "classes", "epochs", "classifier"),
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "lists"),
     "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates"),
@@ -162,6 +162,7 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
     """
     learnt = f", {LEARNT}" if figures["trained"] else ""
     tables = [
+        _gates(figures["gates"]),
         _nine(figures, "heldout_", "held-out products: no model has seen their labels"),
         _nine(figures, "", f"all products{learnt}"),
         _named(
@@ -169,7 +170,7 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
             {words: figures[f"unknown_{name}"] for name, words in UNKNOWN.items()},
         ),
         _named(
-            "subCategory classifier, held-out products",
+            f"subCategory classifier, {figures['subcategory_asked']:,} held-out products",
             {"all classes": figures["subcategory_test"], "the 15 largest alone": figures["subcategory_test_15"]},
         ),
     ]
@@ -188,6 +189,16 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
             against.add_row(words + note, f"{new:.2f}", f"{old:.2f}", f"{new - old:+.2f}")
         tables.append(against)
     return tables
+
+
+def _gates(verdicts: Sequence[Sequence[str]]) -> Table:
+    """A row a gate; words where it failed or could not be compared, as a passed one has nothing to tell."""
+    table = Table(title="gates", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for gate, state, detail in verdicts:
+        colour = {"passed": "green", "failed": "red"}.get(state, "yellow")
+        words = "" if state == "passed" else escape(detail.removeprefix("not compared: "))
+        table.add_row(gate, f"[{colour}]{state}[/]", words)
+    return table
 
 
 def _nine(figures: Mapping[str, Any], prefix: str, title: str) -> Table:

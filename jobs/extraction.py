@@ -106,7 +106,7 @@ def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
     files = _files_of(run, pending)
     if model.weights != packaged_weights(model.name):
         engine.take_gpu()
-        build(run.lake, model)  # weights that do not fit are said here in a sentence, where a worker has a traceback
+        build(run.lake, model)  # before Spark starts, and where Keras downloads the weights, once for all workers
     started = perf_counter()
     spark = engine.session("embed")
     try:
@@ -155,15 +155,10 @@ def _files_of(run: Run, pending: pa.Array) -> dict[str, pa.Array]:
 def _commit_all(
     run: Run, model: Model, table: Table, finished: Iterable[list[engine.Written]], total: int
 ) -> tuple[Table, list[engine.Written]]:
-    """Append to the features, as they come, what tasks wrote of `total` images; returns the table that holds it all.
-
-    Raises:
-        UserError: there are features that are NaN or infinite. Those are not committed.
-    """
+    """Append to the features, as they come, what tasks wrote of `total` images; returns the table that holds it all."""
     progress, written, waiting = Progress("images", total), list[engine.Written](), list[Part]()
     started = committed = perf_counter()
     for news in finished:
-        _check_finite(run, model, news)
         written += news
         waiting += [part for part, _ in news]
         progress.add(sum(part.rows for part, _ in news))
@@ -171,23 +166,6 @@ def _commit_all(
         if now - committed >= max(COMMIT_S, COMMIT_SHARE * (now - started)):
             table, waiting, committed = append(run, model, table, waiting), [], now
     return append(run, model, table, waiting), written
-
-
-def _check_finite(run: Run, model: Model, news: list[engine.Written]) -> None:
-    bad = [sha for _, figures in news for sha in figures["not_finite"]]
-    if not bad:
-        return
-    weights = model.weights
-    remedy = "set LOOKALIKE_WEIGHTS and LOOKALIKE_PRECISION to what gives finite features, or unset them,"
-    if model.tuned:
-        weights = run.lake.path(f"backbones/{model.tuned}.npz")
-        remedy = f"delete what the table `embedders` has of tuned={model.tuned} (a training writes it last)"
-    raise UserError(
-        f"gate finite: features are NaN or infinite for {len(bad):,} of the {sum(part.rows for part, _ in news):,} "
-        f"images embedded last, such as image {bad[0]}; none of these is committed, and the live run serves on",
-        where=f"{model.name}, {model.height} × {model.width} pixels, {model.precision}, weights {weights}",
-        remedy=f"{remedy} and run the step again",
-    )
 
 
 def append(run: Run, model: Model, table: Table, parts: list[Part]) -> Table:
@@ -245,8 +223,8 @@ def _not_brought(parts: list[Part], table: Table, newest: Table, model: Model) -
 def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine.Written:
     """Worker: read one file of images, decode ahead while the backbone works, write one part of features.
 
-    The figures say where the time went, `SECONDS`, and which images have features that are `not_finite`: an error
-    raised on a worker would reach people as a traceback.
+    Raises:
+        UserError: the weights or the features are NaN or infinite; nothing is written.
     """
     began = perf_counter()
     extractor = _extractor(lake.uri, model)
@@ -270,12 +248,31 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine
             seconds["inference_s"] += perf_counter() - started
     columns = [np.concatenate(batches) for batches in zip(*found, strict=True)]
     finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in columns])
+    if not finite.all():
+        raise _not_finite(
+            f"{np.count_nonzero(~finite):,} of the {len(rows):,} images in {part} have features that are NaN or "
+            f"infinite, such as image {rows['image_sha256'][int(finite.argmin())]}",
+            lake,
+            model,
+        )
     lists = [to_lists(values) for values in columns]
     out = pa.table([rows["image_sha256"], pa.repeat(model.fingerprint, len(rows)), *lists], schema=SCHEMA)
     started = perf_counter()
     written = lake.write_part("features", out)
-    seconds["write_s"] = perf_counter() - started
-    return written, {**seconds, "not_finite": out["image_sha256"].filter(pa.array(~finite)).to_pylist()}
+    return written, seconds | {"write_s": perf_counter() - started}
+
+
+def _not_finite(problem: str, lake: Lake, model: Model) -> UserError:
+    weights = model.weights
+    remedy = "set LOOKALIKE_WEIGHTS and LOOKALIKE_PRECISION to what gives finite features, or unset them,"
+    if model.tuned:
+        weights = lake.path(f"backbones/{model.tuned}.npz")
+        remedy = "go back to an embedder without these weights by `lookalike champion --use`"
+    return UserError(
+        f"gate finite: {problem}; nothing of it is committed, and the live run serves on",
+        where=f"{model.name}, {model.height} × {model.width} pixels, {model.precision}, weights {weights}",
+        remedy=f"{remedy} and run the step again",
+    )
 
 
 @lru_cache(maxsize=1)
@@ -290,7 +287,8 @@ def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → kera
     """The backbone itself, with every one of its weights.
 
     Raises:
-        UserError: the weights are not those of this backbone, cannot be read, or cannot be downloaded.
+        UserError: the weights are not those of this backbone, are NaN or infinite, cannot be read, or cannot be
+            downloaded.
     """
     data = read_weights(model.weights)
     try:
@@ -306,6 +304,10 @@ def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → kera
         ) from error
     if model.tuned:
         backbones.set_weights(built, read_tuned(lake, model.tuned))
+    # Looked at here, since a network may hide them: ReLU6 makes a number of NaN.
+    arrays = zip(built.weights, built.get_weights(), strict=True)  # type: ignore[attr-defined]  # keras.Model
+    if bad := [weight.path for weight, array in arrays if not np.isfinite(array).all()]:
+        raise _not_finite(f"{len(bad)} arrays of weights hold NaN or infinite values, such as {bad[0]}", lake, model)
     return built
 
 
@@ -328,7 +330,7 @@ def read_tuned(lake: Lake, sha256: str) -> bytes:
         raise UserError(
             f"the tuned weights have SHA-256 {found}",
             where=lake.path(f"backbones/{sha256}.npz"),
-            remedy="restore the file from a backup, or delete its rows of the table `embedders` and train again",
+            remedy="restore the file from a backup, or go back to another embedder by `lookalike champion --use`",
         )
     return data
 

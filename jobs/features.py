@@ -122,8 +122,8 @@ def read_embeddings(
         raise UserError(
             f"gate finite: no embeddings can be made: {error}",
             where=f"embedder {embedder.fingerprint}, features of model {model}",
-            remedy="delete the embedder's row of the table `embedders`, or where the features are to blame set other "
-            f"weights (LOOKALIKE_WEIGHTS), then run `lookalike step embed --run {run.name}` and the steps after it",
+            remedy="go back to another embedder by `lookalike champion --use`, or where the features are to blame set "
+            f"other weights (LOOKALIKE_WEIGHTS), then run `lookalike step embed --run {run.name}` and those after it",
         ) from None
 
 

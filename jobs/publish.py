@@ -8,10 +8,10 @@ its manifest, goes live with it. What may not go live is said in `objections`, a
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from math import isnan
 from time import perf_counter
 
 import numpy as np
@@ -26,14 +26,17 @@ from infra.store import StoredRun
 from infra.telemetry import Progress
 from jobs import step
 from jobs.features import to_matrix
+from jobs.reference import figures_of, is_sample
 from jobs.run import (
     PUBLISHED,
     STEPS,
     OutdatedError,
     Run,
     StepResult,
+    check_begun,
     check_chain,
     content_hash,
+    night_of,
     published_content,
     release,
 )
@@ -47,6 +50,7 @@ MADE = STEPS[: STEPS.index("publish")]
 
 def publish(run: Run) -> StepResult:
     """Load the run into the store and make it live."""
+    check_begun(run.name)
     check_chain(run, MADE)
     refused = refused_gates(run)
     content = content_hash(LOADING, published_content(run))
@@ -83,13 +87,12 @@ def refused_gates(run: Run) -> list[UserError]:
         raise _refusal(
             run, f"no verdict of gate {', '.join(missing)}", "set the gate's threshold and run evaluate again"
         )
-    return [
-        _refusal(
-            run, f"gate {row['gate']} found {row['value']:g}, bound {row['bound']:g}: {row['detail']}", row["remedy"]
-        )
-        for row in verdicts.values()
-        if not row["passed"]
-    ]
+    return [_refusal(run, _words(row), row["remedy"]) for row in verdicts.values() if not row["passed"]]
+
+
+def _words(verdict: Mapping) -> str:
+    numbers = {name: "nothing" if isnan(verdict[name]) else f"{verdict[name]:.6g}" for name in ("value", "bound")}
+    return f"gate {verdict['gate']} found {numbers['value']}, bound {numbers['bound']}: {verdict['detail']}"
 
 
 def objections(connection: psycopg.Connection, run: Run, live: StoredRun | None, content: str) -> list[UserError]:
@@ -100,6 +103,10 @@ def objections(connection: psycopg.Connection, run: Run, live: StoredRun | None,
     if live and _is_older(run.name, live.run):
         problem = f"run {live.run} is live, which is a newer night"
         against.append(_refusal(run, problem, "leave it, or run the newer night again"))
+    new = run.result("evaluate").figures.get("new_catalogue")
+    if live and new and not run.new_catalogue and not is_sample(figures_of(live, "pull")):
+        remedy = "set LOOKALIKE_DATASET to the live catalogue's source, or if another is meant give `--new-catalogue`"
+        against.append(_refusal(run, str(new), remedy))
     hold = store.held(connection, content)
     if hold:
         problem = f"its content is held since run {hold.run} was rolled back on {hold.held_at:%Y-%m-%d %H:%M}"
@@ -140,10 +147,8 @@ def _overrule(run: Run, against: Sequence[UserError]) -> list[str]:
 
 def _is_older(name: str, other: str) -> bool:
     """Whether a night comes before another one; names that are no dates have no order."""
-    try:
-        return datetime.date.fromisoformat(name) < datetime.date.fromisoformat(other)
-    except ValueError:
-        return False
+    night, another = night_of(name), night_of(other)
+    return night is not None and another is not None and night < another
 
 
 def _manifest(run: Run, overruled: Sequence[str]) -> dict[str, object]:

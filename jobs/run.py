@@ -120,7 +120,8 @@ class Run:
     """A refresh, named by its logical date, with the settings and the lake that its steps work on.
 
     With a `manifest`, that of a published run, results are those that were published, whatever has been run since.
-    `publish_anyway` is the reason, given by a person for this attempt alone, to publish what would be refused.
+    `publish_anyway` is the reason, given by a person for this attempt alone, to publish what would be refused, and with
+    `new_catalogue` the person says that another catalogue is meant to replace the live one.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Run:
     manifest: Mapping | None = None
     reading: Reading | None = None
     publish_anyway: str = ""
+    new_catalogue: bool = False
 
     def table(self, name: str) -> Table:
         """The version of table `name` that belongs to this run.
@@ -235,26 +237,30 @@ def check_chain(run: Run, steps: Iterable[str]) -> None:
                 )
 
 
-def check_night(name: str) -> None:
-    """Check that a name is that of a night which has begun somewhere.
-
-    Raises:
-        UserError: it is no calendar date, or it lies in the future.
-    """
-    written = re.fullmatch(r"\d{4}-\d{2}-\d{2}", name)
+def night_of(name: str) -> datetime.date | None:
+    """The night that a run is named by; None where its name is no calendar date in the form 2026-01-31."""
     with contextlib.suppress(ValueError):
-        night = datetime.date.fromisoformat(name) if written else None
-        # The day begins earliest at UTC + 14 hours.
-        today = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()
-        if night and night > today:
-            raise UserError(
-                f"{name} lies in the future, and no later night could replace it",
-                where="--run",
-                remedy=f"name the night that the catalogue is of, {today} at the latest",
-            )
-        if night:
-            return
-    raise UserError(f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31")
+        return datetime.date.fromisoformat(name) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", name) else None
+    return None
+
+
+def check_night(name: str) -> None:
+    """Raises UserError where a name is no calendar date, or that of a night which has not begun anywhere."""
+    if night_of(name) is None:
+        raise UserError(f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31")
+    check_begun(name)
+
+
+def check_begun(name: str) -> None:
+    """Raises UserError where a name is that of a night which has not begun anywhere: no later one could replace it."""
+    night = night_of(name)
+    today = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()  # where the day begins first
+    if night and night > today:
+        raise UserError(
+            f"{name} lies in the future, and no night until then could replace it",
+            where="--run",
+            remedy=f"name the night that the catalogue is of, {today} at the latest",
+        )
 
 
 def content_hash(*parts: object) -> str:

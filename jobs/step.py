@@ -59,11 +59,12 @@ def main(step: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", required=True, help="name of the run: its logical date, such as 2026-01-31")
     parser.add_argument("--dataset", help="source of the catalogue; default: LOOKALIKE_DATASET")
     parser.add_argument("--publish-anyway", default="", metavar="REASON", help="publish what would be refused; say why")
+    parser.add_argument("--new-catalogue", action="store_true", help="publish another catalogue than the live one")
     given = parser.parse_args(arguments)
     log = structlog.get_logger()
     try:
         run = open_run(given.run, **({"dataset": given.dataset} if given.dataset else {}))
-        run = replace(run, publish_anyway=given.publish_anyway.strip())
+        run = replace(run, publish_anyway=given.publish_anyway.strip(), new_catalogue=given.new_catalogue)
         telemetry.start(run.settings.logs, run.name, step)
         log.info("started")
         result = execute(step, run)

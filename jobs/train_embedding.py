@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,9 @@ from jobs.run import LATEST, Run, StepResult, content_hash, recorded, release
 from ml import backbones, embedding, split
 from ml.embedding import Embedder
 from ml.features import keep_freed_memory
+
+if TYPE_CHECKING:
+    from ml.finetune import Checkpoints
 
 CODE_VERSION = 7
 SEED = 0
@@ -56,8 +60,9 @@ def train_embedding(run: Run) -> StepResult:
         )
     champion, target = find_champion(run.lake, base.fingerprint), run.lake.table("embedders")
     how = [settings.embedding_convolutions, settings.embedding_epochs, base.fingerprint, champion.tuned]
+    versions = [CODE_VERSION, embedding.LAYOUT, asdict(embedding.RECIPE)]
     fingerprint = content_hash(
-        CODE_VERSION, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
+        versions, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
     )
     if done := run.done("train_embedding", fingerprint, {"embedders": target}):
         return done
@@ -72,10 +77,10 @@ def train_embedding(run: Run) -> StepResult:
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
     # Kept until the row is committed: a training that is killed while it is judged need not begin anew.
-    with training.checkpoints(settings, f"train_embedding-{fingerprint}") as folder:
+    with training.checkpoints(settings, f"train_embedding-{fingerprint}") as checkpoints:
         rival = judging.settle(run, champion, base).champion
         if settings.embedding == "finetune":
-            challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), str(folder))
+            challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), checkpoints)
         else:
             embedder, history = fit(run, rows, sides, str(embedded["model"]))
             challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
@@ -139,7 +144,7 @@ def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedd
     return embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
 
 
-def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, folder: str) -> Challenger:
+def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkpoints: Checkpoints) -> Challenger:
     """Tune a backbone, embed all images with it, and train an embedder on those features.
 
     It goes on from the champion's weights, if those were tuned and the night goes by it: once a challenger is not
@@ -162,7 +167,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, folder: str)
     options = Options(run.settings.embedding_convolutions, run.settings.embedding_epochs, SEED)
     backbone = extraction.build(run.lake, model)
     progress = Progress("epochs", options.epochs)
-    history = tuning.fit(backbone, head, samples, sizes, sides, options, folder, progress.reach)
+    history = tuning.fit(backbone, head, samples, sizes, sides, options, checkpoints, progress.reach)
     tuned = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
     extraction.extract(run, tuned)
     embedder, after = fit(run, rows, sides, tuned.fingerprint)

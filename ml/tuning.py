@@ -15,7 +15,7 @@ from keras import layers, ops
 
 from ml import embedding, finetune
 from ml.embedding import HIDDEN, Embedder
-from ml.finetune import Batches, Options, Samples
+from ml.finetune import Batches, Checkpoints, Options, Samples
 from ml.split import TRAIN
 
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1e-4, 0.05, 1e-2
@@ -32,7 +32,7 @@ def fit(  # type: ignore[no-untyped-def]  # keras.Model
     sizes: Mapping[str, int],
     sides: np.ndarray,
     options: Options,
-    checkpoints: str,
+    checkpoints: Checkpoints,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[float]]:
     """Train the last convolutions of a backbone, in place; returns the history.

@@ -47,11 +47,17 @@ BEGIN
     END IF;
 END $$;
 
+-- An owner must be a role that whoever makes it one can become (who may create roles but is no superuser is made a member) and
+-- that may create in the schema, if only now.
 DO $$
 DECLARE
     relation regclass;
 BEGIN
     IF to_regrole('lookalike_loader') IS NOT NULL THEN
+        IF NOT pg_has_role('lookalike_loader', 'SET') THEN
+            GRANT lookalike_loader TO CURRENT_USER;
+        END IF;
+        GRANT CREATE ON SCHEMA lookalike TO lookalike_loader;
         FOR relation IN
             SELECT oid FROM pg_class
             WHERE relnamespace = 'lookalike'::regnamespace AND relkind = 'p'
@@ -59,6 +65,7 @@ BEGIN
         LOOP
             EXECUTE format('ALTER TABLE %s OWNER TO lookalike_loader', relation);
         END LOOP;
+        REVOKE CREATE ON SCHEMA lookalike FROM lookalike_loader;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN
@@ -70,7 +77,10 @@ DECLARE
     called regprocedure;
 BEGIN
     IF to_regrole('lookalike_lookup') IS NOT NULL THEN
-        GRANT CREATE ON SCHEMA lookalike TO lookalike_lookup;  -- which the owner of a function must have, if only now
+        IF NOT pg_has_role('lookalike_lookup', 'SET') THEN
+            GRANT lookalike_lookup TO CURRENT_USER;
+        END IF;
+        GRANT CREATE ON SCHEMA lookalike TO lookalike_lookup;
         FOR called IN SELECT oid FROM pg_proc WHERE pronamespace = 'lookalike'::regnamespace AND prosecdef LOOP
             EXECUTE format('ALTER FUNCTION %s OWNER TO lookalike_lookup', called);
         END LOOP;

@@ -42,7 +42,10 @@ NEEDED = (*KIND, "subCategory")
 
 @dataclass(frozen=True)
 class Seen:
-    """What the models make of a photo: its embedding, float32 (e,), and the subCategories' probabilities, (c,)."""
+    """What the models make of a photo: its embedding, float32 (e,), and the probabilities of the c subCategories.
+
+    Where the run has no classifier, c is 0.
+    """
 
     embedding: np.ndarray
     probabilities: np.ndarray
@@ -66,16 +69,17 @@ class Sight:
         """Load the models and call each once, as first calls compile: seconds.
 
         Raises:
-            UserError: the run has no classifier, the settings' backbone is not the run's, or another release made it.
+            UserError: the settings' backbone is not the run's, or another release made it.
         """
         self._limit = run.settings.image_max_bytes
         model = _backbone(run)
         self._embedder = read_embedder(run)
         self._classifier = read_classifier(run)
-        self.labels = self._classifier.labels
+        self.labels = self._classifier.labels if self._classifier else []
         self._extractor = Extractor(build(run.lake, model), BATCH)
-        sizes = {"backbone": (model.height, model.width), "classifier": self._classifier.size}
-        self._sizes = {name: size for name, size in sizes.items() if size}
+        self._sizes = {"backbone": (model.height, model.width)}
+        if self._classifier and self._classifier.size:
+            self._sizes["classifier"] = self._classifier.size
         (seen,) = self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
         _check_width(run, len(seen.embedding))
 
@@ -103,9 +107,11 @@ class Sight:
         if not pixels:
             return []
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
+        embeddings = self._embedder.apply(features)
+        if self._classifier is None:
+            return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
         inputs = features.beside(classifier.COLUMNS) if of_features else [each["classifier"] for each in pixels]
-        embeddings = self._embedder.apply(features)
         return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
 
 
@@ -228,9 +234,15 @@ class Classifier:
         return outputs[0, : len(self.labels)]
 
 
-def read_classifier(run: Run) -> Classifier:
-    """Raises UserError where it was not trained, or its file is not the one that was."""
-    row = run.table("classifier").read(["model_file", "model_sha256", "labels", "input"]).to_pylist()[0]
+def read_classifier(run: Run) -> Classifier | None:
+    """The run's classifier; None where there was nothing to learn from.
+
+    Raises:
+        UserError: it was not trained, or its file is not the one that was.
+    """
+    row = next(iter(run.table("classifier").read(["model_file", "model_sha256", "labels", "input"]).to_pylist()), None)
+    if row is None:
+        return None
     try:
         model = classifier.from_bytes(run.lake.read_bytes(row["model_file"]), row["model_sha256"])
     except (FileNotFoundError, ValueError) as error:

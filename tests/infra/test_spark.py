@@ -86,11 +86,11 @@ ITEMS = [f"item-{i}" for i in range(7)]
 
 def test_every_item_is_worked_on_once_and_its_part_comes_back(session):
     def work(item):
-        yield Part(f"{item}.parquet", len(item), 1), {"seconds": 0.5, "names": [item]}
+        yield Part(f"{item}.parquet", len(item), 1), {"seconds": float(item[-1])}
 
     written = [pair for news in spark.map_to_parts(session, ITEMS, work) for pair in news]
     assert sorted(part.path for part, _ in written) == [f"{item}.parquet" for item in ITEMS]
-    assert [figures for _, figures in written] == [{"seconds": 0.5, "names": [part.path[:-8]]} for part, _ in written]
+    assert [figures for _, figures in written] == [{"seconds": float(part.path[5])} for part, _ in written]
 
 
 def test_what_a_finished_task_wrote_comes_while_others_run(session, wait_for, tmp_path):
@@ -117,6 +117,20 @@ def test_a_part_comes_once_though_its_worker_died_after_telling_of_it(session, t
     written = [pair for news in spark.map_to_parts(session, ITEMS, work) for pair in news]
     assert (tmp_path / "died").exists()
     assert sorted(part.path for part, _ in written) == ITEMS
+
+
+def test_a_users_mistake_found_by_a_task_arrives_as_it_is_and_at_the_first_attempt(session, tmp_path):
+    def work(item):
+        with (tmp_path / "attempts").open("a") as attempts:
+            attempts.write("x")
+        raise UserError("asked for 7, found 6", where=item, remedy="ask for 6")
+        yield
+
+    with pytest.raises(UserError) as caught:
+        list(spark.map_to_parts(session, ITEMS[:1], work))
+    assert (caught.value.problem, caught.value.where) == ("asked for 7, found 6", ITEMS[0])
+    assert caught.value.remedy == "ask for 6"
+    assert (tmp_path / "attempts").read_text() == "x"
 
 
 def test_whoever_stops_reading_stops_the_job_and_leaves_the_session_fit_for_the_next(session, wait_for, tmp_path):

@@ -1,11 +1,9 @@
-"""The store on a real Postgres: connecting, migrating, loading, flipping, rolling back and pruning."""
+"""The store on a real Postgres: connecting, the embedded server, and loading."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +66,11 @@ def test_a_connection_that_breaks_is_transient(empty_database, tmp_path):
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
-def test_a_mere_reader_can_connect_to_a_migrated_store(connection, empty_database, tmp_path):
+def test_a_mere_reader_can_connect_to_a_prepared_store_and_know_its_live_run(connection, empty_database, tmp_path):
     connection.execute("DROP ROLE IF EXISTS test_reader")
     connection.execute("CREATE ROLE test_reader LOGIN IN ROLE lookalike_reader")
     with store.connect(make_conninfo(empty_database, user="test_reader"), tmp_path) as reader:
-        assert reader.execute("SELECT * FROM lookalike.live_run").fetchall() == []
+        assert store.live(reader) is None
     connection.execute("DROP ROLE test_reader")
 
 
@@ -163,80 +161,6 @@ def test_a_file_in_place_of_the_folder_is_a_user_error(tmp_path):
         embedded.uri(tmp_path / "file")
 
 
-# Migrating -------------------------------------------------------------------------------------------------------
-
-
-def test_two_processes_that_migrate_at_once_both_succeed(empty_database, tmp_path):
-    failures = []
-
-    def migrate():
-        try:
-            with store.connect(empty_database, tmp_path):
-                pass
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=migrate) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-
-
-def test_migrating_again_changes_nothing(connection):
-    before = connection.execute("SELECT file, applied_at FROM lookalike.applied ORDER BY file").fetchall()
-    store.migrate(connection)
-    assert connection.execute("SELECT file, applied_at FROM lookalike.applied ORDER BY file").fetchall() == before
-
-
-def test_an_edited_migration_is_refused_and_an_edited_function_replaced(connection, tmp_path, monkeypatch):
-    shutil.copytree(store.SQL, tmp_path / "sql")
-    monkeypatch.setattr(store, "SQL", tmp_path / "sql")
-    function = tmp_path / "sql/functions/checked_run.sql"
-    function.write_text(function.read_text().replace("no run is live", "nothing is live"))
-    store.migrate(connection)
-    with pytest.raises(UserError, match="nothing is live"):
-        store.similar_items(connection, 1, {}, 10)
-    migration = sorted((tmp_path / "sql/migrations").iterdir())[0]
-    migration.write_text(migration.read_text() + "-- edited\n")
-    with pytest.raises(UserError, match=migration.name):
-        store.migrate(connection)
-
-
-OLD_RUN = """
-    INSERT INTO lookalike.runs (run, fingerprint, fields, loaded_at) VALUES ('old', 'f', '{gender}', now());
-    CREATE TABLE lookalike.products_1 PARTITION OF lookalike.products FOR VALUES IN (1);
-    CREATE TABLE lookalike.combinations_1 PARTITION OF lookalike.combinations FOR VALUES IN (1);
-    CREATE TABLE lookalike.lists_1 PARTITION OF lookalike.lists FOR VALUES IN (1);
-    INSERT INTO lookalike.products (run_id, product_id, image_sha256, embedding) VALUES (1, 1, '0', '[1, 0]');
-    INSERT INTO lookalike.combinations VALUES (1, '{}', 0);
-    INSERT INTO lookalike.lists VALUES (1, 0, 1, '{}', '{}');
-    INSERT INTO lookalike.live VALUES (true, 1);
-"""
-
-
-def test_a_store_of_the_layout_before_loses_its_runs_and_takes_the_next(
-    empty_database, load_run, tmp_path, monkeypatch
-):
-    shutil.copytree(store.SQL, tmp_path / "sql")
-    (tmp_path / "sql/migrations/0003_positions.sql").unlink()
-    for file in [*(tmp_path / "sql/functions").iterdir(), tmp_path / "sql/roles.sql"]:
-        file.write_text("")
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "SQL", tmp_path / "sql")
-        with store.connect(empty_database, tmp_path) as connection:
-            connection.execute(OLD_RUN)
-            assert store.live(connection).run == "old"
-    with store.connect(empty_database, tmp_path) as connection:
-        assert (names(connection), store.live(connection)) == ([], None)
-        with pytest.raises(UserError, match="no run is live"):
-            store.similar_items(connection, 1, {}, 10)
-        load_run(connection, "new", IDS, VECTORS, lists=LISTS)
-        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
-        assert connection.execute("SELECT count(*) FROM lookalike.live_products").fetchone() == (3,)
-
-
 # Loading ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +207,7 @@ def test_a_combination_is_resolved_to_its_cell_and_that_to_a_list_by_one_look_up
 
 def test_products_whose_ids_do_not_ascend_are_refused(connection):
     with connection.transaction(force_rollback=True):
-        run_id = store.begin(connection, "a", "f", ["gender"])
+        run_id = store.begin(connection, "a", "f", ["gender"], {})
         with pytest.raises(ValueError, match="ascend"):
             store.load_products(connection, run_id, products([1, 3, 3]), VECTORS)
 
@@ -310,8 +234,9 @@ def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_r
     load_run(connection, "a", IDS, VECTORS, lists=LISTS)
     with connection.transaction(force_rollback=True):
         load_run(connection, "b", IDS, VECTORS, lists=LISTS)
-        store.prune(connection, 1)
-        assert names(connection) == ["b"]
+        store.rollback(connection)
+        assert store.live(connection).run == "a"
+    assert store.holds(connection) == []
     assert names(connection) == ["a"]
     assert store.live(connection).run == "a"
     assert store.similar_items(connection, 1, {}, 10)[0].precomputed
@@ -319,7 +244,7 @@ def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_r
 
 def test_a_list_of_a_product_that_is_not_loaded_is_not_counted(connection):
     with connection.transaction(force_rollback=True):
-        run_id = store.begin(connection, "a", "f", ["gender"])
+        run_id = store.begin(connection, "a", "f", ["gender"], {})
         store.load_products(connection, run_id, products([7]), VECTORS[:1])
         one = np.ones(2, np.int32)
         store.load_lists(connection, run_id, [(one, np.array([0, 1]), one, one)])
@@ -336,61 +261,10 @@ def test_a_member_of_lookalike_loader_can_publish_prune_and_roll_back(connection
     for member in members:
         with store.connect(make_conninfo(empty_database, user=member), tmp_path) as loader:
             load_run(loader, f"by {member}", IDS, VECTORS, lists=LISTS)
-            with loader.transaction():
-                store.rollback(loader)
-            with loader.transaction():
-                store.flip(loader, store.runs(loader)[0].run_id)
-                store.prune(loader, 1)
+            before = store.rollback(loader)
+            store.unhold(loader, None)
+            store.flip(loader, store.runs(loader)[0].run_id)
+            assert store.prune(loader, 1) == [before.run_id]
             assert names(loader) == [f"by {member}"]
     for member in members:
         connection.execute(f"DROP ROLE {member}")
-
-
-# Runs ------------------------------------------------------------------------------------------------------------
-
-
-def test_rollback_goes_to_the_run_before_and_answers_from_it(connection, load_run):
-    load_run(connection, "old", IDS, VECTORS, lists=LISTS)
-    load_run(connection, "new", IDS, VECTORS, lists=[({}, [(3,)] * 3)])
-    assert store.similar_items(connection, 1, {}, 10)[0].product_id == 3
-    assert store.rollback(connection).run == "old"
-    assert store.similar_items(connection, 1, {}, 10)[0].product_id == 2
-    with pytest.raises(UserError, match="no older run"):
-        store.rollback(connection)
-
-
-def test_rollback_without_any_run_is_a_user_error(connection):
-    assert store.live(connection) is None
-    with pytest.raises(UserError, match="no older run"):
-        store.rollback(connection)
-
-
-def test_prune_keeps_three_and_always_the_live_one(connection, load_run):
-    ids = [load_run(connection, name, IDS, VECTORS, lists=LISTS) for name in "abcde"]
-    store.flip(connection, ids[0])
-    assert store.prune(connection, 3) == [ids[1], ids[2]]
-    assert names(connection) == ["e", "d", "a"]
-    left = connection.execute(
-        "SELECT count(*) FROM pg_inherits WHERE inhparent::regclass::text LIKE 'lookalike.%'"
-    ).fetchone()
-    assert left == (3 * len(store.PARTITIONED),)
-
-
-def test_only_one_run_can_be_live(connection, load_run):
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
-    run_id = load_run(connection, "b", IDS, VECTORS, lists=LISTS)
-    assert connection.execute("SELECT run_id FROM lookalike.live").fetchall() == [(run_id,)]
-    with pytest.raises(psycopg.errors.CheckViolation):
-        connection.execute("INSERT INTO lookalike.live (one, run_id) VALUES (false, %s)", (run_id,))
-
-
-def test_a_long_running_reader_delays_pruning_not_lookups(connection, load_run, empty_database):
-    old = load_run(connection, "old", IDS, VECTORS, lists=LISTS)
-    load_run(connection, "new", IDS, VECTORS, lists=LISTS)
-    connection.execute("SET statement_timeout = '30s'")  # a prune that waits for the reader fails here, not hangs
-    with psycopg.connect(empty_database) as reader:
-        reader.execute("SELECT count(*) FROM lookalike.live_products")  # its transaction stays open
-        assert store.prune(connection, 1) == []
-        assert names(connection) == ["new", "old"]
-        assert len(store.similar_items(connection, 1, {}, 20)) == 2
-    assert store.prune(connection, 1) == [old]

@@ -297,6 +297,13 @@ def test_an_older_night_does_not_replace_a_newer_one_unless_a_person_says_why(tm
     assert "newer night" in live.manifest["overruled"][0]
 
 
+def test_a_night_in_the_future_is_refused_whatever_is_said_for_it(tmp_path, connection, empty_database):
+    run = replace(ready(tmp_path, empty_database, "2999-12-31"), publish_anyway="we are early")
+    with pytest.raises(UserError, match="2999-12-31 lies in the future"):
+        publish(run)
+    assert stored(connection) == ([], None)
+
+
 def test_an_older_night_with_the_live_content_leaves_the_live_runs_name(tmp_path, connection, empty_database):
     publish(ready(tmp_path, empty_database, "2026-01-02"))
     result = publish(ready(tmp_path, empty_database, "2026-01-01"))

@@ -17,7 +17,7 @@ from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder, rea
 from jobs.features import read_all_features, read_embeddings, read_features, read_known, to_matrix
 from jobs.run import Run, recorded, release
 from jobs.step import execute
-from ml import embedding, split
+from ml import embedding, images, split
 from tests.catalogues import embedded, good_files, open_run, pulled, write_result, zip_bytes
 
 N, D = 2_000, 16
@@ -34,8 +34,9 @@ def base_of(run):
 
 
 @pytest.fixture
-def run(lake):
+def run(lake, monkeypatch):
     """A run of one articleType, whose features show gender and colour beneath much noise."""
+    monkeypatch.setattr(embedding, "EPOCHS", 6)
     rng = np.random.default_rng(4)
     directions, noise = rng.normal(size=(4, D)), 4 * rng.normal(size=(4, D))
     products, features = [], {}
@@ -121,14 +122,15 @@ def trained_by_another_release(run):
     other = hashlib.sha256(data).hexdigest()
     run.lake.write_bytes(f"embedders/{other}.npz", data)
     row = run.lake.table("embedders").read().to_pylist()[0] | {"sha256": other, "file": f"embedders/{other}.npz"}
-    row["number"] += 1
+    row |= {"number": row["number"] + 1, "release": "earlier", "training": "earlier"}
     part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS))
     run.lake.table("embedders").commit([part], EMBEDDERS, run=run.name, mode="append")
     return other
 
 
-def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_is_trained(run):
+def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_is_trained(run, monkeypatch):
     other = trained_by_another_release(run)
+    monkeypatch.setattr(training, "CODE_VERSION", -1)  # that release did not leave what this one would
     assert find_champion(run.lake, base_of(run)) == Champion("untrained", base_of(run), "")
     figures = execute("train_embedding", run).figures
     assert figures["promoted"]
@@ -250,24 +252,28 @@ def test_a_night_and_a_training_beside_each_other_both_succeed(run):
 # Tuning the backbone --------------------------------------------------------------------------------------------------
 
 
-def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(
-    lake, monkeypatch, tmp_path
-):
+@pytest.fixture
+def tunable(lake, monkeypatch, tmp_path):
+    """An embedded run of 40 drawn products, whose backbone is to be tuned."""
     monkeypatch.setattr(embedding, "EPOCHS", 2)
-    monkeypatch.setattr(judging, "promotes", lambda challenger, champion: True)  # too few products to judge it by
+    monkeypatch.setattr(judging, "LEAST_ASKED", 0)  # there are few products to judge it by
+    monkeypatch.setattr(judging, "promotes", lambda challenger, champion: True)
     small = {"input_height": 32, "input_width": 32, "embedding_convolutions": 1, "embedding_epochs": 1}
-    run = pulled(
-        open_run(lake, "2026-01-01", embedding="finetune", scratch=str(tmp_path / "scratch"), **small),
-        zip_bytes(good_files(40)),
-    )
+    run = open_run(lake, "2026-01-01", embedding="finetune", scratch=tmp_path / "scratch", **small)
+    run = pulled(run, zip_bytes(good_files(40)))
     execute("catalog", run)
-    before = execute("embed", run).figures
+    execute("embed", run)
+    return run
+
+
+def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(tunable, monkeypatch):
+    run, before = tunable, tunable.result("embed").figures
     result = execute("train_embedding", run)
     champion = find_champion(run.lake, before["base"])
     assert (champion.embedder, champion.tuned) == (result.figures["embedder"], result.figures["tuned"])
     assert champion.tuned
     assert champion.model != before["model"] == before["base"]
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list(run.settings.scratch.iterdir())
     row = run.lake.table("embedders").read().to_pylist()[0]
     assert [len(values["loss"]) for values in json.loads(row["history"]).values()] == [2, 1, 2]
 
@@ -289,3 +295,24 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match="the tuned weights have SHA-256"):
         extraction.read_tuned(run.lake, champion.tuned)
+
+
+def test_a_training_that_fails_once_it_has_trained_is_not_done_again(tunable, monkeypatch):
+    trained = []
+
+    def fail(*arguments):
+        trained.append(next(each for each in arguments if isinstance(each, training.Challenger)))
+        raise OSError("the lake is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_judge", fail)
+        with pytest.raises(OSError, match="away"):
+            execute("train_embedding", tunable)
+    (challenger,) = trained
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "load", fail)  # without images there is no epoch
+        figures = execute("train_embedding", tunable).figures
+    assert (figures["embedder"], figures["tuned"]) == (challenger.embedder.fingerprint, challenger.tuned)
+    history = json.loads(tunable.lake.table("embedders").read()["history"][0].as_py())
+    assert len(history["tuning"]["loss"]) == 1
+    assert not list(tunable.settings.scratch.iterdir())  # what is committed needs no checkpoints

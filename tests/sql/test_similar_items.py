@@ -224,7 +224,7 @@ def test_a_reader_may_ask_and_see_the_views(reader):
     "statement",
     [
         "SELECT * FROM lookalike.lists",
-        "SELECT * FROM lookalike.products_1",
+        "SELECT * FROM lookalike_runs.products_1",
         "SELECT * FROM lookalike.runs",
         "SELECT * FROM lookalike.base_cells",
         "SELECT lookalike.checked_run('{}', 10)",
@@ -233,7 +233,10 @@ def test_a_reader_may_ask_and_see_the_views(reader):
         "DELETE FROM lookalike.live",
         "INSERT INTO lookalike.live (run_id) VALUES (1)",
         "CREATE TABLE lookalike.mine (x int)",
-        "DROP TABLE lookalike.lists_1",
+        "DROP TABLE lookalike_runs.lists_1",
+        "SELECT * FROM lookalike.holds",
+        "DELETE FROM lookalike.prepared",
+        "CREATE TABLE lookalike_runs.mine (x int)",
     ],
 )
 def test_a_reader_can_neither_read_nor_write_base_tables(reader, statement):

@@ -157,6 +157,6 @@ def figures(step: str, run: str) -> dict[str, object]:
     from jobs.run import open_run
 
     try:
-        return asdict(open_run(run).result(step))
+        return {"run": run, **asdict(open_run(run).result(step))}
     except UserError as error:
         raise AirflowFailException(str(error)) from error

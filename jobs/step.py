@@ -77,5 +77,5 @@ def main(step: str, arguments: Sequence[str] | None = None) -> int:
         raise
     log.info("finished", **asdict(result))
     if told := os.environ.get("LOOKALIKE_RESULT"):  # who started this process may not know which run `latest` was
-        Path(told).write_text(json.dumps(asdict(result)))
+        Path(told).write_text(json.dumps({"run": run.name, **asdict(result)}))
     return 0

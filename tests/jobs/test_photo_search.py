@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import boto3
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -23,7 +25,7 @@ from infra.settings import ATTRIBUTES
 from jobs import classify, extraction, heldout, similar
 from jobs.cli import app
 from jobs.features import read_embeddings
-from jobs.search import open_source
+from jobs.search import Photo, open_source
 from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
 from ml import protocols, split, stages
@@ -493,7 +495,140 @@ def test_a_table_names_photos_with_filters_of_their_own(night, tmp_path, kind):
             of = attributes(item)
             assert all(of[field] == value for field, value in json.loads(each["filters"]).items())
     rejects = rows_of(run, "search_rejects")
-    assert [(each["image"], each["reason"]) for each in rejects] == [("in/2.jpg", "missing file"), ("", "no path")]
+    assert [(each["image"], each["reason"]) for each in rejects] == [
+        ("in/2.jpg", "missing file"),
+        ("row 6", "no path"),
+    ]
+
+
+def test_a_table_of_photos_holds_them_or_says_row_by_row_why_not(night, tmp_path):
+    run, signed = night[0], "https://user:s3cret@host/a.jpg?X-Amz-Signature=s3cret"
+    data = {"bytes": photo(1, shift=6), "path": "his/own.jpg"}
+    empty = {"bytes": None, "path": None}
+    tables = {
+        "bytes": [data["bytes"], b"", b"no image", None],
+        "struct": [data, {"bytes": data["bytes"], "path": None}, {"bytes": None, "path": "in/1.jpg"}, empty],
+        "numbers": [1, 2],
+        "text": ["in/1.jpg", signed, "../in/1.jpg", "a\0b", ""],
+    }
+    expected = {
+        "bytes": (["row 1"], [("row 2", "empty"), ("row 3", "not an image"), ("row 4", "no path")]),
+        "struct": (["his/own.jpg", "row 2", "in/1.jpg"], [("row 4", "no path")]),
+        "numbers": ([], [("row 1", "no path"), ("row 2", "no path")]),
+        "text": (
+            ["in/1.jpg"],
+            [
+                ("https://host/a.jpg", "outside the folder"),
+                ("../in/1.jpg", "outside the folder"),
+                ("a\N{REPLACEMENT CHARACTER}b", "no path"),
+                ("row 5", "no path"),
+            ],
+        ),
+    }
+    folder(tmp_path, {"in/1.jpg": photo(0, shift=6)})
+    for kind, images in tables.items():
+        folder(tmp_path, {f"{kind}.parquet": table_of("parquet", [{"image": image} for image in images])})
+        execute("search", asked(run, tmp_path / f"{kind}.parquet"))
+        rejects = rows_of(run, "search_rejects")
+        found = [each["image"] for each in rows_of(run, "searches")]
+        assert (found, [(each["image"], each["reason"]) for each in rejects]) == expected[kind]
+        assert "s3cret" not in str(rejects)
+
+
+def test_a_row_longer_than_the_header_or_with_a_zero_byte_is_one_reject(tmp_path):
+    folder(tmp_path, {"a.csv": b"image,gender\nx.jpg,Men\ny.jpg,Men,Red\nz.jpg,M\0n\n"})
+    first, *others = open_source(f"{tmp_path}/a.csv", ("gender",)).photos
+    assert first == Photo("x.jpg", {"gender": "Men"})
+    assert [other.content.reason for other in others] == ["too many fields", "zero byte"]
+
+
+OUTSIDE = [
+    "/etc/passwd",
+    "/no/such/file",
+    "../secret.jpg",
+    "in/../../secret.jpg",
+    "in/../1.jpg",
+    "file:///etc/passwd",
+    "FILE:///etc/passwd",
+    "file:///{folder}/%2e%2e/secret.jpg",
+    "file://host/etc/passwd",
+    "file://{relative}",
+    "{folder}beside/1.jpg",
+    "link.jpg",
+    "links/1.jpg",
+    "links/none.jpg",
+    "s3://other/1.jpg",
+    "https://host/1.jpg",
+    "{folder}",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_table_cannot_name_what_lies_outside_its_folder_nor_learn_whether_it_is_there(tmp_path, monkeypatch, name):
+    folder(
+        tmp_path, {"photos/a.csv": b"image\n", "photosbeside/1.jpg": b"x", "secret.jpg": b"secret", "away/1.jpg": b"x"}
+    )
+    (tmp_path / "photos/link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "photos/links").symlink_to(tmp_path / "away")
+    monkeypatch.chdir(tmp_path)
+    name = name.format(folder=tmp_path / "photos", relative="photos/a.csv")
+    folder(tmp_path, {"photos/a.csv": table_of("csv", [{"image": name}])})
+    source = open_source(f"{tmp_path}/photos/a.csv", ())
+    with pytest.raises(ImageError) as caught:
+        source.read(source.photos[0].name, 100)
+    assert caught.value.reason == "outside the folder"
+    assert caught.value.detail == "photos may lie in their table's folder or below LOOKALIKE_PHOTO_ROOTS"
+
+
+def test_further_folders_may_be_allowed_and_links_within_them_are_followed(tmp_path):
+    folder(tmp_path, {"photos/in/1.jpg": b"one", "archive/2.jpg": b"two", "other/3.jpg": b"three"})
+    (tmp_path / "photos/1.jpg").symlink_to("in/1.jpg")
+    (tmp_path / "photos/2.jpg").symlink_to(tmp_path / "archive/2.jpg")
+    (tmp_path / "photos/3.jpg").symlink_to(tmp_path / "other/3.jpg")
+    source = open_source(str(tmp_path / "photos"), (), (str(tmp_path / "archive"),))
+    assert [photo.name for photo in source.photos] == ["1.jpg", "2.jpg", "3.jpg", "in/1.jpg"]
+    assert [source.read(name, 100) for name in ("1.jpg", "2.jpg", f"{tmp_path}/archive/2.jpg")] == [
+        b"one",
+        b"two",
+        b"two",
+    ]
+    with pytest.raises(ImageError, match="outside the folder"):
+        source.read("3.jpg", 100)
+    everything = open_source(str(tmp_path / "photos"), (), ("/",))
+    assert everything.read("3.jpg", 100) == b"three"
+
+
+def test_a_pipe_is_no_photo_and_is_not_waited_for(tmp_path):
+    folder(tmp_path, {"a.csv": b"image\npipe\n"})
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError):
+        open_source(f"{tmp_path}/a.csv", ()).read("pipe", 100)
+
+
+def test_a_table_in_s3_names_what_lies_beside_it_there(bucket, tmp_path):
+    client = boto3.client("s3", region_name="us-east-1")
+    for key in ("in/a.csv", "in/deep/1.jpg", "secret/1.jpg", "in2/1.jpg"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"image\nx\n")
+    folder(tmp_path, {"1.jpg": b"x"})
+    source = open_source(f"s3://user:s3cret@{bucket}/in/a.csv?k=3", ())
+    for name in ("deep/1.jpg", f"s3://{bucket}/in/deep/1.jpg"):
+        assert source.read(name, 100) == b"image\nx\n"
+    for name in ("../secret/1.jpg", f"s3://{bucket}/secret/1.jpg", f"s3://{bucket}/in2/1.jpg", f"{tmp_path}/1.jpg"):
+        with pytest.raises(ImageError, match="outside the folder"):
+            source.read(name, 100)
+    more = open_source(f"s3://{bucket}/in/a.csv", (), (f"s3://{bucket}/secret", str(tmp_path)))
+    assert more.read(f"s3://{bucket}/secret/1.jpg", 5) == b"image"
+    assert more.read(f"{tmp_path}/1.jpg", 100) == b"x"
+    for name in ("none.jpg", "a//b.jpg"):
+        with pytest.raises((OSError, ValueError)):
+            source.read(name, 100)
+
+
+@pytest.mark.parametrize("address", ["https://user:s3cret@host/p?X-Amz-Signature=s3cret", "s3://k:s3cret@none/p"])
+def test_an_address_of_photos_is_told_without_its_credentials(tmp_path, bucket, address):
+    with pytest.raises(UserError) as caught:
+        open_source(address, ())
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_tuned_weights_that_give_no_finite_features_are_named_with_an_image_and_
     named = [f"such as image {sha};" in caught.value.problem for sha in hashes_of(run)]
     assert np.isnan(value) or ("5 of the 5 images in part-" in caught.value.problem and any(named))
     assert caught.value.where.endswith(f"backbones/{sha256}.npz")
-    assert f"`embedders` has of tuned={sha256}" in caught.value.remedy
+    assert "lookalike champion --use" in caught.value.remedy
     assert lake.table("features").version < 0
 
 

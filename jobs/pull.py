@@ -110,9 +110,10 @@ def pull(run: Run) -> StepResult:
         sha256 = _sha256(fetched.archive)
         archive, fingerprint = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256, fetched.uri)
         target, stored = run.lake.table("pulls"), run.lake.exists(archive)
+        contents = {"pulls": sha256}  # whatever its address: a catalogue that moved is not read again
         done = run.done("pull", fingerprint, {"pulls": target})
         if stored and done:
-            return replace(done, figures=done.figures | {"added": False})
+            return replace(done, contents=contents, figures=done.figures | {"added": False})
         members = archives.check_zip(fetched.archive, fetched.uri, limit)
         size = fetched.archive.seek(0, 2)
         if not stored:
@@ -121,7 +122,7 @@ def pull(run: Run) -> StepResult:
     figures = {**row, "added": not stored, "left_out": fetched.left_out}
     target = target.commit([run.lake.write_part("pulls", pa.Table.from_pylist([row], PULLS))], PULLS, run=run.name)
     result = StepResult(rows=1, files=members, tables={"pulls": target.version}, figures=figures)
-    return run.remember("pull", fingerprint, result)
+    return replace(run.remember("pull", fingerprint, result), contents=contents)
 
 
 def _store(lake: Lake, name: str, archive: BinaryIO, sha256: str) -> None:

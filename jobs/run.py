@@ -198,7 +198,8 @@ class Run:
             grown = name in APPENDED and table.version >= earlier.tables[name]
             if not grown and table.content != earlier.contents[name]:
                 return None
-        return replace(earlier, skipped=True, tables={name: table.version for name, table in targets.items()})
+        tables = {name: table.version for name, table in targets.items()}
+        return replace(earlier, skipped=True, tables=tables, contents={})
 
     def remember(self, step: str, fingerprint: str, result: StepResult) -> StepResult:
         """Keep the outcome of `step` for `done`, once its tables are committed; returns it."""

@@ -12,7 +12,7 @@ DATASET ?=
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean
+.PHONY: help setup java refresh test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean chaos
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,7 +54,7 @@ bench: setup ## Run the benchmarks: make bench [DATASET=path]; figures go to ben
 scale: setup ## Refreshes of 2,000 to 200,000 products, and a cluster and S3 against one machine: hours; resumes
 	@$(BIN)/python benchmarks/scale.py --folder var/scale --plot docs/scale.png $(if $(DATASET),--dataset "$(DATASET)")
 
-train: setup ## Train the embedding on the newest refresh; the next one uses it if it is better
+train: setup ## Train the embedding on the live run; the next refresh uses it if it is better
 	@$(BIN)/lookalike step train_embedding --run latest
 
 wheel: setup ## Build var/lookalike-….whl, and a copy var/lookalike.zip for Spark's executors (docs/spark.md)
@@ -75,6 +75,9 @@ compose-up: env ## Build and start the whole stack with Docker Compose (docs/com
 
 compose-down: ## Stop it; the volumes stay
 	docker compose down
+
+chaos: setup ## Run nights, a training, a backfill, a rollback and a prune two at a time, with readers (an hour)
+	@$(BIN)/python -m pytest tests/end_to_end/check_orders.py
 
 compose-check: setup ## Run the DAG by the processes of docker-compose.yml, without Docker (minutes)
 	@$(BIN)/python -m pytest tests/end_to_end/check_compose.py

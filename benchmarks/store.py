@@ -57,7 +57,7 @@ def main() -> None:
     items = lists_of(products, cells)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         uri = embedded.uri(Path(folder) / "store")
-        with store.connect(uri, Path(folder)) as connection:
+        with store.connect(uri, Path(folder), prepares=True) as connection:
             older = first(products, OLDER_PRODUCTS)
             for _ in range(OLDER_RUNS):
                 whole = find_cells({}, OLDER_PRODUCTS, 1)
@@ -91,7 +91,7 @@ def load(connection: psycopg.Connection, products: Catalogue, cells: Cells, item
     columns = {"product_id": products.ids, **products.values, "image_sha256": ["0" * 64] * len(products.ids)}
     seconds = {}
     with connection.transaction():
-        run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS)
+        run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS, {})
         store.load_products(connection, run_id, pa.table(columns), products.embeddings)
         store.load_combinations(connection, run_id, [(f, cell) for cell, of in enumerate(cells.filters) for f in of])
         started = time.perf_counter()
@@ -103,7 +103,7 @@ def load(connection: psycopg.Connection, products: Catalogue, cells: Cells, item
         store.flip(connection, run_id)
         started = time.perf_counter()
     seconds["commit"] = time.perf_counter() - started
-    size = connection.execute("SELECT pg_total_relation_size(%s)", (f"lookalike.lists_{run_id}",)).fetchone()[0]
+    size = connection.execute("SELECT pg_total_relation_size(%s)", (f"lookalike_runs.lists_{run_id}",)).fetchone()[0]
     taken = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     print(f"{len(cells)} cells, {lists} lists: {taken}, {size / 2**20:.0f} MB")
     return {

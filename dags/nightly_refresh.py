@@ -35,8 +35,9 @@ commit are simply written again.""",
 does not fail this task but `publish`.""",
     "publish": """Loads the run into the store and makes it live in one transaction.
 
-**If it fails:** the old tables keep serving. The log says which gate refused the run, by how much, and what to do.
-`lookalike rollback` brings back the run before.""",
+**If it fails:** the old tables keep serving. The log says what refused the run (a gate, and by how much; a newer night
+that is live; a hold), and what to do. Trigger the run again with the parameter `publish_anyway` to overrule it.
+`lookalike rollback` brings back the run before, and holds this one until `lookalike unhold`.""",
 }
 
 with DAG(
@@ -53,7 +54,19 @@ with DAG(
         "retry_exponential_backoff": True,
         "max_retry_delay": pendulum.duration(minutes=10),
     },
-    params={"dataset": Param("", type="string", description="Source of the catalogue; empty: LOOKALIKE_DATASET")},
+    params={
+        "dataset": Param(
+            "",
+            type="string",
+            description="Source of the catalogue; empty: LOOKALIKE_DATASET. Who sees this run sees it: no passwords",
+        ),
+        "publish_anyway": Param(
+            "", type="string", description="Reason to publish what a gate, a hold or the order of nights would refuse"
+        ),
+        "new_catalogue": Param(
+            False, type="boolean", description="The catalogue shares few products with the live one, and is meant to"
+        ),
+    },
     tags=["lookalike"],
     doc_md="Turns the catalogue into similar-item tables and publishes them. Each task says what to do if it fails.",
 ) as dag:

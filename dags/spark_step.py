@@ -7,11 +7,15 @@ the same exit codes (see infra.errors), of which 64, a user's mistake, fails the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+import tempfile
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 KUBE_CLIENT = "airflow.providers.cncf.kubernetes.kube_client"
@@ -30,7 +34,7 @@ if hidden:  # the Spark provider would load it here, 5 s at each parse of a DAG;
     del sys.modules[KUBE_CLIENT]
 
 RUN = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
-ARGUMENTS = ["--run", RUN, "--dataset", "{{ params.dataset }}"]
+ARGUMENTS = ("--run", RUN)
 STAYS = ("LOOKALIKE_DATASET", "LOOKALIKE_STORE", "LOOKALIKE_STORE_FOLDER", "LOOKALIKE_LOGS", "LOOKALIKE_SCRATCH")
 """Settings that a driver on the cluster does not need and is not given: they hold passwords or folders of this host."""
 
@@ -42,7 +46,7 @@ class SparkStep(SparkSubmitOperator):
         super().__init__(
             task_id=task_id,
             application=f"{find_spec('jobs').submodule_search_locations[0]}/{task_id}.py",
-            application_args=ARGUMENTS,
+            application_args=list(ARGUMENTS),
             conn_id="spark_default",
             name=f"lookalike-{task_id}",
             durable=False,  # a step run again takes up what is finished by itself
@@ -92,23 +96,42 @@ class SparkStep(SparkSubmitOperator):
 
 
 class LocalStep(BaseOperator):
-    """Runs `python -m jobs.<task>` on the worker and returns the step's figures."""
+    """Runs `python -m jobs.<task>` on the worker and returns the step's figures, as that process tells them."""
 
     template_fields = ("arguments",)
 
-    def __init__(self, *, task_id: str, arguments: list[str] = ARGUMENTS, **kwargs: Any) -> None:  # noqa: B006
+    def __init__(self, *, task_id: str, arguments: tuple[str, ...] = ARGUMENTS, **kwargs: Any) -> None:
         super().__init__(task_id=task_id, **kwargs)
         self.arguments = arguments
 
     def execute(self, context: Context) -> dict[str, object]:
         self.hook = SubprocessHook()
-        done = self.hook.run_command([sys.executable, "-m", f"jobs.{self.task_id}", *self.arguments])
-        if done.exit_code:
-            raise failure(self.task_id, done.exit_code)
-        return figures(self.task_id, self.arguments[1])
+        params = context["params"]
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.json"
+            done = self.hook.run_command(
+                [sys.executable, "-m", f"jobs.{self.task_id}", *self.arguments, *options(self.task_id, params)],
+                env={**os.environ, **source(self.task_id, params), "LOOKALIKE_RESULT": str(result)},
+            )
+            if done.exit_code:
+                raise failure(self.task_id, done.exit_code)
+            return json.loads(result.read_text())
 
     def on_kill(self) -> None:
         self.hook.send_sigterm()
+
+
+def source(step: str, params: Mapping[str, Any]) -> dict[str, str]:
+    """The parameter `dataset` for the one step that reads it: in the environment, as an address may hold a password."""
+    return {"LOOKALIKE_DATASET": params["dataset"]} if step == "pull" and params.get("dataset") else {}
+
+
+def options(step: str, params: Mapping[str, Any]) -> list[str]:
+    """What a person has decided for this run, for the step that asks for it."""
+    if step != "publish":
+        return []
+    reason, is_new = params.get("publish_anyway"), params.get("new_catalogue")
+    return [*(["--publish-anyway", reason] if reason else []), *(["--new-catalogue"] if is_new else [])]
 
 
 def exit_code(problem: str) -> int:
@@ -133,4 +156,7 @@ def figures(step: str, run: str) -> dict[str, object]:
 
     from jobs.run import open_run
 
-    return asdict(open_run(run).result(step))
+    try:
+        return {"run": run, **asdict(open_run(run).result(step))}
+    except UserError as error:
+        raise AirflowFailException(str(error)) from error

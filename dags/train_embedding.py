@@ -14,19 +14,23 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "lookalike", "retries": 1, "retry_delay": pendulum.duration(minutes=5)},
-    params={"run": Param("latest", type="string", description="Refresh whose products are learnt from")},
+    params={
+        "run": Param("latest", type="string", description="Run whose products are learnt from; latest: the live one")
+    },
     tags=["lookalike"],
-    doc_md="Learns from the newest refresh. A challenger that is no better is kept, but not used. "
+    doc_md="Learns from the live run as it was published. A challenger that is no better is kept, but not used; and a "
+    "night uses the champion only if it beats the untrained features on that night's own held-out images. "
     "`LOOKALIKE_EMBEDDING=finetune` trains the backbone's last layers too.",
 ) as dag:
     LocalStep(
         task_id="train_embedding",
         arguments=["--run", "{{ params.run }}"],
         outlets=[Asset("lookalike_embedders")],
-        doc_md="""Trains a challenger on the training side of the images; judges it and the champion on validation.
+        doc_md="""Trains a challenger on the training side of the images; judges it and what the nights go by, the
+champion or the untrained features, on validation.
 
 **If it fails:** nothing changes, refreshes go on with the champion; a retry of a training on images goes on
-from its last epoch. *User error*: there is no embedded run yet, or it
-has too few products; the log says which. To go back to an older champion, delete the newer row of the table
-`embedders`.""",
+from its last epoch. *User error*: no run is live, it has too few products, the settings have another backbone than it,
+or lake and store are not of one installation; the log says which. `lookalike champion` lists all that were trained,
+`lookalike champion --use NUMBER` goes back to one, `--use untrained` to none.""",
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import psutil
 import requests
 
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import Settings, variables
 
 DAG = "nightly_refresh"
 PORT = 8080
@@ -29,7 +31,7 @@ STOP_S = 20
 def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
     """Environment of every Airflow process on this machine; what the caller's environment already sets wins.
 
-    The lake, store and logs are made absolute, because Airflow runs tasks in folders of their own.
+    Settings that name places go along, made absolute, because Airflow runs tasks in folders of their own.
     """
     executables = str(Path(sys.executable).parent)
     port = os.environ.get("AIRFLOW__API__PORT", str(PORT))
@@ -45,15 +47,33 @@ def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[*]"}),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "LOOKALIKE_DATASET": settings.dataset,
-        "LOOKALIKE_LAKE": settings.lake,
-        "LOOKALIKE_STORE": settings.store,
-        "LOOKALIKE_STORE_FOLDER": str(settings.store_folder),
-        "LOOKALIKE_LOGS": str(settings.logs),
     }
-    # Settings were read from the environment already, so ours say the same, made absolute.
-    settled = {name: value for name, value in ours.items() if name.startswith("LOOKALIKE_")}
-    return ours | os.environ | settled | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
+    # Settings were read from the environment already, so these say the same, made absolute.
+    return ours | os.environ | variables(settings) | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keep others from running a refresh with the same Airflow: its database is a file, for one at a time.
+
+    Raises:
+        UserError: one runs already; names its process.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "refresh.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"another refresh runs here, process {lock.read().strip() or 'unknown'}",
+                where=str(home),
+                remedy="wait for it, or work in another folder",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def migrate(env: dict[str, str], home: Path, log: Path) -> None:
@@ -73,11 +93,11 @@ def migrate(env: dict[str, str], home: Path, log: Path) -> None:
     marker.touch()
 
 
-def test_run(run: str, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def test_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start one run of the nightly DAG in the foreground of a process, without a scheduler; output goes to `log`."""
-    stream = log.open("ab")
+    stream, date = log.open("ab"), f"{run}T00:00:00+00:00"  # without a zone, Airflow would take that of its settings
     return subprocess.Popen(
-        [sys.executable, "-m", "airflow", "dags", "test", DAG, run],
+        [sys.executable, "-m", "airflow", "dags", "test", DAG, date, "--conf", json.dumps(params)],
         env=env,
         stdout=stream,
         stderr=stream,

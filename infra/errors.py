@@ -26,3 +26,7 @@ class TransientError(Exception):
     """The outside world failed or another writer came first; the same call may succeed later."""
 
     exit_code = 75  # EX_TEMPFAIL in sysexits.h
+
+
+class StaleError(TransientError):
+    """Another writer committed to a table first; nothing was changed. Read the table again, and then go on."""

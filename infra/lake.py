@@ -1,16 +1,19 @@
 """The lake: a URI (`file://` or `s3://`) that holds Delta tables and content-named files; the only maker of paths.
 
 A table is written in two moves: `Lake.write_part` stores Parquet files that no reader sees, `Table.commit` makes
-them visible in one Delta transaction. Every commit carries the application transaction `lookalike`, numbered from
+them visible in one Delta transaction. A part is named by its content, so work done again ends in the same table, and
+a commit that would change nothing is none. Every commit carries the application transaction `lookalike`, numbered from
 the snapshot it was computed on, so a commit from a stale snapshot is refused instead of doubling or undoing rows.
 
 Three libraries speak to S3: pyarrow reads, boto3 writes and delta-rs keeps the log. Each repeats by itself, after a
 random and growing wait, what failed by 5xx, slow-down, a broken connection or a timeout. `_again` repeats the little
-that they leave to their caller, and `reaching` tells what is left, as a user's mistake or as passing.
+that they leave to their caller, and `reaching` tells what is left, as a user's mistake or as passing. On a local disk
+a file is on the disk itself before it has its name, and so before a commit names it.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -21,7 +24,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
@@ -36,11 +41,16 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from infra.errors import TransientError, UserError
+from infra import disk
+from infra.errors import StaleError, TransientError, UserError
 
 TRANSACTION = "lookalike"
+SETTING = "LOOKALIKE_LAKE"
+"""The variable that chooses the lake."""
 ROW_GROUP = 2**18
 """Rows of a row group: a filter skips those it cannot match, and a read decodes several at once."""
+OVERTAKEN = 10
+"""Times that an overwrite is made once more because another writer came first."""
 UPLOAD_PART = 16 * 2**20
 """Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
 READ_AHEAD = 2**20
@@ -111,15 +121,17 @@ class Lake:
         return f"{self._location[1]}/{name}"
 
     def table(self, name: str, version: int | None = None) -> Table:
-        """Snapshot of table `name`: the newest version, or `version`; an absent table has version -1."""
+        """Snapshot of table `name`: the newest version as of now, or `version`; an absent table has version -1."""
+        if version is None:
+            return Table(self, name).opened()
         return Table(self, name, version)
 
-    def write_part(self, table: str, rows: pa.Table, salt: str) -> Part:
-        """Store `rows` as one Parquet file of `table`, named by `salt` and content: a retry writes the same file."""
+    def write_part(self, table: str, rows: pa.Table) -> Part:
+        """Store `rows` as one Parquet file of `table`, named by its content: a retry writes the same file."""
         sink = io.BytesIO()
         pq.write_table(rows, sink, row_group_size=ROW_GROUP, compression="zstd", compression_level=1)
         data = sink.getbuffer()
-        name = f"part-{hashlib.sha256(salt.encode() + data).hexdigest()[:40]}.parquet"
+        name = f"part-{hashlib.sha256(data).hexdigest()[:40]}.parquet"
         self.write_bytes(f"{table}/{name}", data)
         return Part(name, len(data), rows.num_rows)
 
@@ -129,20 +141,19 @@ class Lake:
             stream.write(data)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[pa.NativeFile | _Upload]:
+    def writing(self, name: str) -> Iterator[BinaryIO | _Upload]:
         """A binary stream to write to; the file appears under `name` when the block ends without error."""
-        path = self.path(name)
-        if self.uri.startswith("s3://"):
-            with _uploaded(self.uri, *path.split("/", 1)) as upload:
+        if self.on_s3:
+            with _uploaded(self.uri, *self.path(name).split("/", 1)) as upload:
                 yield upload
         else:
-            with _renamed(self.filesystem, path) as stream:
+            with self.using(), _renamed(Path(self.path(name))) as stream:
                 yield stream
 
     @_again.wraps
     def read_bytes(self, name: str) -> bytes:
         """Content of file `name`. Raises FileNotFoundError."""
-        with reaching(self.uri), self.filesystem.open_input_file(self.path(name)) as stream:
+        with self.using(), self.filesystem.open_input_file(self.path(name)) as stream:
             return stream.read()
 
     @contextmanager
@@ -151,7 +162,7 @@ class Lake:
 
         @_again.wraps
         def opened() -> pa.NativeFile:
-            with reaching(self.uri):
+            with self.using():
                 return self.filesystem.open_input_file(self.path(name))
 
         with opened() as file, io.BufferedReader(_InPlace(self.uri, file), READ_AHEAD) as stream:
@@ -161,18 +172,47 @@ class Lake:
     def folders(self, name: str) -> list[str]:
         """Names of the folders in folder `name`, sorted; none where it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
-        with reaching(self.uri):
+        with self.using():
             return sorted(info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
 
     @_again.wraps
     def exists(self, name: str) -> bool:
         """Whether file `name` is stored."""
-        with reaching(self.uri):
+        with self.using():
             return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    @_again.wraps
+    def modified(self, name: str) -> dict[str, datetime]:
+        """Name → time of the last change of every file below folder `name` (`""`: the lake); none where it is not."""
+        selector = fs.FileSelector(self.path(name).rstrip("/"), allow_not_found=True, recursive=True)
+        with self.using():
+            found = self.filesystem.get_file_info(selector)
+        return {info.path[len(self.path("")) :]: info.mtime for info in found if info.is_file}
+
+    def delete(self, name: str) -> None:
+        """Delete file `name`, if it is there."""
+        if self.on_s3:
+            bucket, key = self.path(name).split("/", 1)
+            with reaching(self.uri):
+                _client().delete_object(Bucket=bucket, Key=key)
+        else:
+            with self.using():
+                Path(self.path(name)).unlink(missing_ok=True)
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether it lies in an object store, rather than on a local disk."""
+        return self.uri.startswith("s3://")
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Tell what the lake's place refuses by who must act: see `reaching` and `infra.disk`."""
+        with reaching(self.uri) if self.on_s3 else disk.told(self._location[1], SETTING):
+            yield
 
     def storage_options(self) -> dict[str, str]:
         """What delta-rs needs to reach the same place as `filesystem`."""
-        if not self.uri.startswith("s3://"):
+        if not self.on_s3:
             return {}
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
         options = {"AWS_REGION": _region(), "aws_conditional_put": "etag", "max_retries": str(ATTEMPTS)}
@@ -208,18 +248,44 @@ class _InPlace(io.RawIOBase):
 
 
 @contextmanager
-def _renamed(files: fs.FileSystem, target: str) -> Iterator[pa.NativeFile]:
-    """A stream to a file beside `target`, which takes that name when the block ends without error."""
-    temporary = f"{target}.{os.getpid()}-{time.monotonic_ns()}.tmp"
-    files.create_dir(target.rsplit("/", 1)[0], recursive=True)
+def _renamed(target: Path) -> Iterator[BinaryIO]:
+    """A stream to a file beside `target`, which takes that name when the block ends without error.
+
+    Content reaches the disk before the name, and the name before a commit: a power cut leaves no committed file empty.
+    """
+    temporary = target.with_name(f"{target.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    _make_folder(target.parent)
     try:
-        with files.open_output_stream(temporary) as stream:
+        with temporary.open("xb") as stream:
             yield stream
-        files.move(temporary, target)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
     except BaseException:
-        if files.get_file_info(temporary).is_file:
-            files.delete_file(temporary)
+        with suppress(OSError):  # what went wrong before is what must be told
+            temporary.unlink(missing_ok=True)
         raise
+    _sync(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder with those above it, there to stay."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems, such as SMB, know no such thing for folders
+            raise
+    finally:
+        os.close(opened)
 
 
 @contextmanager
@@ -312,18 +378,37 @@ class Table:
     name: str
     asked: int | None = field(default=None)
 
+    def __reduce__(self) -> tuple[type[Table], tuple[Lake, str, int]]:
+        """Elsewhere, in the process of a worker, it is the same version, opened when it is needed."""
+        return Table, (self.lake, self.name, self.version if self.asked is None else self.asked)
+
+    def opened(self) -> Table:
+        """This snapshot, looked up by now."""
+        self._delta  # noqa: B018
+        return self
+
     @cached_property
     def _delta(self):  # type: ignore[no-untyped-def]  # DeltaTable, imported late: it takes 0.2 s
+        return None if self.asked == -1 else self._open()
+
+    @_again.wraps
+    def _open(self):  # type: ignore[no-untyped-def]
         from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
-        @_again.wraps
-        def opened():  # type: ignore[no-untyped-def]
-            with reaching(self.lake.uri), suppress(TableNotFoundError):
+        try:
+            with self.lake.using():
                 return DeltaTable(self._uri, version=self.asked, storage_options=self.lake.storage_options())
+        except DeltaError as error:
+            if self.asked is not None:
+                raise UserError(
+                    f"the lake has no version {self.asked} of table {self.name!r} any more: {_said(error)}",
+                    where=self._uri,
+                    remedy="its log was cleaned up, or this is another lake: name a newer run, or run that one again",
+                ) from error
+            if not isinstance(error, TableNotFoundError):
+                raise
             return None
-
-        return opened()
 
     @property
     def _uri(self) -> str:
@@ -335,32 +420,19 @@ class Table:
         return -1 if self._delta is None else self._delta.version()
 
     @cached_property
-    def _commit_info(self) -> dict[str, str]:
-        # Read from the log itself: DeltaTable.history begins at the newest version, whichever was asked for.
-        if self._delta is None:
-            return {}
-        return self._info_of(self.version)
-
-    def _info_of(self, version: int) -> dict[str, str]:
-        log = self.lake.read_bytes(f"{self.name}/_delta_log/{version:020d}.json")
-        return next((json.loads(line)["commitInfo"] for line in log.splitlines() if b'"commitInfo"' in line[:20]), {})
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint that this version was committed with; empty where the table does not exist."""
-        return self._commit_info.get("fingerprint", "")
-
-    @cached_property
-    def figures(self) -> dict[str, object]:
-        """Figures that this version was committed with (rows, counts, measurements of the step)."""
-        return json.loads(self._commit_info.get("figures", "{}"))
-
-    @cached_property
     def parts(self) -> list[str]:
         """Names of the committed Parquet files, sorted."""
         if self._delta is None:
             return []
         return sorted(uri.rsplit("/", 1)[1] for uri in self._delta.file_uris())
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 (hex) over the names of the parts, which follow from the rows, and the schema; empty where absent."""
+        if self._delta is None:
+            return ""
+        described = json.dumps([self.parts, json.loads(self._delta.schema().to_json())], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()
 
     @property
     def schema(self) -> pa.Schema:
@@ -389,7 +461,7 @@ class Table:
     def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
         """Rows of one committed file."""
         path = self.lake.path(f"{self.name}/{part}")
-        with reaching(self.lake.uri), self.lake.filesystem.open_input_file(path) as stream:
+        with self.lake.using(), self.lake.filesystem.open_input_file(path) as stream:
             return pq.read_table(stream, columns=columns, filters=where)
 
     def iter_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -397,31 +469,80 @@ class Table:
         for part in self.parts:
             yield self.read_part(part, columns)
 
-    def commit(
-        self,
-        parts: Iterable[Part],
-        schema: pa.Schema,
-        *,
-        run: str,
-        fingerprint: str,
-        mode: str = "overwrite",
-        figures: dict[str, object] | None = None,
-    ) -> Table:
-        """Make `parts` visible in one transaction and return the new snapshot; `mode` is `overwrite` or `append`.
+    def commit(self, parts: Iterable[Part], schema: pa.Schema, *, run: str, mode: str = "overwrite") -> Table:
+        """Make `parts` visible in one transaction and return the version that holds them: this one, if it does.
+
+        An overwrite does not depend on what was there. So where another writer came first it is made once more, on top
+        of that: each of two runs at once vouches for a version of its own, and the later one is the newest.
+
+        Args:
+            parts: what `Lake.write_part` returned, of rows of `schema`.
+            schema: of the table from now on; an append may not change it.
+            run: name of the run, for whoever reads the log.
+            mode: `overwrite`, `append`, or `rewrite`: an overwrite that holds what was there, and so depends on it.
 
         Raises:
-            TransientError: another writer committed since this snapshot was taken; nothing was changed.
+            StaleError: another writer committed since this snapshot was taken, and the rows depend on that, or
+                others came first time and again; nothing was changed.
+            ValueError: rows of another schema than the table has, or will have.
         """
-        from deltalake import CommitProperties, PostCommitHookProperties, Schema, Transaction
-        from deltalake.exceptions import DeltaError
-        from deltalake.transaction import AddAction, create_table_with_add_actions
+        table, parts = self, list(parts)
+        for _ in range(OVERTAKEN if mode == "overwrite" else 0):
+            with suppress(StaleError):
+                return table._commit(parts, schema, run, mode)
+            table = self.lake.table(self.name)
+        return table._commit(parts, schema, run, mode)
 
-        now, attempt = int(time.time() * 1000), uuid.uuid4().hex
-        actions = [
+    def _commit(self, parts: Iterable[Part], schema: pa.Schema, run: str, mode: str) -> Table:
+        from deltalake.exceptions import DeltaError
+
+        change = self._change({part.path: part for part in parts}, schema, mode)
+        if not change:
+            return Table(self.lake, self.name, self.version)
+        attempt = uuid.uuid4().hex
+
+        @_again.wraps
+        def send() -> None:
+            try:
+                with self.lake.using():
+                    self._send(change, {"run": run, "attempt": attempt})
+            except (TransientError, DeltaError) as error:
+                if not self._landed(attempt, run, error):
+                    raise
+
+        send()
+        self._settle(self.version + 1)
+        return Table(self.lake, self.name, self.version + 1)
+
+    def _change(self, wanted: dict[str, Part], schema: pa.Schema, mode: str) -> _Change | None:
+        """What a commit must write for the table to hold `wanted`; nothing where it does.
+
+        No path may be both added and removed in one version: readers disagree about what is left of it. So parts that
+        stay are not named, and delta-rs is told what goes; its own overwrite would remove all, and add them anew.
+        """
+        from deltalake import Schema
+
+        fields, present = Schema.from_arrow(schema), set(self.parts)
+        added = [wanted[path] for path in sorted(wanted.keys() - present)]
+        if self._delta is None:
+            return _Change(fields, added)
+        if fields != self._delta.schema():
+            if mode == "append" or present & wanted.keys():
+                raise ValueError(f"rows of another schema than table {self.name!r} has are no part of it: {schema}")
+            return _Change(fields, added, replaces=True)
+        gone = [] if mode == "append" else sorted(present - wanted.keys())
+        return _Change(fields, added, gone) if added or gone else None
+
+    def _send(self, change: _Change, about: dict[str, str]) -> None:
+        from deltalake import CommitProperties, PostCommitHookProperties, Transaction
+        from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+        now = int(time.time() * 1000)
+        added = [
             AddAction(part.path, part.size, {}, now, True, json.dumps({"numRecords": part.rows}))
-            for part in sorted(set(parts), key=lambda part: part.path)
+            for part in change.added
         ]
-        about = {"run": run, "fingerprint": fingerprint, "figures": json.dumps(figures or {}), "attempt": attempt}
+        gone = [RemoveAction(path, True, now, partition_values={}) for path in change.gone]
         how: dict[str, Any] = {
             "commit_properties": CommitProperties(
                 custom_metadata=about,
@@ -431,41 +552,66 @@ class Table:
             # The log is what older runs are read by: only maintenance may delete of it, and steps need no right to.
             "post_commithook_properties": PostCommitHookProperties(cleanup_expired_logs=False),
         }
-
-        @_again.wraps
-        def send() -> None:
-            try:
-                with reaching(self.lake.uri):
-                    if self._delta is not None:
-                        self._delta.create_write_transaction(actions, mode, schema, **how)
-                        return
-                    options = self.lake.storage_options()
-                    fields = Schema.from_arrow(schema)
-                    create_table_with_add_actions(
-                        self._uri, fields, actions, mode="error", name=self.name, storage_options=options, **how
-                    )
-            except (TransientError, DeltaError) as error:
-                if not self._landed(attempt, run, error):
-                    raise
-
-        send()
-        return self.lake.table(self.name)
+        if self._delta is not None:
+            mode = "overwrite" if change.replaces else "append"
+            self._delta.create_write_transaction([*added, *gone], mode, change.schema, **how)
+            return
+        create_table_with_add_actions(
+            self._uri,
+            change.schema,
+            added,
+            mode="error",
+            name=self.name,
+            storage_options=self.lake.storage_options(),
+            **how,
+        )
 
     def _landed(self, attempt: str, run: str, error: Exception) -> bool:
         """Whether a commit that ended in `error` was made all the same: its answer may have got lost.
 
         Raises:
-            TransientError: another writer's commit is in its place.
+            StaleError: another writer's commit is in its place.
         """
         newest = self.lake.table(self.name)
         if newest.version <= self.version:
             return False
-        if self._info_of(self.version + 1).get("attempt") == attempt:
+        if self._attempt(self.version + 1) == attempt:
             return True
-        raise TransientError(
+        raise StaleError(
             f"table {self.name!r} went from version {self.version} to {newest.version} while run {run} worked on it"
-            "; nothing of this attempt was committed, and the next attempt will use what is there"
+            "; nothing of this attempt was committed, and the next attempt will use what is there: let the step run "
+            "again, and see that no two runs work on one lake at once if this repeats"
         ) from error
+
+    def _log(self, version: int) -> str:
+        return f"{self.name}/_delta_log/{version:020d}.json"
+
+    def _settle(self, version: int) -> None:
+        """Wait until the log of a version is on the disk: what is told of it from now on must stay true."""
+        if not self.lake.on_s3:
+            log = Path(self.lake.path(self._log(version)))
+            with self.lake.using():
+                for path in (log, log.parent, log.parent.parent):
+                    _sync(path)
+
+    def _attempt(self, version: int) -> str:
+        """Mark of the attempt that committed `version` just now; empty where the log has none of it."""
+        try:
+            log = self.lake.read_bytes(self._log(version))
+        except FileNotFoundError:
+            return ""
+        actions = [json.loads(line) for line in log.splitlines()]
+        return next((action["commitInfo"].get("attempt", "") for action in actions if "commitInfo" in action), "")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a commit adds and removes, and the schema (deltalake's); `replaces`: it removes all that was there."""
+
+    schema: Any
+    added: list[Part]
+    gone: list[str] = field(default_factory=list)
+    replaces: bool = False
 
 
 def _region() -> str:
@@ -474,7 +620,7 @@ def _region() -> str:
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Tell failures of an object store at `uri` by who must act; errors of a local folder pass as they are.
+    """Tell failures of an object store at `uri` by who must act; errors of a local folder pass (see `infra.disk`).
 
     Raises:
         UserError: the store refused (no such bucket, no or wrong credentials, no permission).
@@ -503,8 +649,8 @@ def _of_object_store(error: Exception) -> bool:
 
 
 def _said(error: Exception) -> str:
-    """The message of an error in one line: delta-rs draws a coloured tree, around the server's XML."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())
+    """The message of an error in one line, or the server's XML in it."""
+    text = disk.one_line(error)
     if "169.254.169.254" in text:
         return "Unable to locate credentials"
     answered = re.search(r"<Code>(.*?)</Code>(?:<Message>(.*?)</Message>)?", text)

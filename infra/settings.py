@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.errors import UserError
+from infra.places import absolute
 
 ATTRIBUTES = (
     "gender",
@@ -22,6 +23,12 @@ ATTRIBUTES = (
     "productDisplayName",
 )
 """The nine attributes of a product, in the order of the published `styles.csv`."""
+PLACES = ("dataset", "lake", "store_folder", "logs", "scratch", "weights", "classifier_weights", "photo_roots")
+"""Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
+PACKAGED = ("package", "imagenet")
+"""Weights that are no place."""
+
+Place = TypeVar("Place", str, Path)
 
 
 class Settings(BaseSettings):
@@ -58,6 +65,10 @@ class Settings(BaseSettings):
     """Largest unpacked size of a source, in bytes; more is refused as a zip bomb."""
     image_max_bytes: int = Field(default=32 * 2**20, gt=0)
     """Largest image file, in bytes; a larger one is rejected."""
+    styles_max_bytes: int = Field(default=2**30, gt=0)
+    """Largest unpacked `styles.csv`, in bytes; a larger one stops the run."""
+    photo_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """Folders and URIs, separated by commas, whose photos a search may read beside those in the place that it names."""
 
     backbone: str = "efficientnet-lite0"
     """Name in the registry `ml.backbones.BACKBONES`."""
@@ -105,8 +116,37 @@ class Settings(BaseSettings):
     """Gate: least share of products with a list under the empty filter."""
     shrink_max: float = Field(default=0.20, ge=0, le=1)
     """Gate: largest relative loss of products against the live run."""
+    coverage_loss_max: float = Field(default=0.01, ge=0, le=1)
+    """Gate: how far that share may fall below the live run's, 0.01: by one point; more where noise explains it."""
+    subcategory_shrink_max: float = Field(default=0.30, ge=0, le=1)
+    """Gate: largest relative loss of one subCategory's products; more where ordinary trade explains it."""
+    quality_loss_max: float = Field(default=0.02, ge=0, le=1)
+    """Gate: how far a held-out figure may fall below the live run's, 0.02: by two points; more where noise explains."""
+    subcategory_loss_max: float = Field(default=0.05, ge=0, le=1)
+    """Gate: the same for the held-out products of one subCategory."""
+    neighbours_loss_max: float = Field(default=0.001, ge=0, le=1)
+    """Gate: largest share of unchanged products whose list does not follow from that of the live run."""
     keep_runs: int = Field(default=3, ge=2)
     """Runs kept in the store, the live one included: two at least, or nothing is left to go back to."""
+
+    @field_validator("dataset", "store_folder", "logs", "scratch")
+    @classmethod
+    def _absolute(cls, value: Place) -> Place:
+        return type(value)(absolute(str(value)))
+
+    @field_validator("weights", "classifier_weights")
+    @classmethod
+    def _absolute_weights(cls, value: str) -> str:
+        return value if value in PACKAGED else absolute(value)
+
+    @field_validator("photo_roots", mode="before")
+    @classmethod
+    def _absolute_roots(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        roots = value.split(",") if isinstance(value, str) else value
+        made = tuple(absolute(root.strip()) for root in roots if root.strip())
+        if wrong := [root for root in made if not root.startswith(("/", "file:///", "s3://"))]:
+            raise ValueError(f"{wrong[0]!r} is no folder, file:///… or s3://bucket/prefix")
+        return made
 
     @field_validator("fields", mode="before")
     @classmethod
@@ -134,3 +174,12 @@ def read_settings(**overrides: object) -> Settings:
             where=f"environment variable {name}",
             remedy=f"set {name} to a valid value or unset it to use the default (see docs/platform.md)",
         ) from None
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """Environment variable → value of all that names a place, whatever folder a process that reads it works in."""
+    values = {name: getattr(settings, name) for name in PLACES}
+    return {
+        f"LOOKALIKE_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+    }

@@ -8,8 +8,9 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # imported late where it is used: it takes a second
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
+Written = tuple[Part, dict[str, float]]
+"""A part that a task wrote, and figures of how."""
 POLL_S = 0.5
 JAVA_MIN = 17
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -128,55 +131,76 @@ def task_threads() -> int:
 
 
 def map_to_parts(
-    spark: SparkSession,
-    items: Sequence[str],
-    work: Callable[[str], Iterator[tuple[Part, dict[str, float]]]],
-    progress: Callable[[int], None],
-) -> list[tuple[Part, dict[str, float]]]:
-    """Run `work` on every item, a task each, and collect the parts they wrote with their figures.
+    spark: SparkSession, items: Sequence[str], work: Callable[[str], Iterator[Written]]
+) -> Iterator[list[Written]]:
+    """Run `work` on every item, a task each, and yield what finished tasks wrote, while the others still run.
 
-    `work` runs on a worker, which keeps its process from task to task; `progress` is called on the driver with the
-    number of items done so far.
+    `work` runs on a worker, which keeps its process from task to task. However often a task was tried, what it wrote
+    comes once. Whoever stops reading stops the job.
+
+    Raises:
+        UserError: that of a task; no other attempt is made.
+        PySparkException: a task failed for good.
     """
-
-    items = list(items)
+    items, context = list(items), spark.sparkContext
+    # Updated as a task finishes, by the first of its attempts that does; a job returns nothing before its end.
+    finished = context.accumulator(dict[int, str](), _Union())  # type: ignore[arg-type]
 
     def run_batch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for index in batch.column("id").to_pylist():
-                for part, figures in work(items[index]):
-                    yield pa.RecordBatch.from_pydict(
-                        {
-                            "path": [part.path],
-                            "size": [part.size],
-                            "rows": [part.rows],
-                            "figures": [json.dumps(figures)],
-                        }
-                    )
+            for item in batch.column("id").to_pylist():
+                told = _tell(work(items[item]))
+                finished.add({item: told})
+                yield pa.RecordBatch.from_pydict({"item": [item], "told": [told]})
 
-    context = spark.sparkContext
-    group = f"map-{threading.get_ident()}-{id(items)}"
-    done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(context, group, progress, done), daemon=True)
+    group = f"map-{id(finished)}"
     frame = spark.range(0, len(items), 1, max(1, len(items)))  # an item a partition, so a task each
-    context.setJobGroup(group, group)
-    watcher.start()
+
+    def collect() -> dict[int, str]:
+        context.setJobGroup(group, group)
+        return dict(map(tuple, frame.mapInArrow(run_batch, "item long, told string").collect()))
+
+    yielded = 0
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(collect)
+        try:
+            while not wait([job], POLL_S).done:
+                if new := list(finished.value.values())[yielded:]:
+                    yielded += len(new)
+                    yield _hear(new)
+            early = set(list(finished.value)[:yielded])
+            yield _hear(told for item, told in job.result().items() if item not in early)
+        finally:
+            if not job.done():
+                context.cancelJobGroup(group)
+
+
+class _Union:
+    """How accumulated dicts add up: an `AccumulatorParam`, which is imported late."""
+
+    def zero(self, value: dict[int, str]) -> dict[int, str]:
+        return {}
+
+    def addInPlace(self, value1: dict[int, str], value2: dict[int, str]) -> dict[int, str]:  # noqa: N802  # Spark's name
+        value1.update(value2)
+        return value1
+
+
+def _tell(writing: Iterator[Written]) -> str:
+    """What a task says to the driver: what it wrote, or its UserError, which Spark would turn into a traceback."""
     try:
-        rows = frame.mapInArrow(run_batch, "path string, size long, rows long, figures string").collect()
-    finally:
-        done.set()
-        watcher.join()
-    progress(len(items))
-    return [(Part(row.path, row.size, row.rows), json.loads(row.figures)) for row in rows]
+        return json.dumps([(astuple(part), figures) for part, figures in writing])
+    except UserError as error:
+        return json.dumps({"problem": error.problem, "where": error.where, "remedy": error.remedy})
 
 
-def _watch(context: SparkContext, group: str, progress: Callable[[int], None], done: threading.Event) -> None:
-    tracker = context.statusTracker()
-    while not done.wait(POLL_S):
-        jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
-        stages = {stage for job in jobs for stage in job.stageIds}
-        infos = [info for info in map(tracker.getStageInfo, stages) if info]
-        progress(sum(info.numCompletedTasks for info in infos))
+def _hear(told: Iterable[str]) -> list[Written]:
+    written = []
+    for heard in map(json.loads, told):
+        if isinstance(heard, dict):
+            raise UserError(heard.pop("problem"), **heard)
+        written += [(Part(*part), figures) for part, figures in heard]
+    return written
 
 
 if __name__ == "__main__":  # `make java`: before anything is started

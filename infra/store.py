@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -44,6 +45,10 @@ READERS_WAIT_S = 0.5
 that no lookup becomes a deadlock's victim."""
 
 
+class OlderStoreError(UserError):
+    """An older release prepared the store: it can be read once a run of this one is published, or it is prepared."""
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """A run that the store holds.
@@ -56,7 +61,7 @@ class StoredRun:
     run: str
     content_hash: str
     figures: dict[str, object]
-    manifest: dict[str, object]
+    manifest: dict[str, Any]
     loaded_at: datetime.datetime
     published_at: datetime.datetime | None
 
@@ -217,7 +222,7 @@ def _take_lock(connection: psycopg.Connection) -> None:
 def _refuse_older(prepared: Collection[str], files: Collection[str]) -> None:
     missing = [name for name in files if _is_migration(name) and name not in prepared]
     if prepared and missing:
-        raise UserError(
+        raise OlderStoreError(
             f"an older release prepared the store: it lacks migration {missing[0]}",
             where="the store",
             remedy="publish a run with this release, or run its `infra/docker/prepare.py store` as the store's "
@@ -253,6 +258,19 @@ def lock(connection: psycopg.Connection) -> None:
     prepared, files = _prepared(connection), _files()
     _refuse_older(prepared, files)
     _refuse_newer(prepared, files)
+
+
+@contextmanager
+def locked(connection: psycopg.Connection) -> Iterator[None]:
+    """The right to change what is live for longer than a transaction. Each still begins with `lock`."""
+    with connection.transaction():
+        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (LOCK,))
 
 
 def begin(
@@ -423,6 +441,16 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 _RUN = "run_id, run, content_hash, figures, manifest, loaded_at, published_at"
+
+
+def served(connection: psycopg.Connection, ids: np.ndarray) -> tuple[dict[str, int], int]:
+    """Products of the live run by subCategory, '' for those without one, and how many of these ids are among them."""
+    counts = connection.execute(
+        """SELECT coalesce("subCategory", ''), count(*) FROM lookalike.live_products GROUP BY 1"""
+    ).fetchall()
+    shared = "SELECT count(*) FROM lookalike.live_products WHERE product_id = ANY(%s)"
+    ((known,),) = connection.execute(shared, (ids.tolist(),)).fetchall()
+    return dict(counts), known
 
 
 def runs(connection: psycopg.Connection) -> list[StoredRun]:

@@ -16,7 +16,6 @@ from jobs.features import read_embeddings
 from jobs.run import Run, StepResult, content_hash
 from ml.medoids import medoids
 
-CODE_VERSION = 6
 CANDIDATES = pa.schema(
     [("derivedType", pa.string()), ("product_id", pa.int64()), ("members", pa.int32()), ("similarity", pa.float32())]
 )
@@ -25,10 +24,9 @@ CANDIDATES = pa.schema(
 def candidates(run: Run) -> StepResult:
     """Choose the medoid of every derivedType of the run."""
     products, target = run.table("products"), run.lake.table("candidates")
-    embedded = run.result("embed").figures
-    mark = content_hash(CODE_VERSION, products.fingerprint, embedded["model"], embedded["embedder"])
-    if target.fingerprint == mark:
-        return _result(target, skipped=True)
+    fingerprint = content_hash(str(CANDIDATES), run.content("products"), run.content("features"))
+    if done := run.done("candidates", fingerprint, {"candidates": target}):
+        return done
     rows = products.read(["product_id", "derivedType"])
     typed = pc.is_valid(rows["derivedType"]).to_numpy()
     names, groups = np.unique(rows["derivedType"].to_numpy()[typed], return_inverse=True)
@@ -36,20 +34,15 @@ def candidates(run: Run) -> StepResult:
     best, similarity = medoids(embeddings, groups)
     ids, members = rows["product_id"].to_numpy()[typed], np.bincount(groups, minlength=len(names))
     table = pa.table([names, ids[best], members.astype(np.int32), similarity.astype(np.float32)], schema=CANDIDATES)
-    parts = [run.lake.write_part("candidates", table, salt=mark)] if len(table) else []
+    parts = [run.lake.write_part("candidates", table)] if len(table) else []
+    target = target.commit(parts, CANDIDATES, run=run.name)
     figures: dict[str, object] = {
         "derived_types": len(names),
         "singletons": int((members == 1).sum()),
         "without_derived_type": int((~typed).sum()),
     }
-    return _result(target.commit(parts, CANDIDATES, run=run.name, fingerprint=mark, figures=figures), files=len(parts))
-
-
-def _result(table, files: int = 0, skipped: bool = False) -> StepResult:  # type: ignore[no-untyped-def]
-    figures = table.figures
-    return StepResult(
-        figures["derived_types"], files, skipped=skipped, tables={"candidates": table.version}, figures=figures
-    )
+    result = StepResult(len(names), len(parts), tables={"candidates": target.version}, figures=figures)
+    return run.remember("candidates", fingerprint, result)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ nothing, and a night with the same archive and settings is not read again.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import os
 import zipfile
 import zlib
@@ -16,8 +18,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import PurePosixPath
+from typing import IO
 
 import pyarrow as pa
 
@@ -41,6 +45,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
 MAX_ID = 2**63 - 1
 MAX_LINES_A_RECORD = 20
+LINE_MAX = 2**20
+"""Bytes of a line of styles.csv."""
+MAX_REJECTS = 10**6
+"""Rows of `rejects` that memory is kept for: two bytes of a hostile file are a row of hundreds."""
 
 PRODUCTS = pa.schema(
     [
@@ -69,52 +77,55 @@ class Rejects:
         self.file(product_id, file, reason, detail)
 
     def file(self, product_id: str | None, file: str, reason: str, detail: str = "") -> None:
-        """Reject a file that no accepted row of styles.csv asks for."""
+        """Reject a file that no accepted row of styles.csv asks for.
+
+        Raises:
+            UserError: there are too many.
+        """
+        if len(self.rows) == MAX_REJECTS:
+            raise UserError(
+                f"more than {MAX_REJECTS:,} rows and files cannot be used, the last one for this reason: {reason}",
+                where=file,
+                remedy="give a source that is a catalogue",
+            )
         self.rows.append({"product_id": product_id, "file": file, "reason": reason, "detail": detail})
 
 
 def catalog(run: Run) -> StepResult:
     """Turn the pulled archive into products, images and rejects."""
     settings, pulled = run.settings, run.table("pulls")
-    mark = content_hash(CODE_VERSION, pulled.fingerprint, settings.reject_max, settings.image_max_bytes)
+    fingerprint = content_hash(CODE_VERSION, run.content("pulls"), settings.reject_max, settings.image_max_bytes)
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
-    if tables["products"].fingerprint == tables["rejects"].fingerprint == mark:
-        return _result(tables, skipped=True)
+    if done := run.done("catalog", fingerprint, tables):
+        return replace(done, figures=done.figures | {"images_new": 0})
     (origin,) = pulled.read(["uri", "archive"]).to_pylist()
     rejects = Rejects()
     with _opened(run.lake, origin["archive"]) as archive:
         source = find_members(archive, origin["uri"], rejects)
-        rows, not_utf8 = read_styles(source.read_styles(), source.styles, rejects)
+        with source.open_styles() as stream:
+            rows, not_utf8 = read_styles(stream, source.styles, rejects, settings.styles_max_bytes)
         found = len(rows) + rejects.products.total()
         products = _attach_images(rows, source, rejects)
-        parts, products = store_images(source, products, tables["images"], rejects, settings.image_max_bytes, mark)
+        parts, products = store_images(source, products, tables["images"], rejects, settings.image_max_bytes)
     _check_share(rejects, found, len(products), settings.reject_max, source.styles)
     figures = {
         "products": len(products),
         "images_new": sum(part.rows for part in parts),
-        "rejects": len(rejects.rows),
         "rejected_products": rejects.products.total(),
         "reject_reasons": dict(Counter(row["reason"] for row in rejects.rows).most_common()),
         "styles": source.styles,
         "lines_not_utf8": not_utf8,
     }
     if parts or tables["images"].version < 0:
-        tables["images"] = tables["images"].commit(parts, IMAGES, run=run.name, fingerprint=mark, mode="append")
-    part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS), salt=mark)
-    tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name, fingerprint=mark)
+        tables["images"] = tables["images"].commit(parts, IMAGES, run=run.name, mode="append")
+    part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS))
+    tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name)
     products.sort(key=lambda product: product["product_id"])
-    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS), salt=mark)
-    tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name, fingerprint=mark, figures=figures)
-    return _result(tables, files=len(parts) + 2)
-
-
-def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # type: ignore[no-untyped-def]
-    figures = dict(tables["products"].figures)
-    if skipped:
-        figures["images_new"] = 0
+    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS))
+    tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name)
     versions = {name: table.version for name, table in tables.items()}
-    rejects = figures.pop("rejects")
-    return StepResult(figures["products"], files, rejects, skipped=skipped, tables=versions, figures=figures)
+    result = StepResult(len(products), len(parts) + 2, len(rejects.rows), tables=versions, figures=figures)
+    return run.remember("catalog", fingerprint, result)
 
 
 # The archive's members ------------------------------------------------------------------------------------------------
@@ -135,14 +146,16 @@ class Source:
     styles: str
     images: dict[int, str]
 
-    def read_styles(self) -> bytes:
-        """Content of styles.csv.
+    @contextmanager
+    def open_styles(self) -> Iterator[IO[bytes]]:
+        """A stream of styles.csv.
 
         Raises:
             UserError: it is damaged.
         """
         try:
-            return self.archive.read(self.members[self.styles])
+            with self.archive.open(self.members[self.styles]) as stream:
+                yield stream
         except DAMAGE as error:
             raise UserError(
                 f"styles.csv is damaged in the archive: {error}", where=self.styles, remedy="fetch or pack it again"
@@ -214,18 +227,18 @@ def _parse_id(text: str) -> int | None:
 # styles.csv -----------------------------------------------------------------------------------------------------------
 
 
-def read_styles(data: bytes, name: str, rejects: Rejects) -> tuple[list[dict], int]:
+def read_styles(stream: IO[bytes], name: str, rejects: Rejects, limit: int) -> tuple[list[dict], int]:
     """Rows of styles.csv as dicts of `product_id`, the nine attributes and derivedType; empty values are None.
 
-    Also returns how many lines were not UTF-8.
+    Also returns how many lines were not UTF-8. Memory holds the rows and a few lines, not the file.
 
     The published file does not quote its last column, so further commas in a row belong to it; `NA` is a value.
 
     Raises:
-        UserError: the file is no CSV with the columns of a catalogue, or has no rows.
+        UserError: the file is no CSV with the columns of a catalogue, has no rows, or is larger than `limit` bytes.
     """
-    lines, not_utf8 = _lines(data, name)
-    records = _records(lines)
+    lines = Lines(stream, name, limit)
+    records = _records(iter(lines))
     header = [column.strip() for column in next(records, (0, []))[1]]
     missing = [column for column in ("id", *ATTRIBUTES) if column not in header]
     if missing:
@@ -253,48 +266,73 @@ def read_styles(data: bytes, name: str, rejects: Rejects) -> tuple[list[dict], i
             rows[product_id] = _product(product_id, values)
     if not rows:
         raise UserError("styles.csv has no product that can be read", where=name, remedy="give a file with products")
-    return list(rows.values()), not_utf8
+    return list(rows.values()), lines.not_utf8
 
 
-def _lines(data: bytes, name: str) -> tuple[list[str], int]:
-    """The lines, and how many of them were not UTF-8."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
-    if lines and b"\0" in lines[0]:
-        raise UserError("styles.csv is no CSV: it holds zero bytes", where=name, remedy="give a UTF-8 CSV file")
-    not_utf8 = 0
-    texts = []
-    for line in lines:
+class Lines:
+    """The lines of styles.csv, read one by one; `not_utf8` counts those of another encoding.
+
+    Raises, where they are read:
+        UserError: the file is no text, unpacks to more than `limit` bytes, or has a line of more than LINE_MAX.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str, limit: int) -> None:
+        self._stream, self._name, self._limit = stream, name, limit
+        self.not_utf8 = 0
+
+    def __iter__(self) -> Iterator[str]:
+        # Latin-1 gives each byte a letter, so that lines of every system can be told before any is decoded.
+        letters = io.TextIOWrapper(self._stream, encoding="latin-1", newline=None)  # type: ignore[type-var]
+        first = True
+        while line := letters.readline(LINE_MAX + 1):
+            self._check(line, self._stream.tell())
+            data = line.encode("latin-1").removesuffix(b"\n")
+            if first and b"\0" in data:
+                raise self._refused("is no CSV: it holds zero bytes", "give a UTF-8 CSV file")
+            yield self._decode(data.removeprefix(codecs.BOM_UTF8) if first else data)
+            first = False
+
+    def _check(self, line: str, unpacked: int) -> None:
+        if unpacked > self._limit:
+            raise self._refused(
+                f"unpacks to more than {self._limit:,} bytes", "if it is right, raise LOOKALIKE_STYLES_MAX_BYTES"
+            )
+        if len(line) > LINE_MAX:
+            raise self._refused(f"is no CSV: a line has more than {LINE_MAX:,} bytes", "give a CSV file")
+
+    def _decode(self, line: bytes) -> str:
         try:
-            texts.append(line.decode("utf-8"))
+            return line.decode("utf-8")
         except UnicodeDecodeError:  # Windows' Western encoding: spreadsheets write it
-            texts.append(line.decode("cp1252", errors="replace"))
-            not_utf8 += 1
-    return texts, not_utf8
+            self.not_utf8 += 1
+            return line.decode("cp1252", errors="replace")
+
+    def _refused(self, problem: str, remedy: str) -> UserError:
+        return UserError(f"styles.csv {problem}", where=self._name, remedy=remedy)
 
 
-def _records(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each record. A quoted field may span lines; a stray quote swallows nothing."""
-    at = 0
-    while at < len(lines):
-        if not lines[at].strip():
-            at += 1
-            continue
-        used, record = _record(lines, at)
-        yield at + 1, record
-        at += used
+    number, ahead = 1, list(islice(lines, MAX_LINES_A_RECORD))
+    while ahead:
+        used, record = _record(ahead) if ahead[0].strip() else (1, [])
+        if record:
+            yield number, record
+        number += used
+        del ahead[:used]
+        ahead += islice(lines, used)
 
 
-def _record(lines: list[str], at: int) -> tuple[int, list[str]]:
-    for used in range(1, MAX_LINES_A_RECORD + 1):
-        if at + used > len(lines):
-            break
+def _record(lines: list[str]) -> tuple[int, list[str]]:
+    """How many of `lines` the record takes that begins them, and its fields."""
+    for used in range(1, len(lines) + 1):
         try:
-            text = [line + "\n" for line in lines[at : at + used - 1]] + [lines[at + used - 1]]
+            text = [line + "\n" for line in lines[: used - 1]] + [lines[used - 1]]
             return used, next(csv.reader(text, strict=True))
         except csv.Error as error:
             if "unexpected end" not in str(error):  # a quote inside a field: no reason to read on
                 break
-    return 1, lines[at].split(",")
+    return 1, lines[0].split(",")
 
 
 def _fit(record: list[str], header: list[str]) -> dict[str, str] | None:
@@ -328,7 +366,7 @@ def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[d
 
 
 def store_images(
-    source: Source, products: list[dict], table: Table, rejects: Rejects, max_bytes: int, mark: str
+    source: Source, products: list[dict], table: Table, rejects: Rejects, max_bytes: int
 ) -> tuple[list[Part], list[dict]]:
     """Write the contents that the images table does not hold yet.
 
@@ -343,7 +381,7 @@ def store_images(
 
     def write() -> None:
         rows = pa.Table.from_pylist(waiting[:IMAGES_A_PART], schema=IMAGES)
-        parts.append(table.lake.write_part("images", rows, salt=mark))
+        parts.append(table.lake.write_part("images", rows))
         del waiting[:IMAGES_A_PART]
 
     with ThreadPoolExecutor(DECODERS) as pool:

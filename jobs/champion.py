@@ -1,4 +1,4 @@
-"""The trained embedders of a lake: the one in use, and the one that a run was made with."""
+"""The trained embedders of a lake: the champion, the one that a run was made with, and the table of them all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import structlog
 
-from infra.errors import UserError
-from infra.lake import Lake
+from infra.errors import StaleError, UserError
+from infra.lake import Lake, Table
 from jobs.run import Run
 from ml import embedding
 
@@ -24,13 +24,22 @@ EMBEDDERS = pa.schema(
         ("judged", pa.string()),
         ("history", pa.string()),
         ("promoted", pa.bool_()),
+        ("catalogue", pa.string()),
+        ("training", pa.string()),
+        ("release", pa.string()),
+        ("settings", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 """The table of trained embedders, oldest first by `number`.
 
 `model` is the fingerprint of the backbone they take features of, `base` that of the backbone as the settings have it,
-and `tuned` the SHA-256 of the weights that were tuned from it, or empty.
+and `tuned` the SHA-256 of the weights that were tuned from it, or empty. They learnt from the products of `run`, whose
+content is `catalogue`, under `settings` (JSON), by `release`; `training` is the fingerprint of all that, null where a
+person chose; `reason` is why the row is promoted or not. Columns that an earlier release did not write are null.
 """
+TRIES = 10
+"""Of appending a row, when other writers keep coming first: each takes a moment, and comes once a training."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,10 @@ def find_champion(lake: Lake, base: str) -> Champion:
     Raises:
         UserError: the file of the embedder is not what was stored.
     """
-    table = lake.table("embedders")
-    rows = (
-        table.read(["number", "sha256", "base", "model", "tuned", "promoted"]).to_pylist() if table.version >= 0 else []
-    )
-    promoted = [row for row in rows if row["promoted"] and row["base"] == base]
-    newest = max(promoted, key=lambda row: row["number"], default=None)
+    promoted = [row for row in read_rows(lake) if row["promoted"] and row["base"] == base]
     untrained = Champion(embedding.UNTRAINED.fingerprint, base, "")
-    if newest is None:
+    newest = promoted[-1] if promoted else None
+    if newest is None or newest["sha256"] == untrained.embedder:
         return untrained
     try:
         _stored_embedder(lake, newest["sha256"])
@@ -67,6 +72,82 @@ def find_champion(lake: Lake, base: str) -> Champion:
         )
         return untrained
     return Champion(newest["sha256"], newest["model"], newest["tuned"])
+
+
+def read_rows(lake: Lake) -> list[dict]:
+    """The rows of the table of embedders, oldest first; None in columns that it does not have yet."""
+    return _rows_of(lake.table("embedders"))
+
+
+def _rows_of(table: Table) -> list[dict]:
+    rows = table.read().to_pylist() if table.version >= 0 else []
+    return sorted((dict.fromkeys(EMBEDDERS.names) | row for row in rows), key=lambda row: row["number"])
+
+
+def append_row(lake: Lake, row: dict) -> Table:
+    """Append a row with the next number, also where other writers come first; returns the version that holds it.
+
+    A table of an earlier release gets its missing columns by that.
+
+    Raises:
+        StaleError: others came first, `TRIES` times.
+    """
+    for _ in range(TRIES):
+        table = lake.table("embedders")
+        rows, mode = [row | {"number": table.version + 1}], "append"
+        if table.version >= 0 and table.schema.names != EMBEDDERS.names:
+            rows, mode = [*_rows_of(table), *rows], "rewrite"
+        part = lake.write_part("embedders", pa.Table.from_pylist(rows, schema=EMBEDDERS))
+        try:
+            return table.commit([part], EMBEDDERS, run=row["run"], mode=mode)
+        except StaleError as error:
+            stale = error
+    raise stale
+
+
+def parse_number(text: str) -> int | None:
+    """The number in `lookalike champion --use`; None for `untrained`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text == embedding.UNTRAINED.fingerprint:
+        return None
+    if not text.isdecimal():
+        raise UserError(f"{text!r} is no embedder", where="--use", remedy="give a number that is listed, or untrained")
+    return int(text)
+
+
+def use(lake: Lake, base: str, number: int | None) -> None:
+    """Make an embedder champion of the backbone with fingerprint `base` again, or without number the untrained one.
+
+    Raises:
+        UserError: there is none of this number, it is of another backbone, or this release cannot apply it.
+    """
+    if number is None:
+        sha256 = embedding.UNTRAINED.fingerprint
+        row = {"sha256": sha256, "file": "", "base": base, "model": base, "tuned": "", "run": ""}
+    else:
+        row = _usable_row(lake, base, number)
+    append_row(lake, row | {"promoted": True, "training": None, "reason": "chosen by hand"})
+
+
+def _usable_row(lake: Lake, base: str, number: int) -> dict:
+    remedy = "see `lookalike champion` for those that there are"
+    row = next((row for row in read_rows(lake) if row["number"] == number), None)
+    if row is None:
+        raise UserError(f"there is no embedder {number}", where="--use", remedy=remedy)
+    if row["base"] != base:
+        problem = f"embedder {number} takes features of another backbone than the settings ask for"
+        raise UserError(
+            problem, where="--use", remedy=f"set LOOKALIKE_BACKBONE and its weights as they were, or {remedy}"
+        )
+    if row["sha256"] != embedding.UNTRAINED.fingerprint:
+        try:
+            _stored_embedder(lake, row["sha256"])
+        except embedding.LayoutError as error:
+            raise UserError(str(error), where=f"--use {number}", remedy=remedy) from None
+    return row
 
 
 def read_embedder(run: Run, sha256: str | None = None) -> embedding.Embedder:
@@ -96,5 +177,5 @@ def _stored_embedder(lake: Lake, sha256: str) -> embedding.Embedder:
         raise UserError(
             str(error),
             where=lake.path(file),
-            remedy="restore the file from a backup, or delete its row of the table `embedders` and train again",
+            remedy="restore the file from a backup, or go back to another by `lookalike champion --use`",
         ) from None

@@ -2,22 +2,21 @@
 
 Reads the run's products and features, or with `LOOKALIKE_CLASSIFIER=finetune` its images; writes the trained model as
 `models/<sha256>.keras` and one row that vouches for it: hash, labels, split and metrics. Products without a subCategory
-are left out and counted, and so are those beyond `MOST`. The file is named by its content and the row is committed
-last, so a broken attempt leaves nothing in use (a killed finetuning goes on from its last epoch); the same products,
-model and settings are not trained on again.
+are left out and counted, and so are those beyond `MOST`; where none is left to learn from there is no row. The file is
+named by its content and the row is committed last, so a broken attempt leaves nothing in use (a killed finetuning goes
+on from its last epoch); the same products, model and settings are not trained on again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.errors import UserError
 from infra.telemetry import Progress
 from jobs import extraction, step, training
 from jobs.extraction import Model
@@ -26,6 +25,9 @@ from jobs.run import Run, StepResult, content_hash
 from ml import classifier, split
 from ml.classifier import Fitted, Targets
 from ml.features import keep_freed_memory
+
+if TYPE_CHECKING:
+    from ml.finetune import Checkpoints
 
 CODE_VERSION = 5
 SEED = 0
@@ -52,21 +54,36 @@ CLASSIFIER = pa.schema(
 
 def classify(run: Run) -> StepResult:
     """Train the subCategory classifier on the run's labelled products and measure it on those held out."""
-    products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
+    target, settings = run.lake.table("classifier"), run.settings
     start = extraction.choose_model(settings, "classifier_") if settings.classifier == "finetune" else None
-    mark = _fingerprint(run, start)
-    if target.fingerprint == mark:
-        return StepResult(1, skipped=True, tables={"classifier": target.version}, figures=target.figures)
+    fingerprint = _fingerprint(run, start)
+    if done := run.done("classify", fingerprint, {"classifier": target}):
+        return done
+    if start is None:
+        return _train(run, fingerprint, None, {})
+    with training.checkpoints(settings, f"classify-{fingerprint}") as checkpoints:
+        return _train(run, fingerprint, start, checkpoints)
+
+
+def _train(run: Run, fingerprint: str, start: Model | None, checkpoints: Checkpoints) -> StepResult:
+    """Train, measure and commit: on features, or on images from the backbone `start` on, with its `checkpoints`."""
+    products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
     rows = products.read(["product_id", "subCategory", "image_sha256", *FIELDS])
     known, chosen = rows.num_rows - rows["subCategory"].null_count, _choose_products(rows)
     without, rows = len(rows) - known, rows.take(chosen)
     sides = split.sides_of(rows["image_sha256"].to_pylist())
-    _check_learnable(run, rows, sides, without)
+    if nothing := _nothing_to_learn(rows, sides, without):
+        figures: dict[str, object] = {
+            "classifier": f"none: {nothing}",
+            "without_subcategory": without,
+            "left_out": known - len(chosen),
+        }
+        result = StepResult(tables={"classifier": target.commit([], CLASSIFIER, run=run.name).version}, figures=figures)
+        return run.remember("classify", fingerprint, result)
     fields = {name: rows[name].to_pylist() for name in FIELDS} if settings.classifier_labels == "multi" else {}
     targets = classifier.make_targets(rows["subCategory"].to_pylist(), fields)
     if start:
-        with training.checkpoints(settings, f"classify-{mark}") as folder:
-            fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], folder)
+        fitted, data, outputs = _finetune(run, start, targets, sides, rows["image_sha256"], checkpoints)
     else:
         fitted, data, outputs = _fit(run, chosen, targets, sides)
     sha256, tested = hashlib.sha256(data).hexdigest(), targets.take(sides == split.TEST)
@@ -77,7 +94,7 @@ def classify(run: Run) -> StepResult:
     row = {
         "model_file": f"models/{sha256}.keras",
         "model_sha256": sha256,
-        "fingerprint": mark,
+        "fingerprint": fingerprint,
         "input": "images" if start else "features",
         "labels": targets.labels,
         "other_labels": targets.others,
@@ -101,9 +118,10 @@ def classify(run: Run) -> StepResult:
         "left_out": known - len(chosen),
     }
     run.lake.write_bytes(row["model_file"], data)
-    part = run.lake.write_part("classifier", pa.Table.from_pylist([row], schema=CLASSIFIER), salt=mark)
-    target = target.commit([part], CLASSIFIER, run=run.name, fingerprint=mark, figures=figures)
-    return StepResult(1, files=2, tables={"classifier": target.version}, figures=figures)
+    part = run.lake.write_part("classifier", pa.Table.from_pylist([row], schema=CLASSIFIER))
+    target = target.commit([part], CLASSIFIER, run=run.name)
+    result = StepResult(1, files=2, tables={"classifier": target.version}, figures=figures)
+    return run.remember("classify", fingerprint, result)
 
 
 def _choose_products(rows: pa.Table) -> np.ndarray:
@@ -120,24 +138,18 @@ def _fingerprint(run: Run, start: Model | None) -> str:
         if start
         else [run.result("embed").figures["model"]]
     )
-    return content_hash(CODE_VERSION, run.table("products").fingerprint, settings.classifier_labels, how)
+    return content_hash(CODE_VERSION, run.content("products"), settings.classifier_labels, how)
 
 
-def _check_learnable(run: Run, rows: pa.Table, sides: np.ndarray, products: int) -> None:
-    """Raises UserError where no product has a subCategory, or none of those that have is for training."""
+def _nothing_to_learn(rows: pa.Table, sides: np.ndarray, without: int) -> str:
+    """Why there is nothing to learn from these products, which have a subCategory; empty: there is."""
     if not len(rows):
-        raise UserError(
-            f"none of the {products} products has a subCategory, so there is nothing to learn",
-            where="column subCategory of styles.csv",
-            remedy="fill the column subCategory for at least some products",
-        )
+        return f"none of the {without} products has a subCategory"
     if not (sides == split.TRAIN).any():
-        raise UserError(
-            f"the images of all {len(rows)} products with a subCategory are held out for validation and test "
-            "(the hash of an image decides), so there is nothing to learn",
-            where=f"run {run.name}, {split.VALIDATION_SHARE + split.TEST_SHARE} % of images are held out",
-            remedy="refresh a catalogue with more products",
+        return (
+            f"the images of all {len(rows)} products with a subCategory are held out, as the hash of an image decides"
         )
+    return ""
 
 
 def _fit(run: Run, chosen: np.ndarray, targets: Targets, sides: np.ndarray) -> tuple[Fitted, bytes, np.ndarray]:
@@ -154,7 +166,7 @@ def _fit(run: Run, chosen: np.ndarray, targets: Targets, sides: np.ndarray) -> t
 
 
 def _finetune(
-    run: Run, start: Model, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, folder: Path
+    run: Run, start: Model, targets: Targets, sides: np.ndarray, hashes: pa.ChunkedArray, checkpoints: Checkpoints
 ) -> tuple[Fitted, bytes, np.ndarray]:
     """As `_fit`, on the images with these hashes, which are read part by part."""
     keep_freed_memory()
@@ -167,7 +179,7 @@ def _finetune(
     samples = training.samples(run, hashes, (start.height, start.width), targets.values.__getitem__)
     options = finetune.Options(run.settings.classifier_convolutions, run.settings.classifier_epochs, SEED)
     progress = Progress("epochs", options.epochs)
-    fitted = finetune.fit(backbone, targets, samples, sides, options, str(folder), progress.reach)
+    fitted = finetune.fit(backbone, targets, samples, sides, options, checkpoints, progress.reach)
     data = classifier.to_bytes(fitted.model)
     saved = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())
     return fitted, data, finetune.predict(saved, samples, np.flatnonzero(sides == split.TEST))

@@ -18,13 +18,14 @@ from rich.table import Table
 from infra import airflow, spark, store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
+from infra.places import shown
 from infra.settings import Settings, read_settings
 from infra.telemetry import log_file
 from jobs import console as display
 from jobs import step as steps
 from jobs.evaluate import result_grid
 from jobs.grid import draw_grid
-from jobs.run import APART, STEPS, Run, open_run
+from jobs.run import APART, STEPS, Run, check_night, open_run
 from ml.images import ImageError
 
 if TYPE_CHECKING:
@@ -37,53 +38,73 @@ out = Console(highlight=False)
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.5
 
-Dataset = Annotated[str, typer.Option(help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S.")]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="Source of the catalogue: path, s3://, https://, kaggle:, sample:N?seed=S. The process list shows it: "
+        "put an address with a password into LOOKALIKE_DATASET."
+    ),
+]
+PublishAnyway = Annotated[
+    str,
+    typer.Option(metavar="REASON", help="Publish what a gate, a hold or the order of nights would refuse; say why."),
+]
+NewCatalogue = Annotated[
+    bool, typer.Option("--new-catalogue", help="The catalogue shares few products with the live one, and is meant to.")
+]
 RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]
 
 
 @app.command()
-def refresh(dataset: Dataset = "", run: RunName = "") -> None:
+def refresh(
+    dataset: Dataset = "", run: RunName = "", publish_anyway: PublishAnyway = "", new_catalogue: NewCatalogue = False
+) -> None:
     """Run the nightly DAG through Airflow, here and now, and show its steps."""
-    spark.check_java()
-    settings = read_settings(**({"dataset": _absolute(dataset)} if dataset else {}))
     name = run or datetime.datetime.now(datetime.UTC).date().isoformat()
-    _check_date(name)
+    check_night(name)
+    settings = read_settings(**({"dataset": dataset} if dataset else {}))
+    spark.check_java()
     opened = Run(name, settings, Lake(settings.lake))
+    params: dict[str, object] = {"publish_anyway": publish_anyway.strip(), "new_catalogue": new_catalogue}
     started = time.perf_counter()
     log = settings.logs / name / "airflow.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    out.print(f"refresh of {settings.dataset} as run [bold]{name}[/]; logs in {log.parent}", soft_wrap=True)
+    source = shown(settings.dataset)
+    out.print(f"refresh of {escape(source)} as run [bold]{name}[/]; logs in {escape(str(log.parent))}", soft_wrap=True)
     env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
-    airflow.migrate(env, _airflow_home(), log)
-    watch = display.Watch(settings.logs, name, out)
-    process = airflow.test_run(name, env, log)
-    try:
-        with watch.progress:
-            while process.poll() is None:
-                time.sleep(POLL_S)
+    with airflow.alone(_airflow_home()):
+        airflow.migrate(env, _airflow_home(), log)
+        watch = display.Watch(settings.logs, name, out)
+        process = airflow.test_run(name, params, env, log)
+        try:
+            with watch.progress:
+                while process.poll() is None:
+                    time.sleep(POLL_S)
+                    watch.poll()
                 watch.poll()
-            watch.poll()
-    except KeyboardInterrupt:
-        out.print(f"stopped; `{_again(dataset, run)}` resumes")
-        raise typer.Exit(130) from None
-    finally:
-        if process.poll() is None:
-            airflow.stop(process)
+        except KeyboardInterrupt:
+            out.print(f"stopped; `{escape(_again(dataset, run))}` resumes")
+            raise typer.Exit(130) from None
+        finally:
+            if process.poll() is None:
+                airflow.stop(process)
     if process.returncode or watch.failed or set(watch.results) != set(STEPS):
         _report_failure(watch, opened, log, _again(dataset, run))
     _report_success(watch, opened, time.perf_counter() - started)
 
 
 def _report_failure(watch: display.Watch, run: Run, log: Path, again: str) -> None:
-    failed = next(iter(watch.failed), None)
+    """Say what stopped the run, and end as the step that failed did."""
+    failed, code = next(iter(watch.failed), None), display.BUG
     if failed:
-        out.print(f"\n[red]{failed} failed:[/] {watch.failed[failed]}", soft_wrap=True)
+        code = watch.exit_codes[failed]
+        out.print(f"\n[red]{failed} failed:[/] {escape(watch.failed[failed])}", soft_wrap=True)
         log = log_file(run.settings.logs, run.name, failed)
     else:
         missing = [step for step in STEPS if step not in watch.results]
         out.print(f"\n[red]the run ended before {missing[0] if missing else 'its end'}[/]")
-    out.print(f"  log:    {log}\n  resume: {again}", soft_wrap=True)
-    raise typer.Exit(1)
+    out.print(f"  log:    {escape(str(log))}\n  resume: {escape(again)}", soft_wrap=True)
+    raise typer.Exit(code)
 
 
 def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
@@ -97,8 +118,9 @@ def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
 
 
 def _again(dataset: str, run: str) -> str:
-    """The command that resumes."""
-    extra = (f" DATASET={dataset}" if dataset else "") + (f" RUN={run}" if run else "")
+    """The command that resumes; an address that holds more than may be shown is for its user to fill in."""
+    source = dataset if shown(dataset) == dataset else "…"
+    extra = (f" DATASET={source}" if dataset else "") + (f" RUN={run}" if run else "")
     return f"make refresh{extra}"
 
 
@@ -106,21 +128,6 @@ def _command(name: str) -> str:
     """How a person in the current folder calls one of our executables."""
     executable = Path(sys.executable).parent / name
     return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else name
-
-
-def _absolute(dataset: str) -> str:
-    """A path made absolute, because tasks run in folders of their own; URIs stay as they are."""
-    path = Path(dataset).expanduser()
-    return dataset if ":" in dataset.split("/")[0] else str(path.resolve())
-
-
-def _check_date(name: str) -> None:
-    try:
-        datetime.date.fromisoformat(name)
-    except ValueError:
-        raise UserError(
-            f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31"
-        ) from None
 
 
 def _airflow_home() -> Path:
@@ -132,6 +139,8 @@ def run_step(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STEPS + APART)}.")],
     run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date, or latest.")],
     dataset: Dataset = "",
+    publish_anyway: PublishAnyway = "",
+    new_catalogue: NewCatalogue = False,
 ) -> None:
     """Run one step of a run."""
     known = STEPS + APART
@@ -139,7 +148,9 @@ def run_step(
         raise UserError(
             f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(known)}"
         )
-    arguments = ["--run", run, *(["--dataset", _absolute(dataset)] if dataset else [])]
+    arguments = ["--run", run, *(["--dataset", dataset] if dataset else [])]
+    arguments += ["--publish-anyway", publish_anyway] if publish_anyway else []
+    arguments += ["--new-catalogue"] if new_catalogue else []
     raise typer.Exit(steps.main(name, arguments))
 
 
@@ -208,7 +219,7 @@ def _search_all(photos: str, asked: dict[str, str]) -> None:
         live = store.live(connection)
     if live is None:
         raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
-    code = steps.main("search", ["--run", live.run, "--dataset", f"{_absolute(photos)}?{urlencode(asked)}"])
+    code = steps.main("search", ["--run", live.run, "--dataset", f"{photos}?{urlencode(asked)}"])
     if code:
         raise typer.Exit(code)
     result = open_run(live.run).result("search")
@@ -243,23 +254,44 @@ def _store(settings: Settings):  # type: ignore[no-untyped-def]
 
 @app.command()
 def status() -> None:
-    """Show the runs that the store holds, the live one marked."""
+    """Show the runs that the store holds, the live one marked, and what is held."""
     with _store(read_settings()) as connection:
-        live, runs = store.live(connection), store.runs(connection)
-    table = Table("", "run", "loaded", "products", "lists", box=None, pad_edge=False, header_style="bold")
-    for each in runs:
-        mark = "live" if live and each.run_id == live.run_id else ""
-        figures = [f"{each.figures.get(name, 0):,}" for name in ("products", "lists")]
-        table.add_row(mark, each.run, f"{each.loaded_at:%Y-%m-%d %H:%M}", *figures)
+        live, runs, holds = store.live(connection), store.runs(connection), store.holds(connection)
+    held = {hold.content_hash for hold in holds}
+    table = Table("", "run", "loaded", "products", "lists", "", box=None, pad_edge=False, header_style="bold")
+    for run in runs:
+        mark = "live" if live and run.run_id == live.run_id else "held" if run.content_hash in held else ""
+        figures = [f"{run.figures.get(name, 0):,}" for name in ("products", "lists")]
+        reason = str(run.manifest.get("published_anyway", ""))
+        note = f"published anyway: {escape(reason)}" if reason else ""
+        table.add_row(mark, escape(run.run), f"{run.loaded_at:%Y-%m-%d %H:%M}", *figures, note)
     out.print(table if runs else "the store holds no run; `make refresh` publishes one")
+    for hold in holds:
+        reason = f": {escape(hold.reason)}" if hold.reason else ""
+        out.print(f"held since {hold.held_at:%Y-%m-%d %H:%M}: the content of run {escape(hold.run)}{reason}")
 
 
 @app.command()
-def rollback() -> None:
-    """Make the run before the live one live again."""
-    with _store(read_settings()) as connection, connection.transaction():
-        live = store.rollback(connection)
-    out.print(f"live: run {live.run}")
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; shown by status.")] = "",
+) -> None:
+    """Make the run before the live one live again, and hold what was live: no night publishes it until `unhold`."""
+    with _store(read_settings()) as connection:
+        live = store.rollback(connection, reason)
+        held = store.holds(connection)[0]
+    out.print(f"live: run {live.run}\nheld: the content of run {held.run}, until `{_command('lookalike')} unhold`")
+
+
+@app.command()
+def unhold(
+    run: Annotated[str, typer.Argument(help="Run whose content may be published again; default: all.")] = "",
+) -> None:
+    """Let what was rolled back be published again."""
+    with _store(read_settings()) as connection:
+        ended = store.unhold(connection, run or None)
+    out.print(
+        "\n".join(f"no longer held: the content of run {escape(hold.run)}" for hold in ended) or "nothing is held"
+    )
 
 
 @app.command()
@@ -278,6 +310,23 @@ def evaluate(
         out.print(table, end="\n\n")
     report = opened.lake.path(str(figures["report"]))
     out.print(f"report:  {report}\nimages:  table heldout of {opened.settings.lake}", soft_wrap=True)
+
+
+@app.command()
+def champion(
+    use: Annotated[str, typer.Option(help="Number of the embedder to go back to, or untrained.")] = "",
+) -> None:
+    """List the trained embedders, the champion marked, or go back to one; a night uses it if it is better than none."""
+    from jobs import champion as champions
+    from jobs import extraction
+
+    settings = read_settings()
+    lake, base = Lake(settings.lake), extraction.choose_model(settings).base
+    if use:
+        champions.use(lake, base, champions.parse_number(use))
+    used = champions.find_champion(lake, base).embedder
+    table = display.embedders_table(champions.read_rows(lake), used)
+    out.print(table if table.row_count else "no embedder is trained; `make train` trains one")
 
 
 @app.command()
@@ -373,7 +422,7 @@ def main() -> None:
     try:
         app()
     except (UserError, TransientError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(error.exit_code) from None
 
 

@@ -6,7 +6,7 @@ It reads the log files that the steps write (infra.telemetry), so it shows the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from jobs.run import STEPS, StepResult
 HEADLINE = {
     "pull": ("bytes", "members", "added"),
     "catalog": ("products", "images_new"),
-    "embed": ("images", "embedded", "images_per_s"),
-    "classify": ("test_accuracy", "classes", "epochs"),
+    "embed": ("images", "embedded", "images_per_s", "champion_used", "champion_both_0", "untrained_both_0"),
+    "classify": ("test_accuracy", "classes", "epochs", "classifier"),
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "lists"),
     "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates"),
@@ -31,6 +31,8 @@ HEADLINE = {
 }
 """The figures of a step that its line shows."""
 
+BUG = 1
+"""Exit code where a step failed and did not foresee it."""
 FIRST_COLUMN = 52
 """Least width of the first column of an evaluation's tables, in letters: their titles fit in a line."""
 
@@ -53,6 +55,7 @@ class Watch:
             transient=True,
         )
         self.failed: dict[str, str] = {}
+        self.exit_codes: dict[str, int] = {}
         self.results: dict[str, StepResult] = {}
 
     def poll(self) -> None:
@@ -83,13 +86,13 @@ class Watch:
         elif kind == "finished":
             self._drop_bar(step)
             self.failed.pop(step, None)
-            result = StepResult(**{name: event[name] for name in StepResult.__dataclass_fields__})
+            result = StepResult.of(event)
             self.results[step] = result
             line = f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
             self._console.print(line, soft_wrap=True)
         elif kind == "failed":
             self._drop_bar(step)
-            self.failed[step] = str(event.get("message", ""))
+            self.failed[step], self.exit_codes[step] = str(event.get("message", "")), event.get("exit_code", BUG)
             self._console.print(f"[red]✗[/] {step:<11} failed", highlight=False)
 
     def _drop_bar(self, step: str) -> None:
@@ -126,6 +129,27 @@ def closing_table(results: dict[str, StepResult]) -> Table:
     return table
 
 
+def embedders_table(rows: list[dict], used: str) -> Table:
+    """The rows of the table of embedders, oldest first; the newest promoted one with the SHA-256 `used` is marked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "number", "run", "catalogue", "both right", "before", "promoted", "why"):
+        table.add_column(name, overflow="fold")
+    newest = max((row["number"] for row in rows if row["promoted"] and row["sha256"] == used), default=None)
+    for row in rows:
+        judged = json.loads(row["judged"] or "{}")
+        shares = [_share(judged.get(who, {}).get("both_0")) for who in ("challenger", "champion")]
+        table.add_row(
+            "used" if row["number"] == newest else "",
+            str(row["number"]),
+            escape(row["run"] or row["sha256"]),
+            (row["catalogue"] or "not noted")[:9],
+            *shares,
+            "yes" if row["promoted"] else "no",
+            escape(row["reason"] or ""),
+        )
+    return table
+
+
 # An evaluation --------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +162,7 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
     """
     learnt = f", {LEARNT}" if figures["trained"] else ""
     tables = [
+        _gates(figures["gates"]),
         _nine(figures, "heldout_", "held-out products: no model has seen their labels"),
         _nine(figures, "", f"all products{learnt}"),
         _named(
@@ -145,7 +170,7 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
             {words: figures[f"unknown_{name}"] for name, words in UNKNOWN.items()},
         ),
         _named(
-            "subCategory classifier, held-out products",
+            f"subCategory classifier, {figures['subcategory_asked']:,} held-out products",
             {"all classes": figures["subcategory_test"], "the 15 largest alone": figures["subcategory_test_15"]},
         ),
     ]
@@ -164,6 +189,16 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
             against.add_row(words + note, f"{new:.2f}", f"{old:.2f}", f"{new - old:+.2f}")
         tables.append(against)
     return tables
+
+
+def _gates(verdicts: Sequence[Sequence[str]]) -> Table:
+    """A row a gate; words where it failed or could not be compared, as a passed one has nothing to tell."""
+    table = Table(title="gates", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for gate, state, detail in verdicts:
+        colour = {"passed": "green", "failed": "red"}.get(state, "yellow")
+        words = "" if state == "passed" else escape(detail.removeprefix("not compared: "))
+        table.add_row(gate, f"[{colour}]{state}[/]", words)
+    return table
 
 
 def _nine(figures: Mapping[str, Any], prefix: str, title: str) -> Table:

@@ -1,39 +1,46 @@
 """embed: images → features (Spark).
 
-Reads the run's products and the images table; sees to it that each image has a row of features of the run's model, by
-`jobs.extraction`, and settles for the whole run which embedder similarity is measured with. Run again, it finds nothing
-to do.
+Reads the run's products and the images table; settles for the whole run which embedder similarity is measured with:
+the champion, if it beats the untrained features on a sample of the run's own held-out images. Sees to it that each
+image has a row of features of the model which that takes, by `jobs.extraction`. Killed and run again, it goes on from
+its last commit; run again when done, it finds nothing to do.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs import extraction, step
+from jobs import extraction, judging, step
 from jobs.champion import find_champion
-from jobs.run import Run, StepResult
+from jobs.run import Run, StepResult, content_hash
 
 
 def embed(run: Run) -> StepResult:
     """Give every image of the run's products a row of features of the run's model."""
     base = extraction.choose_model(run.settings)
-    # Chosen here for the whole run, since a challenger may be promoted while later steps run.
     champion = find_champion(run.lake, base.fingerprint)
-    model = replace(base, tuned=champion.tuned)
-    found = extraction.extract(run, model)
+    found = None if champion.tuned else extraction.extract(run, base)  # needed, whatever is settled
+    # Settled here for the whole run, since a challenger may be promoted while later steps run.
+    settled = judging.settle(run, champion, base)
+    model = replace(base, tuned=settled.champion.tuned)
+    found = found or extraction.extract(run, model)
+    new = found.new + settled.new
     return StepResult(
-        rows=found.new,
-        files=found.files,
-        skipped=not found.new,
+        rows=new,
+        files=found.files + settled.files,
+        skipped=not new,
         tables={"features": found.table.version},
+        # Of all features, those of this model; and similarity is measured by what the embedder makes of them.
+        contents={"features": content_hash(run.content("products"), model.fingerprint, settled.champion.embedder)},
         figures={
             "images": len(set(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist())),
-            "embedded": found.new,
+            "embedded": new,
             "model": model.fingerprint,
             "base": base.fingerprint,
             "backbone": model.name,
             "tuned": model.tuned,
-            "embedder": champion.embedder,
+            "embedder": settled.champion.embedder,
+            **settled.figures,
             **found.figures,
         },
     )

@@ -9,7 +9,8 @@ asked for copies of photos too.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import store
-from jobs import heldout, step
-from jobs.features import gather
+from infra.errors import UserError
+from infra.store import StoredRun
+from jobs import heldout, reference, step
+from jobs.features import gather, read_embeddings
 from jobs.heldout import Predictions, Products
+from jobs.reference import Live
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
-from jobs.run import Run, StepResult, content, content_hash
+from jobs.run import STEPS, Run, StepResult, check_chain
 from ml import cube, embedding, gates, metrics, split
 from ml.features import Features
 from ml.images import decode
@@ -43,19 +47,26 @@ MOST = 10_000
 """Held-out products whose lists are measured: searching for every fifth product among all would grow quadratically."""
 SHARES = ("coverage", "rejected", "classifier_accuracy")
 """Figures from 0 to 1; the others are percentages and counts."""
-COLUMNS = [
-    *("product_id", "gender", "articleType", "subCategory", "derivedType", "baseColour"),
-    *("productDisplayName", "image_sha256"),
-]
+KINDS = ("articleType", "gender", "baseColour", "derivedType")
+"""Attributes that neighbours are judged by."""
+COLUMNS = list(dict.fromkeys(["product_id", "subCategory", "productDisplayName", *KINDS, *reference.UNCHANGED]))
+UNTRAINED = "untrained_"
+"""Begins the names of figures that a run has without its embedder."""
+NO_CLASSIFIER: dict = {"accuracy": None, "classes": {}, "confusions": [], "history": {}}
+"""Metrics of a run that has no classifier."""
 
 
 def evaluate(run: Run) -> StepResult:
     """Measure the run, hold it against its gates and write the report."""
+    check_chain(run, STEPS[: STEPS.index("evaluate")])
     known = heldout.read_products(run)
-    found = _measure(run, known)
+    live, before = _stored(run, known.ids)
+    found = _measure(run, known, live, before)
     report = f"reports/{run.name}.html"
     run.lake.write_bytes(report, render(run, found).encode())
-    measured = [{"metric": name, "value": float(value)} for name, value in found.measured.items()]
+    measured = [
+        {"metric": name, "value": float(value)} for name, value in {**found.measured, **found.subcategories}.items()
+    ]
     tables = {
         "metrics": pa.Table.from_pylist(measured, schema=METRICS),
         "verdicts": pa.Table.from_pylist([asdict(verdict) for verdict in found.verdicts], schema=VERDICTS),
@@ -73,41 +84,79 @@ def evaluate(run: Run) -> StepResult:
             "compared_with": found.baseline and found.baseline.run,
             "failed_gates": len(failed),
             "failed": failed,
+            "gates": [[verdict.gate, verdict.state, verdict.detail] for verdict in found.verdicts],
             "report": report,
-            "judged": content(run),
+            "judged_against": live and live.stored.content_hash,
+            "protocol": reference.PROTOCOL,
+            "new_catalogue": live and reference.why_new(run, live, len(known.ids)),
         },
     )
 
 
-def _measure(run: Run, known: Products) -> Evaluation:
+def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | None) -> Evaluation:
     products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
-    codes = {name: encode(products[name]) for name in ("articleType", "gender", "baseColour", "derivedType")}
+    codes = {name: encode(products[name]) for name in KINDS}
     queries = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
     held_out, shown = np.isin(np.arange(len(known.ids)), queries), lists.neighbours
     if known.unlabelled.any():
-        shown = shown.copy()
-        shown[held_out] = cube.neighbours(known.embeddings, queries)
+        shown = _with(shown, held_out, known.embeddings)
     predictions = heldout.predict(run, known)
-    asked = heldout.ask(known, predictions, run.settings.evaluate_queries)
-    copies = run.settings.evaluate_copies
-    classifier = json.loads(run.table("classifier").read(["metrics"])["metrics"][0].as_py())
-    accuracy = float("nan") if classifier["accuracy"] is None else classifier["accuracy"]
-    figures = _figures(run, products, lists)
-    live_products, baseline = _stored(run)
+    asked = heldout.ask(known, predictions, run.settings.evaluate_queries if predictions.labels else 0)
+    copies, classifier, counted = run.settings.evaluate_copies, _classifier(run), _count(run, products, lists)
+    against = reference.refer(run, live, len(products))
+    compared, against = _compare_lists(run, live, products, lists, against)
     measured = {
         **_of_lists(lists.neighbours, codes),
-        **{f"heldout_{name}": value for name, value in _of_lists(shown, codes, held_out).items()},
-        "subcategory_test": 100 * accuracy,
-        "subcategory_test_15": _accuracy_of_largest(known, predictions),
+        "with_colour": int((codes["baseColour"] != metrics.MISSING).sum()),
+        **_of_heldout(shown, codes, held_out),
+        **_of_classifier(known, predictions, classifier),
         **{f"unknown_{name}": value for name, value in asked.figures.items()},
         **(heldout.find_copies(run, known, copies) if copies else {}),
-        "coverage": figures.covered / max(1, figures.products),
-        "rejected": figures.rejected,
-        "classifier_accuracy": accuracy,
+        "coverage": counted.coverage.value,
+        "rejected": counted.rejected,
+        "catalogue_shared": 100 * live.shared_share(len(products)) if live else float("nan"),
+        "neighbours_kept": compared.kept,
     }
-    verdicts = gates.verdicts(figures, live_products, _tolerances(run))
+    if "heldout" in against.silent and not counted.not_finite:
+        measured |= _of_untrained(run, lists, codes, held_out)
+    subcategories = _by_subcategory(products["subCategory"], shown, codes, held_out)
+    figures = replace(
+        counted,
+        shares=reference.shares_of(measured) | reference.quality_of(subcategories),
+        untrained=reference.shares_of(measured, UNTRAINED),
+        neighbours=compared.agreed,
+    )
+    verdicts = gates.verdicts(figures, against, _tolerances(run))
     of_products = (products, lists, shown, codes, held_out)
-    return Evaluation(*of_products, measured, verdicts, classifier, asked, _embedder(run), baseline)
+    return Evaluation(
+        *of_products, measured, subcategories, verdicts, classifier, asked, _embedder(run), _baseline(before)
+    )
+
+
+def _with(neighbours: np.ndarray, asked: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Lists, int (n, 10), but those of the products in `asked`, bool (n,), by these embeddings."""
+    shown = neighbours.copy()
+    shown[asked] = cube.neighbours(embeddings, np.flatnonzero(asked))
+    return shown
+
+
+def _compare_lists(
+    run: Run, live: Live | None, products: pa.Table, lists: Lists, against: gates.Reference
+) -> tuple[reference.Followed, gates.Reference]:
+    """How lists follow from the live run's, and the reference, which says why where that cannot be told."""
+    if live is None or "neighbours" in against.silent:
+        return reference.Followed(), against
+    published = live.of(run)
+    try:
+        reference.check_there(published, "products", "cells", "lists")
+        before = published.table("products").read(["product_id", *reference.UNCHANGED]).sort_by("product_id")
+        then = read_unfiltered(published, before["product_id"].to_numpy()).neighbours
+    except (UserError, FileNotFoundError) as error:
+        return reference.Followed(), against.without("neighbours", reference.why_gone(live, error))
+    found = reference.follow(products, lists.neighbours, before, then)
+    if not found.agreed.size:
+        against = against.without("neighbours", f"no product of {live.who} is unchanged")
+    return found, against
 
 
 def _of_lists(
@@ -116,6 +165,66 @@ def _of_lists(
     """The nine percentages and the colour share of the lists of the products in `asked`, bool (n,), or of all."""
     found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
     return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
+
+
+def _of_heldout(shown: np.ndarray, codes: dict[str, np.ndarray], held_out: np.ndarray) -> dict[str, float]:
+    """Figures of the lists of held-out products: the nine percentages, and those that need no large articleTypes."""
+    asked = held_out & _has_kind(codes)
+    wrong = metrics.wrong_neighbours(shown, codes["articleType"], codes["gender"])["both"][asked]
+    found = {
+        **_of_lists(shown, codes, held_out),
+        "right": 100 * (1 - float(wrong.mean()) / metrics.K) if len(wrong) else float("nan"),
+        "all10": 100 * float((wrong == 0).mean()) if len(wrong) else float("nan"),
+        "asked": len(wrong),
+        "with_colour": int((held_out & (codes["baseColour"] != metrics.MISSING)).sum()),
+    }
+    return {f"heldout_{name}": value for name, value in found.items()}
+
+
+def _of_untrained(run: Run, lists: Lists, codes: dict[str, np.ndarray], held_out: np.ndarray) -> dict[str, float]:
+    """The same by the features of the run's model without the embedder; nothing where there is none."""
+    if run.result("embed").figures["embedder"] == embedding.UNTRAINED.fingerprint:
+        return {}
+    shown = _with(lists.neighbours, held_out, read_embeddings(run, embedding.UNTRAINED))
+    return {f"{UNTRAINED}{name}": value for name, value in _of_heldout(shown, codes, held_out).items()}
+
+
+def _has_kind(codes: dict[str, np.ndarray]) -> np.ndarray:
+    """Whether a product's articleType and gender are known, bool (n,): only then neighbours can have them."""
+    return (codes["articleType"] != metrics.MISSING) & (codes["gender"] != metrics.MISSING)
+
+
+def _by_subcategory(
+    names: pa.ChunkedArray, shown: np.ndarray, codes: dict[str, np.ndarray], held_out: np.ndarray
+) -> dict[str, float]:
+    """Of each subCategory: its products, those held out that have a kind, and how many neighbours have the same (%)."""
+    own, asked = encode(names), held_out & _has_kind(codes)
+    wrong = metrics.wrong_neighbours(shown, codes["articleType"], codes["gender"])["both"]
+    found: dict[str, float] = {}
+    for code, name in enumerate(names.combine_chunks().dictionary_encode().dictionary.to_pylist()):
+        members = own == code
+        found[f"products:{name}"] = int(members.sum())
+        found[f"heldout_asked:{name}"] = count = int((members & asked).sum())
+        right = 1 - wrong[members & asked].mean() / metrics.K if count else float("nan")
+        found[f"{gates.QUALITY}{name}"] = 100 * float(right)
+    return found
+
+
+def _of_classifier(known: Products, predictions: Predictions, classifier: dict) -> dict[str, float]:
+    """Figures of the classifier on the test side; NaN where the run has none or nothing to measure it on."""
+    accuracy = float("nan") if classifier["accuracy"] is None else classifier["accuracy"]
+    return {
+        "subcategory_test": 100 * accuracy,
+        "subcategory_test_15": _accuracy_of_largest(known, predictions),
+        "subcategory_asked": sum(of_class["support"] for of_class in classifier["classes"].values()),
+        "classifier_accuracy": accuracy,
+    }
+
+
+def _classifier(run: Run) -> dict:
+    """Metrics of the run's classifier, or what stands for them where it has none."""
+    rows = run.table("classifier").read(["metrics"])["metrics"].to_pylist()
+    return json.loads(rows[0]) if rows else NO_CLASSIFIER
 
 
 def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:
@@ -128,11 +237,15 @@ def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:
 
 
 def _embedder(run: Run) -> dict[str, object]:
-    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing."""
+    """The row of the run's embedder, with what it was judged by and, where it was noted, how it learnt; or nothing.
+
+    Its SHA-256 alone where somebody deleted the row: what it does is measured all the same.
+    """
     sha256 = run.result("embed").figures["embedder"]
     if sha256 == embedding.UNTRAINED.fingerprint:
         return {}
-    return next(row for row in run.lake.table("embedders").read().to_pylist() if row["sha256"] == sha256)
+    rows = run.lake.table("embedders").read().to_pylist()
+    return next((row for row in rows if row["sha256"] == sha256), {"sha256": sha256})
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:
@@ -143,12 +256,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def _write(run: Run, name: str, rows: pa.Table) -> int:
-    table = run.lake.table(name)
-    mark = content_hash(name, run.name, rows.to_pylist())
-    if table.fingerprint == mark:
-        return table.version
-    part = run.lake.write_part(name, rows, salt=mark)
-    return table.commit([part], rows.schema, run=run.name, fingerprint=mark).version
+    return run.lake.table(name).commit([run.lake.write_part(name, rows)], rows.schema, run=run.name).version
 
 
 def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
@@ -179,7 +287,8 @@ def encode(column: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(indices, metrics.MISSING).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _figures(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
+def _count(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
+    """The figures of the gates that are counts."""
     ids = products["product_id"].to_numpy()
     place_of = pd.Index(ids).get_indexer
     rejected = int(str(run.result("catalog").figures["rejected_products"]))
@@ -193,6 +302,7 @@ def _figures(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
         ),
         not_finite=_not_finite(run),
         rejected=rejected / max(1, len(ids) + rejected),
+        subcategories=Counter(products["subCategory"].drop_null().to_pylist()),
     )
 
 
@@ -210,24 +320,27 @@ def _not_finite(run: Run) -> int:
     return int(of_features.sum()) + of_embeddings
 
 
-def _stored(run: Run) -> tuple[int | None, Baseline | None]:
-    """The live run's products, and the figures to compare with: the live run's, or where it is this one the one before.
+def _stored(run: Run, ids: np.ndarray) -> tuple[Live | None, StoredRun | None]:
+    """The live run, and the one to compare figures with: the live run, or where it is this one the one before."""
+    try:
+        with store.connect(run.settings.store, run.settings.store_folder) as connection:
+            live, runs = reference.read_live(connection, ids), store.runs(connection)
+    except store.OlderStoreError:  # publish prepares it, and has this step run again
+        return None, None
+    others = [other for other in ([live.stored] if live else []) + runs if other.run != run.name]
+    return live, next((other for other in others if "evaluate" in other.manifest.get("results", {})), None)
 
-    None where there is no such run, or the lake has no figures of it.
-    """
-    with store.connect(run.settings.store, run.settings.store_folder) as connection:
-        live, runs = store.live(connection), store.runs(connection)
-    others = [each.run for each in ([live] if live else []) + runs if each.run != run.name]
-    before = next((name for name in others if run.lake.exists(f"runs/{name}/evaluate.json")), None)
-    figures = Run(before, run.settings, run.lake).result("evaluate").figures if before else {}
+
+def _baseline(before: StoredRun | None) -> Baseline | None:
+    if before is None:
+        return None
+    figures = before.manifest["results"]["evaluate"]["figures"]
     known = {name: figures.get(name) for name in COMPARED}
-    values = {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
-    return int(str(live.figures["products"])) if live else None, Baseline(before, values) if before else None
+    return Baseline(before.run, {name: float(value) for name, value in known.items() if isinstance(value, int | float)})
 
 
 def _tolerances(run: Run) -> gates.Tolerances:
-    settings = run.settings
-    return gates.Tolerances(settings.coverage_min, settings.shrink_max, settings.reject_max)
+    return gates.Tolerances(**{name: getattr(run.settings, name) for name in gates.Tolerances.__dataclass_fields__})
 
 
 def result_grid(run: Run, count: int) -> list[list[np.ndarray]]:

@@ -1,8 +1,8 @@
 """Images → features in the lake, by the backbone that the settings ask for or one tuned from it (Spark).
 
-What the steps share that embed images: embed for a refresh, train_embedding for a challenger. Tasks write parts, the
-driver appends them in one commit, so a killed or repeated task leaves nothing behind that a reader sees; an image that
-has features of a model is never embedded with it again.
+What the steps share that embed images: embed for a refresh, train_embedding for a challenger. Tasks write parts, which
+the driver appends as they come, so a killed or repeated task leaves nothing behind that a reader sees, and a killed
+step what is committed; an image that has features of a model is never embedded with it again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import spark as engine
-from infra.errors import UserError
+from infra.errors import StaleError, UserError
 from infra.lake import Lake, Part, Table, filesystem
 from infra.settings import Settings
 from infra.telemetry import Progress
@@ -42,6 +42,11 @@ SCHEMA = pa.schema(
 
 OFFLINE = "efficientnet-lite0"
 """A backbone whose ImageNet weights come in a package."""
+COMMIT_S, COMMIT_SHARE = 30, 0.05
+"""A commit is due when the last is so many seconds past, and this share of the time so far: that much, a killed step
+loses, and twelve hours make some hundred commits."""
+TRIES = 10
+"""Of a commit, when other writers keep coming first: it takes a second, and each of them comes once in `COMMIT_S`."""
 SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
 """Where the workers' time goes, in their figures and summed up."""
 
@@ -84,37 +89,37 @@ class Extracted:
     figures: dict[str, object] = field(default_factory=dict)
 
 
-def extract(run: Run, model: Model) -> Extracted:
-    """Give every image of the run's products a row of features of a model."""
+def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
+    """Give every image of the run's products a row of features of a model, or those asked for, by SHA-256.
+
+    Raises:
+        UserError: an image is not stored, the weights do not fit, or an image's features are NaN or infinite.
+        StaleError: other writers came first again and again.
+    """
     table = run.lake.table("features")
-    wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
+    wanted = asked
+    if wanted is None:
+        wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)
+    files = _files_of(run, pending)
     if model.weights != packaged_weights(model.name):
         engine.take_gpu()
-        build(run.lake, model)  # weights that do not fit are said here in a sentence, where a worker has a traceback
+        build(run.lake, model)  # before Spark starts, and where Keras downloads the weights, once for all workers
     started = perf_counter()
-    progress = Progress("images", len(pending))
-    files = _files_of(run.table("images"), pending)
     spark = engine.session("embed")
     try:
         broadcast = spark.sparkContext.broadcast(files)
         uri = run.lake.uri
 
-        def work(part: str) -> Iterator[tuple[Part, dict[str, float]]]:
+        def work(part: str) -> Iterator[engine.Written]:
             yield embed_file(Lake(uri), part, broadcast.value[part], model)
 
-        share = len(pending) / len(files)
-        written = engine.map_to_parts(spark, list(files), work, lambda done: progress.reach(int(done * share)))
+        table, written = _commit_all(run, model, table, engine.map_to_parts(spark, list(files), work), len(pending))
     finally:
         spark.stop()
-    # Features of an earlier release had other columns. No model of this one made them, and older runs, which look at
-    # the table as it was for them, keep them.
-    mode = "append" if table.version < 0 or table.schema.names == SCHEMA.names else "overwrite"
-    parts = [part for part, _ in written]
-    table = table.commit(parts, SCHEMA, run=run.name, fingerprint=model.fingerprint, mode=mode)
-    figures: dict[str, object] = {key: round(sum(each[key] for _, each in written), 1) for key in SECONDS}
+    figures: dict[str, object] = {key: round(sum(of_task[key] for _, of_task in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / (perf_counter() - started), 1)
     return Extracted(table, len(pending), len(written), figures)
 
@@ -125,19 +130,102 @@ def _embedded(table: Table, fingerprint: str) -> pa.Array:
     return table.read(["image_sha256"], [("model", "=", fingerprint)])["image_sha256"].combine_chunks()
 
 
-def _files_of(images_table: Table, pending: pa.Array) -> dict[str, pa.Array]:
-    """Committed files of the images table that hold a pending image → the SHA-256 of those in it."""
-    wanted, files = set(pending.to_pylist()), {}
-    for name in images_table.parts:
-        stored = images_table.read_part(name, ["image_sha256"])["image_sha256"].to_pylist()
-        own = [sha for sha in stored if sha in wanted]
-        if own:
-            files[name] = pa.array(own, pa.string())
+def _files_of(run: Run, pending: pa.Array) -> dict[str, pa.Array]:
+    """Committed files of the images table that hold a pending image → the SHA-256 of those in it.
+
+    Raises:
+        UserError: one is not stored.
+    """
+    table, missing, files = run.table("images"), set(pending.to_pylist()), {}
+    for name in table.parts:
+        stored = table.read_part(name, ["image_sha256"])["image_sha256"].to_pylist()
+        held = [sha for sha in stored if sha in missing]
+        if held:
+            files[name] = pa.array(held, pa.string())
+            missing.difference_update(held)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(pending)} images to embed are not stored, such as image {min(missing)}",
+            where=f"{run.lake.uri}/images, version {table.version}",
+            remedy=f"run `lookalike step catalog --run {run.name}`, which stores the images of the run's products",
+        )
     return files
 
 
-def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[Part, dict[str, float]]:
-    """Worker: read one file of images, decode ahead while the backbone works, write one part of features."""
+def _commit_all(
+    run: Run, model: Model, table: Table, finished: Iterable[list[engine.Written]], total: int
+) -> tuple[Table, list[engine.Written]]:
+    """Append to the features, as they come, what tasks wrote of `total` images; returns the table that holds it all."""
+    progress, written, waiting = Progress("images", total), list[engine.Written](), list[Part]()
+    started = committed = perf_counter()
+    for news in finished:
+        written += news
+        waiting += [part for part, _ in news]
+        progress.add(sum(part.rows for part, _ in news))
+        now = perf_counter()
+        if now - committed >= max(COMMIT_S, COMMIT_SHARE * (now - started)):
+            table, waiting, committed = append(run, model, table, waiting), [], now
+    return append(run, model, table, waiting), written
+
+
+def append(run: Run, model: Model, table: Table, parts: list[Part]) -> Table:
+    """Append parts of features of a model; returns the version of the table that holds them.
+
+    Where another writer came first, what it did not bring is appended to what it left.
+
+    Args:
+        run: for whoever reads the log.
+        model: the features'.
+        table: the version that holds no image of `parts`.
+        parts: written to the lake.
+
+    Raises:
+        StaleError: other writers came first, `TRIES` times.
+    """
+    for _ in range(TRIES):
+        # Features of an earlier release had other columns. No model of this one made them, and older runs, which look
+        # at the table as it was for them, keep them.
+        mode = "append" if _fits(table) else "rewrite"
+        try:
+            return table.commit(parts, SCHEMA, run=run.name, mode=mode)
+        except StaleError as error:
+            stale = error
+        newest = run.lake.table("features")
+        if _fits(newest):
+            parts = _not_brought(parts, table, newest, model)
+        table = newest
+    raise stale
+
+
+def _fits(table: Table) -> bool:
+    return table.version < 0 or table.schema.names == SCHEMA.names
+
+
+def _not_brought(parts: list[Part], table: Table, newest: Table, model: Model) -> list[Part]:
+    """What of `parts` no other writer brought since `table`; those it brought in part are written anew, without."""
+    news = set(newest.parts) - set(table.parts)
+    of_model = [("model", "=", model.fingerprint)]
+    brought = pa.concat_tables(
+        [SCHEMA.empty_table().select(["image_sha256"])]
+        + [newest.read_part(name, ["image_sha256"], of_model) for name in sorted(news)]
+    )["image_sha256"]
+    left = []
+    for part in parts:
+        own = pc.invert(pc.is_in(newest.read_part(part.path, ["image_sha256"])["image_sha256"], value_set=brought))
+        if pc.all(own).as_py():
+            left.append(part)
+        elif pc.any(own).as_py():
+            rows = newest.read_part(part.path).filter(own).cast(SCHEMA)
+            left.append(newest.lake.write_part("features", rows))
+    return left
+
+
+def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine.Written:
+    """Worker: read one file of images, decode ahead while the backbone works, write one part of features.
+
+    Raises:
+        UserError: the weights or the features are NaN or infinite; nothing is written.
+    """
     began = perf_counter()
     extractor = _extractor(lake.uri, model)
     started = perf_counter()
@@ -158,17 +246,33 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> tuple[
             started = perf_counter()
             found.append(extractor(batch))
             seconds["inference_s"] += perf_counter() - started
-    out = pa.table(
-        [
-            rows["image_sha256"],
-            pa.repeat(model.fingerprint, len(rows)),
-            *(to_lists(np.concatenate(each)) for each in zip(*found, strict=True)),
-        ],
-        schema=SCHEMA,
-    )
+    columns = [np.concatenate(batches) for batches in zip(*found, strict=True)]
+    finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in columns])
+    if not finite.all():
+        raise _not_finite(
+            f"{np.count_nonzero(~finite):,} of the {len(rows):,} images in {part} have features that are NaN or "
+            f"infinite, such as image {rows['image_sha256'][int(finite.argmin())]}",
+            lake,
+            model,
+        )
+    lists = [to_lists(values) for values in columns]
+    out = pa.table([rows["image_sha256"], pa.repeat(model.fingerprint, len(rows)), *lists], schema=SCHEMA)
     started = perf_counter()
-    written = lake.write_part("features", out, salt=model.fingerprint)
+    written = lake.write_part("features", out)
     return written, seconds | {"write_s": perf_counter() - started}
+
+
+def _not_finite(problem: str, lake: Lake, model: Model) -> UserError:
+    weights = model.weights
+    remedy = "set LOOKALIKE_WEIGHTS and LOOKALIKE_PRECISION to what gives finite features, or unset them,"
+    if model.tuned:
+        weights = lake.path(f"backbones/{model.tuned}.npz")
+        remedy = "go back to an embedder without these weights by `lookalike champion --use`"
+    return UserError(
+        f"gate finite: {problem}; nothing of it is committed, and the live run serves on",
+        where=f"{model.name}, {model.height} × {model.width} pixels, {model.precision}, weights {weights}",
+        remedy=f"{remedy} and run the step again",
+    )
 
 
 @lru_cache(maxsize=1)
@@ -183,7 +287,8 @@ def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → kera
     """The backbone itself, with every one of its weights.
 
     Raises:
-        UserError: the weights are not those of this backbone, cannot be read, or cannot be downloaded.
+        UserError: the weights are not those of this backbone, are NaN or infinite, cannot be read, or cannot be
+            downloaded.
     """
     data = read_weights(model.weights)
     try:
@@ -199,6 +304,10 @@ def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → kera
         ) from error
     if model.tuned:
         backbones.set_weights(built, read_tuned(lake, model.tuned))
+    # Looked at here, since a network may hide them: ReLU6 makes a number of NaN.
+    arrays = zip(built.weights, built.get_weights(), strict=True)  # type: ignore[attr-defined]  # keras.Model
+    if bad := [weight.path for weight, array in arrays if not np.isfinite(array).all()]:
+        raise _not_finite(f"{len(bad)} arrays of weights hold NaN or infinite values, such as {bad[0]}", lake, model)
     return built
 
 
@@ -221,7 +330,7 @@ def read_tuned(lake: Lake, sha256: str) -> bytes:
         raise UserError(
             f"the tuned weights have SHA-256 {found}",
             where=lake.path(f"backbones/{sha256}.npz"),
-            remedy="restore the file from a backup, or delete its rows of the table `embedders` and train again",
+            remedy="restore the file from a backup, or go back to another embedder by `lookalike champion --use`",
         )
     return data
 

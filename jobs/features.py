@@ -13,7 +13,7 @@ from jobs.champion import read_embedder
 from jobs.run import Run
 from ml import embedding, split
 from ml.features import Features
-from ml.similarity import to_embedding
+from ml.similarity import NotFiniteError, to_embedding
 
 
 def read_features(run: Run, *columns: str, model: str = "", rows: np.ndarray | None = None) -> np.ndarray:
@@ -102,25 +102,37 @@ def read_embeddings(
         rows: int (n,), indices of the products asked for; None: all.
 
     Raises:
-        UserError: an image of a product has no features.
+        UserError: an image of a product has no features, or an embedding would be NaN or infinite.
     """
     embedder = embedder or read_embedder(run)
-    if not embedder.arrays:  # untrained: the other features need not be read
-        return gather(run, ["average"], lambda _, values: [to_embedding(values[0])], model, rows)[0]
-    known = {name: column if rows is None else column[rows] for name, column in read_known(run, learnt).items()}
+    trained = bool(embedder.arrays)
+    known = read_known(run, embedder, learnt) if trained else {}
+    known = {name: column if rows is None else column[rows] for name, column in known.items()}
 
     def apply(products: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
+        if not trained:
+            return [to_embedding(values[0])]
         return [embedder.apply(Features(*values), {name: column[products].tolist() for name, column in known.items()})]
 
-    return gather(run, Features._fields, apply, model, rows)[0]
+    columns = Features._fields if trained else ["average"]  # the others need not be read
+    try:
+        return gather(run, columns, apply, model, rows)[0]
+    except NotFiniteError as error:
+        model = model or str(run.result("embed").figures["model"])
+        raise UserError(
+            f"gate finite: no embeddings can be made: {error}",
+            where=f"embedder {embedder.fingerprint}, features of model {model}",
+            remedy="go back to another embedder by `lookalike champion --use`, or where the features are to blame set "
+            f"other weights (LOOKALIKE_WEIGHTS), then run `lookalike step embed --run {run.name}` and those after it",
+        ) from None
 
 
-def read_known(run: Run, learnt: bool) -> dict[str, np.ndarray]:
-    """Attribute of a block → its value for every product, in order, object (n,); None where there is none.
+def read_known(run: Run, embedder: embedding.Embedder, learnt: bool) -> dict[str, np.ndarray]:
+    """Attribute of a block of the embedder → its value for every product, in order, object (n,), or None.
 
     With `learnt` also where its image may not be learnt from.
     """
-    names = [name for name in embedding.BLOCKS if name in ATTRIBUTES]
+    names = [name for name in embedder.recipe.blocks if name in ATTRIBUTES]
     rows = run.table("products").read(["image_sha256", *names])
     known = {name: np.array(rows[name].to_pylist(), object) for name in names}
     if learnt:

@@ -102,7 +102,7 @@ def read_products(run: Run) -> Products:
 
 
 def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions:
-    """What the run's classifier makes of the images of a side.
+    """What the run's classifier makes of the images of a side; without one there are no labels.
 
     Raises:
         UserError: the classifier cannot be loaded, or it has learnt from images of that side.
@@ -117,6 +117,8 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
             remedy=f"run `lookalike step classify --run {run.name}`, which trains one that has not",
         )
     known = read_classifier(run)
+    if known is None:
+        return Predictions([], np.zeros((len(products.ids), 0), np.float32))
     probabilities = np.zeros((len(products.ids), len(known.labels)), np.float32)
     if not len(rows):
         return Predictions(known.labels, probabilities)

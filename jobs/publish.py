@@ -1,89 +1,203 @@
 """publish: lists + verdicts → the store, one flip.
 
-Reads the run's verdicts (it forms none: without them, or with one that failed, it refuses and the old run serves on),
-products, embeddings, cells and lists; loads them into partitions of their own, verifies the counts and makes the run
-live, all in one transaction: a crash leaves nothing, a second publish of the same content loads nothing.
+Reads the run's verdicts (it forms none: without them it refuses, and the old run serves on), products, embeddings,
+cells and lists; loads them into partitions of their own and verifies the counts in one transaction, and makes the run
+live in the next: a crash leaves nothing, or a run that is loaded. Content that the store still holds is not loaded
+again. What the run was made of, its manifest, goes live with it. What may not go live is said in `objections`, and
+`--publish-anyway REASON` overrules.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from math import isnan
 from time import perf_counter
 
 import numpy as np
 import pandas as pd
+import psycopg
 
 from infra import store
 from infra.errors import UserError
 from infra.lake import Table
 from infra.settings import ATTRIBUTES
+from infra.store import StoredRun
 from infra.telemetry import Progress
 from jobs import step
 from jobs.features import to_matrix
-from jobs.run import PUBLISHED, Run, StepResult, content, content_hash
+from jobs.reference import figures_of, is_sample
+from jobs.run import (
+    PUBLISHED,
+    STEPS,
+    OutdatedError,
+    Run,
+    StepResult,
+    check_begun,
+    check_chain,
+    content_hash,
+    night_of,
+    published_content,
+    release,
+)
 from ml.gates import GATES
 
-CODE_VERSION = 2
+LOADING = 2
+"""How runs are loaded. To be raised when what is stored would differ from what an earlier release stored."""
+MADE = STEPS[: STEPS.index("publish")]
+"""The steps that a published run is made by."""
 
 
 def publish(run: Run) -> StepResult:
     """Load the run into the store and make it live."""
-    check_verdicts(run)
-    tables = {name: run.table(name) for name in PUBLISHED}
-    mark = content_hash(CODE_VERSION, content(run), run.settings.fields)
-    with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
-        store.lock(connection)
-        live = store.live(connection)
-        if live and live.fingerprint == mark:
-            store.rename(connection, live.run_id, run.name)
-            return StepResult(int(str(live.figures["lists"])), skipped=True, figures=live.figures | {"live": run.name})
-        started = perf_counter()
-        run_id = store.begin(connection, run.name, mark, run.settings.fields)
-        rows = tables["products"].read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
-        rows = rows.sort_by("product_id")
-        ids = pd.Index(rows["product_id"].to_numpy())
-        store.load_products(connection, run_id, rows, _embeddings(tables["embeddings"], ids))
-        cells = tables["cells"].read().to_pylist()
-        combinations = [(filters, cell["cell"]) for cell in cells for filters in json.loads(cell["filters"])]
-        store.load_combinations(connection, run_id, combinations)
-        lists = store.load_lists(connection, run_id, _lists(tables["lists"], ids))
-        _verify(store.counts(connection, run_id), tables["lists"].figures, len(combinations), len(cells))
-        figures = {"products": lists // max(1, len(cells)), "cells": len(cells), "lists": lists}
-        store.attach(connection, run_id, figures)
-        store.flip(connection, run_id)
-        store.prune(connection, run.settings.keep_runs)
+    check_begun(run.name)
+    check_chain(run, MADE)
+    refused = refused_gates(run)
+    content = content_hash(LOADING, published_content(run))
+    settings = run.settings
+    with store.connect(settings.store, settings.store_folder, prepares=True) as connection, store.locked(connection):
+        with connection.transaction():
+            store.lock(connection)
+            live = store.live(connection)
+            if live and live.content_hash == content and _is_older(run.name, live.run):
+                return _skipped(live, live.run)
+            if not run.publish_anyway:
+                _check_judged(run, live, content)
+            against = objections(connection, run, live, content)
+            overruled = _overrule(run, [*refused, *against])
+            manifest = _manifest(run, overruled)
+            stored = store.stored_with(connection, content)
+            result = _skipped(stored, run.name) if stored else _load(connection, run, content, manifest)
+        with connection.transaction():  # one of its own: see store.flip
+            store.lock(connection)
+            _make_live(connection, run, content, manifest)
+        store.prune(connection, settings.keep_runs)
+    return result
+
+
+def refused_gates(run: Run) -> list[UserError]:
+    """The gates that refused the run.
+
+    Raises:
+        UserError: a gate has no verdict, which nothing overrules.
+    """
+    verdicts = {row["gate"]: row for row in run.table("verdicts").read().to_pylist()}
+    missing = [gate for gate in GATES if gate not in verdicts]
+    if missing:
+        raise _refusal(
+            run, f"no verdict of gate {', '.join(missing)}", "set the gate's threshold and run evaluate again"
+        )
+    return [_refusal(run, _words(row), row["remedy"]) for row in verdicts.values() if not row["passed"]]
+
+
+def _words(verdict: Mapping) -> str:
+    numbers = {name: "nothing" if isnan(verdict[name]) else f"{verdict[name]:.6g}" for name in ("value", "bound")}
+    return f"gate {verdict['gate']} found {numbers['value']}, bound {numbers['bound']}: {verdict['detail']}"
+
+
+def objections(connection: psycopg.Connection, run: Run, live: StoredRun | None, content: str) -> list[UserError]:
+    """What speaks against making the run live in place of the live one, gates apart."""
+    if live and live.content_hash == content:
+        return []
+    against = []
+    if live and _is_older(run.name, live.run):
+        problem = f"run {live.run} is live, which is a newer night"
+        against.append(_refusal(run, problem, "leave it, or run the newer night again"))
+    new = run.result("evaluate").figures.get("new_catalogue")
+    if live and new and not run.new_catalogue and not is_sample(figures_of(live, "pull")):
+        remedy = "set LOOKALIKE_DATASET to the live catalogue's source, or if another is meant give `--new-catalogue`"
+        against.append(_refusal(run, str(new), remedy))
+    hold = store.held(connection, content)
+    if hold:
+        problem = f"its content is held since run {hold.run} was rolled back on {hold.held_at:%Y-%m-%d %H:%M}"
+        against.append(_refusal(run, problem, "mend what was wrong with it, or end the hold: `lookalike unhold`"))
+    return against
+
+
+def _check_judged(run: Run, live: StoredRun | None, content: str) -> None:
+    """Raises OutdatedError where the verdicts compare the run with another one than the live one."""
+    judged_against = run.result("evaluate").figures["judged_against"]
+    if judged_against != (live.content_hash if live else None) and (live is None or live.content_hash != content):
+        raise OutdatedError("evaluate", f"run {run.name} was judged before {live.run if live else 'none'} went live")
+
+
+def _refusal(run: Run, problem: str, remedy: str) -> UserError:
+    return UserError(
+        f"run {run.name} is not published, the old run serves on: {problem}",
+        where=f"{run.lake.uri}/runs/{run.name}",
+        remedy=remedy,
+    )
+
+
+def _overrule(run: Run, against: Sequence[UserError]) -> list[str]:
+    """The objections in words, where `--publish-anyway` was given.
+
+    Raises:
+        UserError: there are some, and it was not.
+    """
+    if against and not run.publish_anyway:
+        raise UserError(
+            "\n".join(error.problem for error in against),
+            where=against[0].where,
+            remedy="; ".join(dict.fromkeys(error.remedy for error in against))
+            + f"; or publish it all the same: `lookalike step publish --run {run.name} --publish-anyway REASON`",
+        )
+    return [error.problem for error in against]
+
+
+def _is_older(name: str, other: str) -> bool:
+    """Whether a night comes before another one; names that are no dates have no order."""
+    night, another = night_of(name), night_of(other)
+    return night is not None and another is not None and night < another
+
+
+def _manifest(run: Run, overruled: Sequence[str]) -> dict[str, object]:
+    """All that the run was made of and that readers of it need, ready for JSON."""
+    return {
+        "run": run.name,
+        "release": release(),
+        "results": {step: asdict(run.result(step)) for step in MADE},
+        "published_anyway": run.publish_anyway if overruled else "",
+        "overruled": list(overruled),
+    }
+
+
+def _make_live(connection: psycopg.Connection, run: Run, content: str, manifest: dict[str, object]) -> None:
+    """Make content live that the store holds, under this run's name, and end its hold."""
+    stored, hold = store.stored_with(connection, content), store.held(connection, content)
+    if stored is None:
+        raise RuntimeError(f"the store does not hold what run {run.name} has just loaded; nothing was published")
+    if hold:
+        store.unhold(connection, hold.run)
+    store.adopt(connection, stored.run_id, run.name, manifest)
+    store.flip(connection, stored.run_id)
+
+
+def _skipped(stored: StoredRun, live: str) -> StepResult:
+    return StepResult(int(str(stored.figures["lists"])), skipped=True, figures=stored.figures | {"live": live})
+
+
+def _load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[str, object]) -> StepResult:
+    """Load the run's tables, to be made live."""
+    started = perf_counter()
+    tables, similar = {name: run.table(name) for name in PUBLISHED}, run.result("similar")
+    run_id = store.begin(connection, run.name, content, run.fields, manifest)
+    rows = tables["products"].read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
+    rows = rows.sort_by("product_id")
+    ids = pd.Index(rows["product_id"].to_numpy())
+    store.load_products(connection, run_id, rows, _embeddings(tables["embeddings"], ids))
+    cells = tables["cells"].read().to_pylist()
+    combinations = [(filters, cell["cell"]) for cell in cells for filters in json.loads(cell["filters"])]
+    store.load_combinations(connection, run_id, combinations)
+    due = int(str(similar.figures["lists"]))
+    lists = store.load_lists(connection, run_id, _lists(tables["lists"], ids, due))
+    _verify(store.counts(connection, run_id), similar.figures, len(combinations), len(cells))
+    figures = {"products": lists // max(1, len(cells)), "cells": len(cells), "lists": lists}
+    store.attach(connection, run_id, figures)
     seconds = perf_counter() - started
     speed = {"load_s": round(seconds, 3), "lists_per_s": round(lists / seconds)}
     return StepResult(lists, figures=figures | speed | {"live": run.name})
-
-
-def check_verdicts(run: Run) -> None:
-    """Raises UserError where a gate has no verdict, one that fails, or one on other tables."""
-    if run.result("evaluate").figures["judged"] != content(run):
-        raise UserError(
-            f"run {run.name} is not published, the old run serves on: its tables changed after they were evaluated",
-            where=f"{run.lake.uri}/verdicts",
-            remedy=f"run `lookalike step evaluate --run {run.name}`, then publish again",
-        )
-    verdicts = {row["gate"]: row for row in run.table("verdicts").read().to_pylist()}
-    missing = [gate for gate in GATES if gate not in verdicts]
-    failed = [row for row in verdicts.values() if not row["passed"]]
-    if missing:
-        raise UserError(
-            f"run {run.name} is not published, the old run serves on: no verdict of gate {', '.join(missing)}",
-            where=f"{run.lake.uri}/verdicts",
-            remedy="set the gate's threshold and run evaluate again",
-        )
-    if failed:
-        shown = "; ".join(
-            f"{row['gate']}: {row['value']:g}, bound {row['bound']:g} ({row['detail']})" for row in failed
-        )
-        raise UserError(
-            f"run {run.name} is not published, the old run serves on. It did not pass {shown}",
-            where=f"{run.lake.uri}/verdicts",
-            remedy=" ".join(dict.fromkeys(row["remedy"] for row in failed)),
-        )
 
 
 def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
@@ -119,8 +233,8 @@ def _positions(ids: pd.Index, wanted: np.ndarray, table: str) -> np.ndarray:
     return place
 
 
-def _lists(lists: Table, ids: pd.Index) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    progress = Progress("lists", int(str(lists.figures["lists"])))
+def _lists(lists: Table, ids: pd.Index, due: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    progress = Progress("lists", due)
     for part in lists.iter_parts(["cell", "product_id", "items"]):
         items = part["items"].combine_chunks()
         yield (

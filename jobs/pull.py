@@ -8,7 +8,6 @@ in a scratch file: its name in the lake follows from its last byte too, and to b
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import logging
@@ -27,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import requests
@@ -36,10 +35,11 @@ from pyarrow import fs
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from infra import archives
+from infra import archives, disk
 from infra.archives import CHUNK, Member
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, download, filesystem, reaching
+from infra.places import shown
 from infra.telemetry import Progress
 from jobs import step
 from jobs.run import Run, StepResult, content_hash
@@ -65,6 +65,8 @@ BREAKS, BREAK_S = 6, 1.0
 """Times in a row that a download may break off without coming further, and the most that it first waits (s)."""
 READERS, READ_AHEAD_MAX = 16, 4 * 2**20
 """Objects of a prefix read at once, and the largest that is (bytes): a request for each of them takes long."""
+SCRATCH = "LOOKALIKE_SCRATCH"
+"""The variable that chooses where the archive waits until it is whole."""
 CHECKSUM = "#sha256="
 """Ends an archive's address with the SHA-256 (hex) that it must have."""
 FORMS = "a .zip/.tar path, a folder, file://, s3://, https://, kaggle:owner/name or sample:N?seed=S"
@@ -93,35 +95,34 @@ class Workspace:
 
     def spool(self) -> BinaryIO:
         """A new temporary file without a name: it is gone however the process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.held.enter_context(tempfile.TemporaryFile(dir=self.folder))
+        with disk.told(self.folder, SCRATCH):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self.held.enter_context(tempfile.TemporaryFile(dir=self.folder))
 
 
 def pull(run: Run) -> StepResult:
     """Bring the source into the lake as one zip."""
     limit, scratch = run.settings.archive_max_bytes, run.settings.scratch
     dataset, expected = _split_checksum(run.settings.dataset)
-    with ExitStack() as held, _disk_errors(shown(dataset), scratch):
+    # Around `held` too: a scratch file on a full disk fails once more when it is closed.
+    with _source_errors(shown(dataset)), disk.told(scratch, SCRATCH, disk.FULL), ExitStack() as held:
         fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
         sha256 = _sha256(fetched.archive)
-        archive, mark = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256)
+        archive, fingerprint = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256, fetched.uri)
         target, stored = run.lake.table("pulls"), run.lake.exists(archive)
-        if stored and target.fingerprint == mark and target.figures["uri"] == fetched.uri:
-            return _result(target.version, {**target.figures, "added": False}, skipped=True)
+        contents = {"pulls": sha256}  # whatever its address: a catalogue that moved is not read again
+        done = run.done("pull", fingerprint, {"pulls": target})
+        if stored and done:
+            return replace(done, contents=contents, figures=done.figures | {"added": False})
         members = archives.check_zip(fetched.archive, fetched.uri, limit)
         size = fetched.archive.seek(0, 2)
         if not stored:
             _store(run.lake, archive, fetched.archive, sha256)
     row = {"uri": fetched.uri, "archive": archive, "sha256": sha256, "bytes": size, "members": members}
     figures = {**row, "added": not stored, "left_out": fetched.left_out}
-    part = run.lake.write_part("pulls", pa.Table.from_pylist([row], PULLS), salt=mark)
-    table = target.commit([part], PULLS, run=run.name, fingerprint=mark, figures=figures)
-    return _result(table.version, figures, skipped=False)
-
-
-def _result(version: int, figures: dict[str, object], *, skipped: bool) -> StepResult:
-    files = int(str(figures["members"]))
-    return StepResult(rows=1, files=files, skipped=skipped, tables={"pulls": version}, figures=figures)
+    target = target.commit([run.lake.write_part("pulls", pa.Table.from_pylist([row], PULLS))], PULLS, run=run.name)
+    result = StepResult(rows=1, files=members, tables={"pulls": target.version}, figures=figures)
+    return replace(run.remember("pull", fingerprint, result), contents=contents)
 
 
 def _store(lake: Lake, name: str, archive: BinaryIO, sha256: str) -> None:
@@ -152,17 +153,6 @@ def _split_checksum(dataset: str) -> tuple[str, str]:
     return source, sha256.lower()
 
 
-def shown(dataset: str) -> str:
-    """`dataset` as it may be stored and shown: a URL without user, password, query and fragment."""
-    if "://" not in dataset:
-        return dataset
-    try:
-        parts = urlsplit(dataset)
-    except ValueError:
-        return dataset.split("://")[0] + "://…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def fetch(dataset: str, workspace: Workspace) -> Fetched:
     """The source as a zip, within reach.
 
@@ -190,7 +180,8 @@ def fetch(dataset: str, workspace: Workspace) -> Fetched:
 def _path(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise _wrong(uri, f"is on another machine, {parts.netloc!r}", "give file:///absolute/path, with three slashes")
+        problem = f"is on another machine, {parts.hostname!r}"
+        raise _wrong(shown(uri), problem, "give file:///absolute/path, with three slashes")
     return unquote(parts.path)
 
 
@@ -442,7 +433,7 @@ def _fetch_disk(path: str, workspace: Workspace) -> Fetched:
             raise FileNotFoundError
         mode = place.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise _wrong(repr(path), "isn't there", f"check the path ({place}), or give {FORMS}") from None
+        raise _wrong(repr(shown(path)), "isn't there", f"check the path, or give {FORMS}") from None
     if stat.S_ISREG(mode):
         return _as_zip(place.as_uri(), workspace.held.enter_context(place.open("rb")), workspace)
     if not stat.S_ISDIR(mode):
@@ -531,16 +522,11 @@ def _meter(total: int, done: int = 0) -> Callable[[int], None]:
 
 
 @contextmanager
-def _disk_errors(uri: str, scratch: Path) -> Iterator[None]:
+def _source_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
         raise _wrong(uri, f"may not be read: {error}", "give the user that runs this the right to read it") from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        remedy = f"free space there or set LOOKALIKE_SCRATCH to a folder on a larger disk (it is {scratch})"
-        raise _wrong(uri, "doesn't fit on the disk", remedy) from None
 
 
 def _no_archive(source: str) -> UserError:

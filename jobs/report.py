@@ -27,6 +27,8 @@ COSTLY = 12
 SHOWN = ["product_id", "gender", "articleType", "baseColour", "productDisplayName", "image_sha256"]
 ROWS, TOLERANCES = ("articleType", "gender", "both"), ("0.2", "0.1", "0")
 COMPARED = {
+    "heldout_right": "held out: neighbours of the same articleType and gender",
+    "heldout_all10": "held out: products whose ten neighbours all have them",
     "heldout_both_0.2": "held out: articleType and gender right, tolerance 0.2",
     "heldout_both_0.1": "held out: articleType and gender right, tolerance 0.1",
     "heldout_both_0": "held out: articleType and gender right, tolerance 0",
@@ -84,7 +86,8 @@ class Evaluation:
 
     `shown` are neighbours as in `lists`, but those of held-out products are by what their images show alone. `codes`
     are those of `evaluate.encode`, `held_out` bool (n,), `classifier` the metrics of the classifier, `embedder` the row
-    of the trained embedder, empty where it is untrained.
+    of the trained embedder, empty where it is untrained. `subcategories` has what is measured of each, by names such as
+    `heldout_right:Topwear`.
     """
 
     products: pa.Table
@@ -93,6 +96,7 @@ class Evaluation:
     codes: dict[str, np.ndarray]
     held_out: np.ndarray
     measured: dict[str, float]
+    subcategories: dict[str, float]
     verdicts: list[gates.Verdict]
     classifier: dict
     asked: Asked
@@ -147,6 +151,7 @@ def render(run: Run, evaluation: Evaluation) -> str:
         tenths=list(zip(*(each.tolist() for each in evaluation.asked.calibration), strict=True)),
         costly=evaluation.costly,
         kinds=kinds(evaluation),
+        subcategories=_by_subcategory(evaluation.subcategories),
         classes=sorted((evaluation.classifier.get("classes") or {}).items(), key=lambda each: -each[1]["support"]),
         baseline=evaluation.baseline,
         changes=changes(evaluation.measured, evaluation.baseline.figures if evaluation.baseline else {}),
@@ -155,6 +160,19 @@ def render(run: Run, evaluation: Evaluation) -> str:
         charts=_charts(evaluation, {name: result.seconds for name, result in results.items()}),
         grid=grid(run, evaluation),
     )
+
+
+def _by_subcategory(measured: Mapping[str, float]) -> list[dict[str, object]]:
+    """A row a subCategory, the largest first: its products, those asked for, and how many neighbours are right (%)."""
+    names = [name.removeprefix("products:") for name in measured if name.startswith("products:")]
+    rows = [
+        {
+            "name": name,
+            **{key: measured[f"{key}:{name}"] for key in ("products", "heldout_asked", "heldout_right")},
+        }
+        for name in names
+    ]
+    return sorted(rows, key=lambda row: -float(str(row["products"])))
 
 
 def changes(measured: Mapping[str, float | None], before: Mapping[str, float]) -> list[tuple[str, str, float, float]]:

@@ -1,18 +1,29 @@
 """A run: its name, settings and lake, what its steps returned, and the versions of the tables that belong to it.
 
-A step is a function `name(run) -> StepResult` in `jobs/name.py`. It reads committed tables, writes parts, commits,
-and returns the versions it wrote. `jobs.step` then stores the result under `runs/<run>/<step>.json`: that one small
-file is what makes a step done for a run, and how later steps find the versions they must read.
+A step is a function `name(run) -> StepResult` in `jobs/name.py`. It reads committed tables, writes parts, commits, and
+returns the versions it wrote. `jobs.step` adds what it had read, and stores the result under `runs/<run>/<step>.json`:
+that one small file is what makes a step done for a run, and how later steps find the versions they must read.
+
+A run is a *closed chain* when what each of its steps read is what the steps before it now vouch for. A step that is run
+again with another outcome opens it until the steps after it have run again, and an open chain is neither judged nor
+published. What is published is the *manifest*, all results of the chain, and whoever serves the run reads that.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 
-from infra.errors import UserError
+import psycopg
+
+from infra import store
+from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import Settings, read_settings
 
@@ -21,7 +32,7 @@ STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evalu
 APART = ("train_embedding", "search")
 """Steps that a refresh does without."""
 LATEST = "latest"
-"""Stands for the newest run whose images are embedded."""
+"""Stands for the run that is live: the newest published one that nobody rolled back."""
 WRITES = {
     "pulls": "pull",
     "products": "catalog",
@@ -38,14 +49,40 @@ WRITES = {
     "lists": "similar",
     "metrics": "evaluate",
     "verdicts": "evaluate",
+    "heldout": "evaluate",
 }
 """Table → the step that writes it."""
+APPENDED = ("images", "features", "embedders")
+"""Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "lists")
+UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
+"""Settings that decide no result: places, some of which hold passwords."""
+
+
+class OutdatedError(TransientError):
+    """What a step needs has changed since `step` read it: that step is to run again, and this one after it."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(problem)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """A version of a table and the hash of its content."""
+
+    version: int
+    content: str
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. `tables` maps each table it vouches for to the version that holds this run's rows."""
+    """What an attempt at a step did.
+
+    A step fills the first block: `tables` maps each table it vouches for to the version that holds this run's rows,
+    `contents` to the hash of its content where that is another one than the table's. `jobs.step.execute` fills the
+    rest: `inputs` are the tables it read, `settings` those that can decide a result, `release` the program's version.
+    """
 
     rows: int = 0
     files: int = 0
@@ -55,14 +92,45 @@ class StepResult:
     tables: dict[str, int] = field(default_factory=dict)
     figures: dict[str, object] = field(default_factory=dict)
 
+    contents: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, TableVersion] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    release: str = ""
+    attempt: str = ""
+
+    @classmethod
+    def of(cls, stored: Mapping) -> StepResult:
+        """The result that was stored as JSON, maybe by another release: what this one does not know is left out."""
+        known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        read = known.get("inputs", {})
+        inputs = {name: TableVersion(table["version"], table["content"]) for name, table in read.items()}
+        return cls(**known | {"inputs": inputs})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a step has read while it is executed: whatever else is written meanwhile, it goes on reading that."""
+
+    results: dict[str, StepResult] = field(default_factory=dict)
+    inputs: dict[str, TableVersion] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Run:
-    """A refresh, named by its logical date, with the settings and the lake that its steps work on."""
+    """A refresh, named by its logical date, with the settings and the lake that its steps work on.
+
+    With a `manifest`, that of a published run, results are those that were published, whatever has been run since.
+    `publish_anyway` is the reason, given by a person for this attempt alone, to publish what would be refused, and with
+    `new_catalogue` the person says that another catalogue is meant to replace the live one.
+    """
 
     name: str
     settings: Settings
     lake: Lake
+    manifest: Mapping | None = None
+    reading: Reading | None = None
+    publish_anyway: str = ""
+    new_catalogue: bool = False
 
     def table(self, name: str) -> Table:
         """The version of table `name` that belongs to this run.
@@ -70,7 +138,15 @@ class Run:
         Raises:
             UserError: the step that writes it has not run for this run.
         """
-        return self.lake.table(name, self.result(WRITES[name]).tables[name])
+        vouched = self.result(WRITES[name])
+        if self.reading:
+            self.reading.inputs[name] = TableVersion(vouched.tables[name], vouched.contents.get(name, ""))
+        return self.lake.table(name, vouched.tables[name])
+
+    def content(self, name: str) -> str:
+        """Hash of the content of table `name`, as this run has it. Raises UserError as `table` does."""
+        self.table(name)
+        return self.result(WRITES[name]).contents[name]
 
     def result(self, step: str) -> StepResult:
         """What `step` returned for this run.
@@ -78,8 +154,18 @@ class Run:
         Raises:
             UserError: it has not run.
         """
+        if self.reading and step in self.reading.results:
+            return self.reading.results[step]
+        result = StepResult.of(self._stored(step))
+        if self.reading:
+            self.reading.results[step] = result
+        return result
+
+    def _stored(self, step: str) -> Mapping:
+        if self.manifest and step in self.manifest["results"]:
+            return self.manifest["results"][step]
         try:
-            return StepResult(**json.loads(self.lake.read_bytes(f"runs/{self.name}/{step}.json")))
+            return json.loads(self.lake.read_bytes(f"runs/{self.name}/{step}.json"))
         except FileNotFoundError:
             raise UserError(
                 f"run {self.name} has no result of step {step!r}, which this step needs",
@@ -91,19 +177,113 @@ class Run:
         """Results of the steps done so far, in their order."""
         return {step: self.result(step) for step in STEPS if self.lake.exists(f"runs/{self.name}/{step}.json")}
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the run can be filtered by: those of the settings that its lists were made with."""
+        return tuple(self.result("similar").settings["fields"])  # type: ignore[arg-type]
 
-def content(run: Run) -> str:
-    """Fingerprint of the tables that a run publishes: what evaluate judged must be what publish loads."""
-    return content_hash(*(run.table(name).fingerprint for name in PUBLISHED))
+    def done(self, step: str, fingerprint: str, targets: Mapping[str, Table]) -> StepResult | None:
+        """What `step` returned when all that decides its outcome was as it is now, in whatever run; or None.
+
+        Args:
+            step: name of the step.
+            fingerprint: `content_hash` of what decides the outcome.
+            targets: newest versions of the tables that it writes. Unless they still hold that outcome, it is None.
+        """
+        try:
+            earlier = StepResult.of(json.loads(self.lake.read_bytes(f"done/{step}/{fingerprint}.json")))
+        except FileNotFoundError:
+            return None
+        for name, table in targets.items():
+            grown = name in APPENDED and table.version >= earlier.tables[name]
+            if not grown and table.content != earlier.contents[name]:
+                return None
+        tables = {name: table.version for name, table in targets.items()}
+        return replace(earlier, skipped=True, tables=tables, contents={})
+
+    def remember(self, step: str, fingerprint: str, result: StepResult) -> StepResult:
+        """Keep the outcome of `step` for `done`, once its tables are committed; returns it."""
+        contents = {name: self.lake.table(name, number).content for name, number in result.tables.items()}
+        kept = asdict(replace(result, contents=contents))
+        self.lake.write_bytes(f"done/{step}/{fingerprint}.json", json.dumps(kept).encode())
+        return result
+
+
+def published_content(run: Run) -> str:
+    """Hash of the content of the tables that a run publishes, and of the fields that it can be filtered by."""
+    return content_hash(*(run.content(name) for name in PUBLISHED), run.fields)
+
+
+def check_chain(run: Run, steps: Iterable[str]) -> None:
+    """Check that what each of these steps has read is what the steps before it vouch for now.
+
+    Raises:
+        UserError: a step has read something else, or an earlier release ran it, which did not note what it read.
+    """
+    for step in steps:
+        result = run.result(step)
+        where = f"{run.lake.uri}/runs/{run.name}/{step}.json"
+        again = f"run `lookalike step {step} --run {run.name}` and the steps after it again, or the whole refresh"
+        if not result.attempt:
+            problem = f"step {step} of run {run.name} was run by an earlier release, which did not note what it read"
+            raise UserError(problem, where=where, remedy=again)
+        for name, read in result.inputs.items():
+            now = run.result(WRITES[name])
+            if WRITES[name] in STEPS and read.content != now.contents.get(name):
+                raise UserError(
+                    f"run {run.name} is no closed chain: step {step} read version {read.version} of {name}, and step "
+                    f"{WRITES[name]} has been run again since and wrote version {now.tables[name]}, with other content",
+                    where=where,
+                    remedy=again,
+                )
+
+
+def night_of(name: str) -> datetime.date | None:
+    """The night that a run is named by; None where its name is no calendar date in the form 2026-01-31."""
+    with contextlib.suppress(ValueError):
+        return datetime.date.fromisoformat(name) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", name) else None
+    return None
+
+
+def check_night(name: str) -> None:
+    """Raises UserError where a name is no calendar date, or that of a night which has not begun anywhere."""
+    if night_of(name) is None:
+        raise UserError(f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31")
+    check_begun(name)
+
+
+def check_begun(name: str) -> None:
+    """Raises UserError where a name is that of a night which has not begun anywhere: no later one could replace it."""
+    night = night_of(name)
+    today = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()  # where the day begins first
+    if night and night > today:
+        raise UserError(
+            f"{name} lies in the future, and no night until then could replace it",
+            where="--run",
+            remedy=f"name the night that the catalogue is of, {today} at the latest",
+        )
 
 
 def content_hash(*parts: object) -> str:
-    """SHA-256 (hex) over what decides a step's output: fingerprints of its inputs, settings, and its code version."""
+    """SHA-256 (hex) over values that JSON can hold: contents of inputs, settings, constants."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def recorded(settings: Settings) -> dict[str, object]:
+    """The settings that can decide a result, without secrets, ready for JSON."""
+    return settings.model_dump(mode="json", exclude=UNRECORDED)
+
+
+def release() -> str:
+    """Version of the program; `unknown` where it runs from files that were not installed."""
+    try:
+        return version("lookalike")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def open_run(name: str, **overrides: object) -> Run:
-    """The run called `name`, or the newest embedded one for `latest`, with settings from the environment.
+    """The run called `name`, or the live one as it was published for `latest`, with settings from the environment.
 
     Args:
         name: logical date of the run, or `latest`.
@@ -117,12 +297,31 @@ def open_run(name: str, **overrides: object) -> Run:
             f"{name!r} cannot name a run", where="--run", remedy="use the logical date, for example 2026-01-31"
         )
     settings = read_settings(**overrides)
-    lake = Lake(settings.lake)
-    return Run(_latest(lake) if name == LATEST else name, settings, lake)
+    if name != LATEST:
+        return Run(name, settings, Lake(settings.lake))
+    with store.connect(settings.store, settings.store_folder) as connection:
+        return open_live(connection, settings)[0]
 
 
-def _latest(lake: Lake) -> str:
-    embedded = [name for name in lake.folders("runs") if lake.exists(f"runs/{name}/embed.json")]
-    if not embedded:
-        raise UserError("no run is embedded yet", where=f"{lake.uri}/runs", remedy="refresh a catalogue: make refresh")
-    return embedded[-1]
+def open_live(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:
+    """The run that the store serves, as it was published, and its number there.
+
+    Raises:
+        UserError: there is none, or it was published by a release that kept no manifest, or from another lake.
+    """
+    live, lake = store.live(connection), Lake(settings.lake)
+    if live is None:
+        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
+    if not live.manifest.get("results"):
+        raise UserError(
+            f"run {live.run} was published by an earlier release, which did not keep what it was made of",
+            where="the store",
+            remedy="publish a run of this release with `make refresh`",
+        )
+    if not lake.exists(f"runs/{live.run}/publish.json") and not lake.exists(f"runs/{live.run}/similar.json"):
+        raise UserError(
+            f"the store serves run {live.run}, which the lake does not hold",
+            where=f"LOOKALIKE_LAKE={lake.uri}",
+            remedy="set LOOKALIKE_LAKE to the lake that the run was made in, or publish a run of this lake",
+        )
+    return Run(live.run, settings, lake, live.manifest), live.run_id

@@ -5,8 +5,9 @@ photo, or one of `search_rejects` with the reason. It is no part of a night: run
 photos and run give the same rows, and running it again commits nothing.
 
 `--dataset` is a folder (every file in it counts, in subfolders too), or a CSV or Parquet table whose column `image` is
-a path, relative to the table, or a URI, and whose other columns are filters of that photo. `photos?gender=Men&k=20`
-filters all photos and asks for 20 products each.
+a path, relative to the table, a URI, or (Parquet) a photo's bytes, and whose other columns are filters of that photo.
+`photos?gender=Men&k=20` filters all photos and asks for 20 products each. Whoever wrote the table need not be who runs
+this, so what it names must lie in its own folder or below `LOOKALIKE_PHOTO_ROOTS`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,14 +31,14 @@ from pyarrow import fs
 from infra import store
 from infra.errors import UserError
 from infra.lake import filesystem, reaching
+from infra.places import absolute, shown
 from infra.telemetry import Progress
 from jobs import step
-from jobs.run import Run, StepResult, content_hash
+from jobs.run import Run, StepResult
 from jobs.serve import search as serving
 from jobs.serve.search import Answer, Searcher, Seen
 from ml.images import ImageError
 
-CODE_VERSION = 1
 SEARCHES = pa.schema(
     [
         ("image", pa.string()),
@@ -57,34 +59,79 @@ REJECTS = pa.schema([(name, pa.string()) for name in ("image", "reason", "detail
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to search for: its name in the source, and the filters."""
+    """A photo to search for: its name in the source, and the filters.
+
+    `content` is its bytes where the source itself holds them, or why its row cannot be used.
+    """
 
     name: str
     filters: dict[str, str]
+    content: bytes | ImageError | None = None
+
+    @property
+    def label(self) -> str:
+        """The name as it may be stored: an address may hold a signature."""
+        return shown(self.name).replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder that photos may lie in: `file` or `s3`, the path without links, and the filesystem that reads there."""
+
+    scheme: str
+    path: str
+    files: fs.FileSystem
+
+    @classmethod
+    def of(cls, uri: str) -> Root:
+        """The folder of a URI."""
+        (files, path), scheme = filesystem(uri), uri.split(":")[0].lower()
+        return cls(scheme, os.path.realpath(path or "/").rstrip("/") if scheme == "file" else path, files)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the photos lie and what is asked: names are relative to `folder`, or absolute paths or URIs."""
+    """What is asked, and where the photos may lie: names are relative to the first of `roots`, or lead into one."""
 
-    uri: str
-    files: fs.FileSystem
-    folder: str
     photos: list[Photo]
     k: int
+    roots: tuple[Root, ...]
 
     def read(self, name: str, most: int) -> bytes:
-        """A photo's bytes, at most `most` of them. Raises OSError."""
-        files, path = self.files, name if name.startswith("/") else f"{self.folder}/{name}"
-        if "://" in name:
-            files, path = filesystem(name)
-        with reaching(name if "://" in name else self.uri), files.open_input_file(path) as stream:
+        """A photo's bytes, at most `most` of them.
+
+        Raises:
+            ImageError: the name leads out of `roots`, whatever is there.
+            OSError, ValueError: it cannot be read.
+        """
+        root, path = self._locate(name)
+        if root.scheme == "file" and not os.path.isfile(path):  # a pipe would be waited for
+            raise FileNotFoundError(path)
+        with reaching(f"{root.scheme}://{path}"), root.files.open_input_file(path) as stream:
             return stream.read(most)
+
+    def _locate(self, name: str) -> tuple[Root, str]:
+        """The root that a photo lies in, and its path there, links followed."""
+        scheme, is_uri, path = name.partition("://")
+        if not is_uri:
+            own = self.roots[0]
+            scheme, path = ("file", name) if name.startswith("/") else (own.scheme, f"{own.path}/{name}")
+        elif scheme.lower() == "file":
+            scheme, path = "file", unquote(path)
+        if "\0" in path:
+            raise ImageError("no path", "a path has no zero byte")
+        inside = ".." not in path.split("/")
+        if scheme == "file":
+            inside, path = inside and path.startswith("/"), os.path.realpath(path)
+        for root in self.roots:
+            if inside and root.scheme == scheme.lower() and path.startswith(f"{root.path}/"):
+                return root, path
+        raise ImageError("outside the folder", "photos may lie in their table's folder or below LOOKALIKE_PHOTO_ROOTS")
 
 
 def search(run: Run) -> StepResult:
     """Search for every photo of the source, by the rules of a single one."""
-    source = open_source(run.settings.dataset, run.settings.fields)
+    source = open_source(run.settings.dataset, run.settings.fields, run.settings.photo_roots)
     settings, rows, rejects = run.settings, [], []
     with store.connect(settings.store, settings.store_folder) as connection:
         _check_live(connection, run)
@@ -130,25 +177,29 @@ def _in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list
                 answer = searcher.answer(connection, seen, photo.filters, source.k)
                 found.append(_row(photo, hashlib.sha256(data).hexdigest(), answer))
             elif isinstance(seen, ImageError):
-                found.append({"image": photo.name, "reason": seen.reason, "detail": seen.detail})
+                found.append({"image": photo.label, "reason": seen.reason, "detail": seen.detail})
         yield found
 
 
 def _read(source: Source, photo: Photo, most: int) -> bytes | ImageError:
-    if not photo.name:
-        return ImageError("no path", "the column image is empty")
+    if photo.content is not None:
+        return photo.content
     try:
         return source.read(photo.name, most)
+    except ImageError as error:
+        return error
     except FileNotFoundError:
-        return ImageError("missing file", f"there is no such file in {source.folder}")
-    except OSError as error:
+        return ImageError("missing file", "there is no such file")
+    except UserError as error:  # the table, in the same place, could be read
+        return ImageError("may not be read", error.problem)
+    except (OSError, ValueError) as error:
         return ImageError("cannot be read", str(error))
 
 
 def _row(photo: Photo, sha256: str, answer: Answer) -> dict[str, object]:
     subcategory, derived_type = answer.subcategory, answer.derived_type
     return {
-        "image": photo.name,
+        "image": photo.label,
         "image_sha256": sha256,
         "filters": json.dumps(photo.filters, sort_keys=True),
         "stage": answer.stage,
@@ -163,18 +214,15 @@ def _row(photo: Photo, sha256: str, answer: Answer) -> dict[str, object]:
 
 
 def _write(run: Run, name: str, rows: list[dict], schema: pa.Schema) -> int:
-    table, mark = run.lake.table(name), content_hash(CODE_VERSION, run.name, rows)
-    if table.fingerprint == mark:
-        return table.version
-    parts = [run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema), salt=mark)] if rows else []
-    return table.commit(parts, schema, run=run.name, fingerprint=mark).version
+    parts = [run.lake.write_part(name, pa.Table.from_pylist(rows, schema=schema))] if rows else []
+    return run.lake.table(name).commit(parts, schema, run=run.name).version
 
 
 # The source -----------------------------------------------------------------------------------------------------------
 
 
-def open_source(dataset: str, fields: tuple[str, ...]) -> Source:
-    """The photos that a folder or table names.
+def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, ...] = ()) -> Source:
+    """The photos that a folder or table names; what a table names may also lie below `photo_roots` (paths, URIs).
 
     Raises:
         UserError: there is no such place, it names no photo, or a column or filter is unknown.
@@ -182,29 +230,33 @@ def open_source(dataset: str, fields: tuple[str, ...]) -> Source:
     place, _, query = dataset.partition("?")
     filters = dict(parse_qsl(query, keep_blank_values=True))
     k = filters.pop("k", str(serving.K))
-    uri = place if "://" in place else Path(place).expanduser().resolve().as_uri()
+    uri = _uri(place)
     files, path = filesystem(uri)
     with reaching(uri):
         kind = files.get_file_info(path).type
     if kind == fs.FileType.NotFound:
         raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
     if not k.isdigit():
-        raise UserError(f"k={k!r} is no number", where=dataset, remedy="write ?k=20, for 1 to 100 products")
+        raise UserError(f"k={k!r} is no number", where=uri, remedy="write ?k=20, for 1 to 100 products")
     if kind == fs.FileType.Directory:
-        folder, photos = path, _photos_in(files, path, uri)
+        folder, photos = uri, _photos_in(files, path, uri)
     else:
-        folder, photos = path.rsplit("/", 1)[0], _photos_of_table(files, path, uri)
+        folder, photos = uri.rpartition("/")[0], _photos_of_table(files, path, uri)
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
     unknown = [name for name in {**photos[0].filters, **filters} if name not in fields]
     if unknown:
         raise UserError(
             f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
-            where=dataset,
+            where=uri,
             remedy=f"known fields: {', '.join(fields)}",
         )
-    kept = [Photo(photo.name, {**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
-    return Source(uri, files, folder, kept, int(k))
+    kept = [replace(photo, filters={**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
+    return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
+
+
+def _uri(place: str) -> str:
+    return shown(place) if "://" in place else Path(absolute(place)).resolve().as_uri()
 
 
 def _photos_in(files: fs.FileSystem, folder: str, uri: str) -> list[Photo]:
@@ -231,7 +283,29 @@ def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:
             where=uri,
             remedy="give a folder, or a CSV or Parquet table with the column image",
         ) from None
-    return [Photo(row.pop("image") or "", {name: str(value or "") for name, value in row.items()}) for row in rows]
+    return [_photo(row, number) for number, row in enumerate(rows, 1)]
+
+
+def _photo(row: dict, number: int) -> Photo:
+    """A row of a table; whatever it holds, it is a photo or says why it is none."""
+    image, name = row.pop("image"), f"row {number}"
+    filters = {field: str(value or "") for field, value in row.items() if field is not None}
+    if isinstance(image, dict):  # bytes and path, as the library datasets writes them
+        path, content = image.get("path"), image.get("bytes")
+        name = path if isinstance(path, str) and path else name
+        image = path if content is None else content
+    if None in row:
+        return Photo(name, filters, ImageError("too many fields", "the row is longer than the header"))
+    if any("\0" in value for value in filters.values()):
+        return Photo(name, filters, ImageError("zero byte", "no field has a value with a zero byte"))
+    if not image and not isinstance(image, bytes):
+        return Photo(name, filters, ImageError("no path", "the column image is empty"))
+    if isinstance(image, bytes):
+        return Photo(name, filters, image)
+    if not isinstance(image, str):
+        wrong = f"the column image holds {type(image).__name__}, neither a path nor bytes"
+        return Photo(name, filters, ImageError("no path", wrong))
+    return Photo(image, filters)
 
 
 if __name__ == "__main__":

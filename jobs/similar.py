@@ -2,7 +2,8 @@
 
 Reads the run's products and features; writes the embeddings (fixed point, so similarity is exact), the precomputed
 cells of the filter cube, and for every product and cell the ten most similar members. The three tables are
-vouched for together by the step's result, and what the same inputs gave before is not computed again.
+vouched for together by the step's result, and what the same inputs gave before is not computed again. Another night
+that commits one of them meanwhile makes this attempt's commit refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from jobs.run import Run, StepResult, content_hash
 from ml import cube, cube_gpu, split
 from ml.cells import Cells, find_cells
 
-CODE_VERSION = 6
 TASK_QUERIES, TASK_LISTS = 2048, 1 << 20
 """Most query products and most lists of a task: its lists take 100 MB, whatever the number of cells."""
 PANELS_KEPT = 4
@@ -44,56 +44,50 @@ LISTS = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
+SCHEMAS = {"embeddings": EMBEDDINGS, "cells": CELLS, "lists": LISTS}
 
 
 def similar(run: Run) -> StepResult:
     """Compute the ten most similar members of every precomputed cell for every product of the run."""
     settings, products = run.settings, run.table("products")
-    embedded = run.result("embed").figures
-    mark = content_hash(
-        CODE_VERSION,
-        products.fingerprint,
-        embedded["model"],
-        embedded["embedder"],
+    tables = {name: run.lake.table(name) for name in SCHEMAS}
+    fingerprint = content_hash(
+        {name: str(schema) for name, schema in SCHEMAS.items()},
+        run.content("products"),
+        run.content("features"),
         settings.fields,
         settings.cell_min,
     )
-    tables = {name: run.lake.table(name) for name in ("embeddings", "cells", "lists")}
-    if all(table.fingerprint == mark for table in tables.values()):
-        return _result(tables, skipped=True)
+    if done := run.done("similar", fingerprint, tables):
+        return done
     rows = products.read(["product_id", *settings.fields])
     ids = rows["product_id"].to_numpy()
     cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
     embeddings = read_embeddings(run)
-    panels = _write_embeddings(run, ids, embeddings, mark)
-    tables["embeddings"] = tables["embeddings"].commit(panels, EMBEDDINGS, run=run.name, fingerprint=mark)
-    part = run.lake.write_part("cells", _cells_table(cells), salt=mark)
-    tables["cells"] = tables["cells"].commit([part], CELLS, run=run.name, fingerprint=mark)
+    panels = _write_embeddings(run, ids, embeddings)
+    tables["embeddings"] = tables["embeddings"].commit(panels, EMBEDDINGS, run=run.name)
+    part = run.lake.write_part("cells", _cells_table(cells))
+    tables["cells"] = tables["cells"].commit([part], CELLS, run=run.name)
     del embeddings
     names, starts = [part.path for part in panels], np.cumsum([0, *(part.rows for part in panels[:-1])]).tolist()
-    parts = _lists(Panels(run.lake.uri, tables["embeddings"].version, names, starts, ids, cells), mark)
-    tables["lists"] = tables["lists"].commit(
-        parts,
-        LISTS,
-        run=run.name,
-        fingerprint=mark,
+    parts = _lists(Panels(run.lake.uri, tables["embeddings"].version, names, starts, ids, cells))
+    tables["lists"] = tables["lists"].commit(parts, LISTS, run=run.name)
+    lists = sum(part.rows for part in parts)
+    result = StepResult(
+        rows=lists,
+        files=len(parts),
+        tables={name: table.version for name, table in tables.items()},
         figures={
             "products": len(ids),
             "cells": len(cells),
-            "lists": sum(part.rows for part in parts),
-            "embedder": embedded["embedder"],
+            "lists": lists,
+            "embedder": run.result("embed").figures["embedder"],
         },
     )
-    return _result(tables, files=len(parts))
+    return run.remember("similar", fingerprint, result)
 
 
-def _result(tables, files: int = 0, skipped: bool = False) -> StepResult:  # type: ignore[no-untyped-def]
-    figures = tables["lists"].figures
-    versions = {name: table.version for name, table in tables.items()}
-    return StepResult(rows=figures["lists"], files=files, skipped=skipped, tables=versions, figures=figures)
-
-
-def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray, mark: str) -> list[Part]:
+def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray) -> list[Part]:
     """A part a panel of the cube, in the order of products."""
     size, parts = cube.panel_size(embeddings.shape[1]), []
     hidden = np.zeros(len(ids), bool)
@@ -109,7 +103,7 @@ def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray, mark: s
         flat = pa.array(shown[ends[own.start] : ends[own.stop]].ravel())
         unlabelled = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~hidden[own]))
         part = pa.table([ids[own], to_lists(embeddings[own]), unlabelled], schema=EMBEDDINGS)
-        parts.append(run.lake.write_part("embeddings", part, salt=mark))
+        parts.append(run.lake.write_part("embeddings", part))
     return parts
 
 
@@ -140,7 +134,7 @@ class Panels:
         ]
 
 
-def _lists(panels: Panels, mark: str) -> list[Part]:
+def _lists(panels: Panels) -> list[Part]:
     """Compute all lists on Spark: a task for each range of query products."""
     spark, tasks = engine.session("similar"), panels.tasks()
     try:
@@ -148,17 +142,20 @@ def _lists(panels: Panels, mark: str) -> list[Part]:
 
         def work(task: str) -> Iterator[tuple[Part, dict[str, float]]]:
             panel, start, stop = map(int, task.split(":"))
-            yield lists_of(shared.value, panel, start, stop, mark), {}
+            yield lists_of(shared.value, panel, start, stop), {}
 
         progress = Progress("products", len(panels.ids))
         done = np.cumsum([0, *(int(stop) - int(start) for _, start, stop in (task.split(":") for task in tasks))])
-        written = engine.map_to_parts(spark, tasks, work, lambda finished: progress.reach(int(done[finished])))
+        parts = list[Part]()
+        for written in engine.map_to_parts(spark, tasks, work):
+            parts += [part for part, _ in written]
+            progress.reach(int(done[len(parts)]))
     finally:
         spark.stop()
-    return [part for part, _ in written]
+    return parts
 
 
-def lists_of(panels: Panels, panel: int, start: int, stop: int, mark: str) -> Part:
+def lists_of(panels: Panels, panel: int, start: int, stop: int) -> Part:
     """Worker: the lists of query products `start` to `stop` of a panel, written as one part."""
     home, own = _panel(panels, panel), np.arange(start, stop)
     queries = home.embeddings[np.argsort(home.ranks)[own - home.start]]
@@ -168,7 +165,7 @@ def lists_of(panels: Panels, panel: int, start: int, stop: int, mark: str) -> Pa
         whole = sorted(_all_panels(panels), key=lambda panel: panel.start)
         embeddings = np.concatenate([panel.embeddings[np.argsort(panel.ranks)] for panel in whole])
         best, scores = cube_gpu.lists(queries, own, embeddings, panels.cells)
-    return Lake(panels.uri).write_part("lists", lists_table(panels.ids, start, best, scores), salt=mark)
+    return Lake(panels.uri).write_part("lists", lists_table(panels.ids, start, best, scores))
 
 
 _kept: dict[str, cube.Panel] = {}

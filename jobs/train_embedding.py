@@ -1,31 +1,35 @@
 """train_embedding: features + products → a new embedder, champion if it beats the one in use.
 
-Reads the run's products and features; trains a challenger on the training side of the images, judges it and the
-champion on the validation side, and writes the challenger as `embedders/<sha256>.npz` with a row that says how both
-did. The newest promoted row of the run's model is the champion, which the next refresh uses. The same products and
-model are not trained on again.
+Reads the run's products and features; trains a challenger on the training side of the images, judges it and what the
+night goes by (`jobs.judging.settle`) on the validation side, and writes the challenger as `embedders/<sha256>.npz` with
+a row that says what it learnt from and how both did. The newest promoted row of the run's model is the champion, which
+the next refresh uses where it is better than nothing. The same products and model are not trained on again; a training
+that was killed after its row was written ends by that row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from infra.errors import UserError
-from infra.lake import Table
 from infra.telemetry import Progress
-from jobs import extraction, step, training
-from jobs.champion import EMBEDDERS, find_champion, read_embedder
+from jobs import extraction, judging, step, training
+from jobs.champion import Champion, append_row, find_champion, read_embedder, read_rows
+from jobs.extraction import Model
 from jobs.features import read_all_features, read_embeddings
-from jobs.run import Run, StepResult, content_hash
-from ml import backbones, cube, embedding, metrics, split
+from jobs.run import LATEST, Run, StepResult, content_hash, recorded, release
+from ml import backbones, embedding, split
 from ml.embedding import Embedder
 from ml.features import keep_freed_memory
-from ml.gates import promotes
+
+if TYPE_CHECKING:
+    from ml.finetune import Checkpoints
 
 CODE_VERSION = 7
 SEED = 0
@@ -43,17 +47,28 @@ class Challenger:
 
 
 def train_embedding(run: Run) -> StepResult:
-    """Train a challenger and promote it if it is better than the champion."""
-    products, target, settings = run.table("products"), run.lake.table("embedders"), run.settings
+    """Train a challenger and promote it if it is better than what the night goes by."""
+    _check_catalogue(run)
+    base, settings = extraction.choose_model(run.settings), run.settings
     embedded = run.result("embed").figures
-    champion = find_champion(run.lake, str(embedded["base"]))
-    how = [settings.embedding_convolutions, settings.embedding_epochs, embedded["base"], champion.tuned]
-    mark = content_hash(
-        CODE_VERSION, products.fingerprint, how if settings.embedding == "finetune" else embedded["model"]
+    if embedded["base"] != base.fingerprint:
+        raise UserError(
+            f"run {run.name} was embedded with {embedded.get('backbone', 'another backbone')}, or with other weights "
+            f"or another size than the settings have now: {base.name}, {base.height} × {base.width} pixels",
+            where="LOOKALIKE_BACKBONE, _WEIGHTS, _INPUT_HEIGHT, _INPUT_WIDTH, _PRECISION",
+            remedy="refresh with these settings and train then, or set them as they were",
+        )
+    champion, target = find_champion(run.lake, base.fingerprint), run.lake.table("embedders")
+    how = [settings.embedding_convolutions, settings.embedding_epochs, base.fingerprint, champion.tuned]
+    versions = [CODE_VERSION, embedding.LAYOUT, asdict(embedding.RECIPE)]
+    fingerprint = content_hash(
+        versions, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
     )
-    if target.version >= 0 and target.fingerprint == mark:
-        return StepResult(1, skipped=True, tables={"embedders": target.version}, figures=target.figures)
-    rows = products.read(["image_sha256", *ATTRIBUTES])
+    if done := run.done("train_embedding", fingerprint, {"embedders": target}):
+        return done
+    if row := _killed(run):
+        return run.remember("train_embedding", row["training"], _result(row, target.version))
+    rows = run.table("products").read(["image_sha256", *ATTRIBUTES])
     sides = split.sides_of(rows["image_sha256"].to_pylist())
     if not {split.TRAIN, split.VALIDATION} <= set(sides.tolist()):
         raise UserError(
@@ -61,21 +76,65 @@ def train_embedding(run: Run) -> StepResult:
             where=f"run {run.name}",
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
-    if settings.embedding == "finetune":
-        with training.checkpoints(settings, f"train_embedding-{mark}") as folder:
-            challenger = tune(run, rows, sides, champion.tuned, str(folder))
-    else:
-        embedder, history = fit(run, rows, sides, str(embedded["model"]))
-        challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
-    asked = sides == split.VALIDATION
-    judged = {
-        who: judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
-        for who, embedder, model in (
-            ("champion", read_embedder(run, champion.embedder), champion.model),
-            ("challenger", challenger.embedder, challenger.model),
+    # Kept until the row is committed: a training that is killed while it is judged need not begin anew.
+    with training.checkpoints(settings, f"train_embedding-{fingerprint}") as checkpoints:
+        rival = judging.settle(run, champion, base).champion
+        if settings.embedding == "finetune":
+            challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), checkpoints)
+        else:
+            embedder, history = fit(run, rows, sides, str(embedded["model"]))
+            challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
+        judged = _judge(run, rows, sides == split.VALIDATION, challenger, rival, base)
+        return run.remember("train_embedding", fingerprint, _write(run, fingerprint, challenger, judged))
+
+
+def _check_catalogue(run: Run) -> None:
+    """Check that the lake holds the catalogue that is live, where none was named.
+
+    Raises:
+        UserError: it holds another under the live run's name.
+    """
+    if run.manifest and run.table("products").content != run.content("products"):
+        raise UserError(
+            f"run {run.name}, which is live in the store, was made of another catalogue than the lake's run {run.name}",
+            where=f"LOOKALIKE_LAKE={run.lake.uri}, LOOKALIKE_STORE",
+            remedy="set both to those of one installation, or name the run to learn from in place of "
+            f"`{LATEST}`: `lookalike step train_embedding --run {run.name}`",
         )
+
+
+def _killed(run: Run) -> dict | None:
+    """The row of a training of this run and these settings that was killed before it could store its result."""
+    wanted = {"run": run.name, **_provenance(run)}
+    trained = [row for row in read_rows(run.lake) if row["training"] and wanted.items() <= row.items()]
+    row = trained[-1] if trained else None
+    if row and run.lake.exists(f"runs/{run.name}/train_embedding.json"):
+        return None if run.result("train_embedding").tables["embedders"] >= row["number"] else row
+    return row
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    settings = json.dumps(recorded(run.settings), sort_keys=True)
+    return {"catalogue": run.content("products"), "release": release(), "settings": settings}
+
+
+def _judge(
+    run: Run, rows: pa.Table, held_out: np.ndarray, challenger: Challenger, rival: Champion, base: Model
+) -> dict[str, dict[str, float]]:
+    """What `judging.judge` says of the challenger and of its rival, by images that neither has learnt."""
+    contenders = {
+        "champion": (read_embedder(run, rival.embedder), rival.model, rival.tuned),
+        "challenger": (challenger.embedder, challenger.model, challenger.tuned),
     }
-    return _write(run, target, mark, challenger, judged)
+    queries = np.flatnonzero(held_out)
+    for embedder, _, tuned in contenders.values():
+        extraction.extract(run, replace(base, tuned=tuned))
+        queries = queries[~judging.learnt_by(run, embedder, queries)]
+    asked = np.isin(np.arange(len(rows)), queries)
+    return {
+        who: judging.judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
+        for who, (embedder, model, _) in contenders.items()
+    }
 
 
 def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
@@ -85,17 +144,16 @@ def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedd
     return embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
 
 
-def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder: str) -> Challenger:
-    """Tune the backbone of the settings, embed all images with it, and train an embedder on those features.
+def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkpoints: Checkpoints) -> Challenger:
+    """Tune a backbone, embed all images with it, and train an embedder on those features.
 
-    It goes on from the champion's weights, if those were tuned: once a challenger is not promoted, the next one would
-    begin where it did, and the step has nothing left to do until the products change.
+    It goes on from the champion's weights, if those were tuned and the night goes by it: once a challenger is not
+    promoted, the next one would begin where it did, and the step has nothing left to do until the products change.
     """
     keep_freed_memory()
     from ml import tuning
     from ml.finetune import Options
 
-    model = replace(extraction.choose_model(run.settings), tuned=tuned_before)
     extraction.extract(run, model)
     head, before = fit(run, rows, sides, model.fingerprint)
     codes = {name: embedding.encode(rows[name].to_pylist(), sides == split.TRAIN) for name in ATTRIBUTES}
@@ -109,7 +167,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder:
     options = Options(run.settings.embedding_convolutions, run.settings.embedding_epochs, SEED)
     backbone = extraction.build(run.lake, model)
     progress = Progress("epochs", options.epochs)
-    history = tuning.fit(backbone, head, samples, sizes, sides, options, folder, progress.reach)
+    history = tuning.fit(backbone, head, samples, sizes, sides, options, checkpoints, progress.reach)
     tuned = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
     extraction.extract(run, tuned)
     embedder, after = fit(run, rows, sides, tuned.fingerprint)
@@ -117,14 +175,13 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, tuned_before: str, folder:
     return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
 
 
-def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: dict) -> StepResult:
+def _write(run: Run, fingerprint: str, challenger: Challenger, judged: dict[str, dict[str, float]]) -> StepResult:
     data = challenger.embedder.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     file = f"embedders/{sha256}.npz"
     run.lake.write_bytes(file, data)
-    promoted = promotes(judged["challenger"], judged["champion"])
+    refused = judging.no_better(judged["challenger"], judged["champion"])
     row = {
-        "number": target.version + 1,
         "sha256": sha256,
         "file": file,
         "base": run.result("embed").figures["base"],
@@ -133,27 +190,18 @@ def _write(run: Run, target: Table, mark: str, challenger: Challenger, judged: d
         "run": run.name,
         "judged": json.dumps(judged),
         "history": json.dumps(challenger.history),
-        "promoted": promoted,
+        "promoted": not refused,
+        "training": fingerprint,
+        "reason": refused or "it is better",
+        **_provenance(run),
     }
-    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS), salt=mark)
-    figures: dict[str, object] = {
-        # JSON knows no NaN, which a share is where no articleType has enough products to judge by.
-        f"{who}_{name}": None if np.isnan(value) else round(value, 2)
-        for who, found in judged.items()
-        for name, value in found.items()
-    }
-    figures |= {"promoted": promoted, "embedder": sha256, "tuned": challenger.tuned}
-    table = target.commit([part], EMBEDDERS, run=run.name, fingerprint=mark, mode="append", figures=figures)
-    return StepResult(1, files=2, tables={"embedders": table.version}, figures=figures)
+    return _result(row, append_row(run.lake, row).version)
 
 
-def judge(embeddings: np.ndarray, rows: pa.Table, asked: np.ndarray) -> dict[str, float]:
-    """Nine percentages and the colour share (0–100) of the lists of the products in `asked`, bool (n,), over all n."""
-    codes = {name: embedding.encode(rows[name].to_pylist())[1] for name in ("articleType", "gender", "baseColour")}
-    neighbours = np.full((len(embeddings), metrics.K), metrics.MISSING, np.int64)
-    neighbours[asked] = cube.neighbours(embeddings, np.flatnonzero(asked))
-    found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
-    return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
+def _result(row: dict, version: int) -> StepResult:
+    figures = judging.flat(json.loads(row["judged"]))
+    figures |= {"promoted": row["promoted"], "reason": row["reason"], "embedder": row["sha256"], "tuned": row["tuned"]}
+    return StepResult(1, files=2, tables={"embedders": version}, figures=figures)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from jobs.run import Run
 from ml import images
 
 if TYPE_CHECKING:
-    from ml.finetune import Samples
+    from ml.finetune import Checkpoints, Samples
 
 
 def samples(run: Run, hashes: pa.ChunkedArray, size: tuple[int, int], target: Callable[[np.ndarray], Any]) -> Samples:
@@ -64,18 +65,79 @@ def _locate(run: Run, table: Table, hashes: pa.ChunkedArray) -> tuple[np.ndarray
 
 
 @contextmanager
-def checkpoints(settings: Settings, name: str) -> Iterator[Path]:
-    """The folder of one training's checkpoints, kept if it fails and removed when it is done.
+def checkpoints(settings: Settings, name: str) -> Iterator[Checkpoints]:
+    """The checkpoints of one training, in a folder that is kept if the block fails and removed when it is done.
+
+    What was trained belongs to the block until it is committed: else a commit that fails takes the training with it.
 
     Raises:
         TransientError: another process on this machine works on the same training.
     """
     folder = settings.scratch / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TransientError(f"another process does the same training, with checkpoints in {folder}") from None
-        yield folder
-        shutil.rmtree(folder)
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f"{name}.lock"), f"another process does the same training, in {folder}"):
+        yield _Folder(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _locked(path: Path, otherwise: str) -> Iterator[None]:
+    """Hold a lock, whose file is there while somebody does. Raises TransientError, saying `otherwise`, if another does.
+
+    A file that was removed between opening and locking it is nobody's lock any more: the one of that name now is.
+    """
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TransientError(otherwise) from None
+            if not _is_at(path, file.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+class _Folder(MutableMapping[int, dict[str, np.ndarray]]):
+    """Checkpoints in files, one an epoch, each of which appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _file(self, epoch: int) -> Path:
+        return self._path / f"epoch-{epoch:04d}.npz"
+
+    def __getitem__(self, epoch: int) -> dict[str, np.ndarray]:
+        if not self._file(epoch).exists():
+            raise KeyError(epoch)
+        with np.load(self._file(epoch), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def __setitem__(self, epoch: int, arrays: dict[str, np.ndarray]) -> None:
+        self._path.mkdir(exist_ok=True)
+        unfinished = self._path / "unfinished"
+        with unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self._file(epoch))
+
+    def __delitem__(self, epoch: int) -> None:
+        self._file(epoch).unlink()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(int(file.stem.removeprefix("epoch-")) for file in self._path.glob("epoch-*.npz")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))

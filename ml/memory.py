@@ -54,7 +54,7 @@ def choose(n: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(n, SIZE, replace=False))
 
 
-def recall(seen: np.ndarray, remembered: np.ndarray, labels: list[np.ndarray]) -> list[np.ndarray]:
+def recall(seen: np.ndarray, remembered: np.ndarray, labels: list[np.ndarray], temperature: float) -> list[np.ndarray]:
     """What the memory takes images for: for each of `labels` the shares of its classes, float64 (n, classes).
 
     Args:
@@ -62,12 +62,13 @@ def recall(seen: np.ndarray, remembered: np.ndarray, labels: list[np.ndarray]) -
         remembered: the same of the m images of the memory.
         labels: what those are, (m, classes) each: rows that are one-hot, or zeros where it is not known. The share of
             images without a label is missing from a row.
+        temperature: that which the memory was made with.
     """
     found = [np.empty((len(seen), each.shape[1])) for each in labels]
     for at in range(0, len(seen), _ROWS):
         part = slice(at, at + _ROWS)
         similarities = seen[part] @ remembered.T
-        weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / TEMPERATURE)
+        weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
         weights /= weights.sum(axis=1, keepdims=True)
         for each, out in zip(labels, found, strict=True):
             out[part] = weights @ each

@@ -115,6 +115,24 @@ def accuracy_among(probabilities: np.ndarray, classes: np.ndarray, chosen: np.nd
     return 100 * float((likeliest == classes[asked]).mean()) if asked.any() else float("nan")
 
 
+def agree(lists: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether one of two ranked lists begins with the other, bool (n,).
+
+    So it is with the lists of one product in two catalogues, once what only one of them has, or has otherwise, is left
+    out: of the products that both have and whose similarities are the same, each list names those that come first, and
+    the one in which others leave more room names more of them.
+
+    Args:
+        lists, others: int (n, k), items best first; what is left out is −1, wherever it stood.
+    """
+    first, second = _to_the_left(lists), _to_the_left(others)
+    return ((first == second) | (first < 0) | (second < 0)).all(axis=1)
+
+
+def _to_the_left(lists: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(lists, np.argsort(lists < 0, axis=1, kind="stable"), axis=1)
+
+
 def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
     """Mean share of the exact lists' items that the found lists hold; NaN where every exact list is empty.
 

@@ -13,6 +13,10 @@ import numpy as np
 UNIT = 2.0**-11
 
 
+class NotFiniteError(ValueError):
+    """A value is NaN or infinite."""
+
+
 def to_embedding(features: np.ndarray) -> np.ndarray:
     """Rows of unit length, rounded to multiples of 2⁻¹¹ (half to even); a row of zeros stays zero.
 
@@ -23,7 +27,7 @@ def to_embedding(features: np.ndarray) -> np.ndarray:
         float32 (n, d).
 
     Raises:
-        ValueError: a value is NaN or infinite; names the first such row.
+        NotFiniteError: names the first such row.
     """
     out = np.empty(features.shape, np.float32)
     for start in range(0, len(features), 4096):  # float64 copies of a block, not of everything
@@ -31,7 +35,7 @@ def to_embedding(features: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(block, axis=1, keepdims=True)
         bad = ~np.isfinite(norms[:, 0])
         if bad.any():
-            raise ValueError(f"row {start + int(bad.argmax())} has a value that is NaN or infinite")
+            raise NotFiniteError(f"row {start + int(bad.argmax())} has a value that is NaN or infinite")
         out[start : start + 4096] = np.rint(block / np.where(norms > 0, norms, 1.0) / UNIT) * UNIT
     return out
 

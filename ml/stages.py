@@ -86,9 +86,11 @@ def decide(probabilities: np.ndarray, labels: Sequence[str], around: Surrounding
 
     Args:
         probabilities: float32 (c,), of each subCategory.
-        labels: names of the c subCategories.
+        labels: names of the c subCategories; none: there is no classifier.
         around: where it is looked up.
     """
+    if not labels:
+        return Decision(FILTERS, "the run has no classifier that could name a subCategory", None, None)
     subcategory = guess_subcategory(probabilities, labels, around.subcategories)
     derived_type = None
     if subcategory and subcategory.sure:

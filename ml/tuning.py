@@ -14,8 +14,8 @@ import numpy as np
 from keras import layers, ops
 
 from ml import embedding, finetune
-from ml.embedding import CLIP, HIDDEN, Embedder
-from ml.finetune import Batches, Options, Samples
+from ml.embedding import HIDDEN, Embedder
+from ml.finetune import Batches, Checkpoints, Options, Samples
 from ml.split import TRAIN
 
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1e-4, 0.05, 1e-2
@@ -32,7 +32,7 @@ def fit(  # type: ignore[no-untyped-def]  # keras.Model
     sizes: Mapping[str, int],
     sides: np.ndarray,
     options: Options,
-    checkpoints: str,
+    checkpoints: Checkpoints,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[float]]:
     """Train the last convolutions of a backbone, in place; returns the history.
@@ -61,11 +61,11 @@ def fit(  # type: ignore[no-untyped-def]  # keras.Model
 def _network(backbone, embedder: Embedder, sizes: Mapping[str, int], convolutions: int):  # type: ignore[no-untyped-def]  # → keras.Model
     """From images to the logits of every attribute; what the embedder has learnt is where it starts."""
     finetune.freeze(backbone, convolutions)
-    arrays = embedder.arrays
+    arrays, clip = embedder.arrays, embedder.recipe.clip
     images = keras.Input(backbone.input_shape[1:], dtype="uint8", name="images")
     # training=False: the backbone's batch normalisations keep their ImageNet statistics, also where kernels learn.
     x = layers.Concatenate()(backbone(images, training=False))
-    x = ops.clip((x - arrays["mean"]) / arrays["deviation"], -CLIP, CLIP)
+    x = ops.clip((x - arrays["mean"]) / arrays["deviation"], -clip, clip)
     hidden = layers.Dense(HIDDEN, name="hidden")
     x = layers.ReLU()(hidden(layers.Dropout(DROPOUT[0])(x)))
     x = layers.Dropout(DROPOUT[1])(x)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
 from jobs import catalog, extraction
-from jobs.run import Run, StepResult
+from jobs.run import Run, StepResult, recorded
 
 HEADER = ("id", *ATTRIBUTES)
 COLOURS = {"Red": (200, 30, 40), "Blue": (30, 60, 190), "Green": (30, 140, 60), "Black": (20, 20, 20)}
@@ -88,21 +88,21 @@ def open_run(lake: Lake, name: str = RUN, **settings: object) -> Run:
     return Run(name, read_settings(lake=lake.uri, **settings), lake)
 
 
-def write_table(
-    run: Run, table: str, rows: list[dict], schema: pa.Schema, part_rows: int = 1 << 20, **figures: object
-) -> int:
+def write_table(run: Run, table: str, rows: list[dict], schema: pa.Schema, part_rows: int = 1 << 20) -> int:
     """Commit these rows as a table, as its step would, in parts of so many; returns the version."""
-    mark = hashlib.sha256(repr(rows).encode()).hexdigest()
     parts = [
-        run.lake.write_part(table, pa.Table.from_pylist(rows[at : at + part_rows], schema=schema), salt=f"{mark}{at}")
+        run.lake.write_part(table, pa.Table.from_pylist(rows[at : at + part_rows], schema=schema))
         for at in range(0, max(1, len(rows)), part_rows)
     ]
-    return run.lake.table(table).commit(parts, schema, run=run.name, fingerprint=mark, figures=figures).version
+    return run.lake.table(table).commit(parts, schema, run=run.name).version
 
 
 def write_result(run: Run, step: str, **fields: object) -> None:
-    """Store what a step would have returned."""
-    run.lake.write_bytes(f"runs/{run.name}/{step}.json", json.dumps(asdict(StepResult(**fields))).encode())  # type: ignore[arg-type]
+    """Store what a step would have returned, without inputs."""
+    result = StepResult(**{"settings": recorded(run.settings), "release": "test", "attempt": "test", **fields})  # type: ignore[arg-type]
+    contents = {name: run.lake.table(name, version).content for name, version in result.tables.items()}
+    result = replace(result, contents=contents | result.contents)
+    run.lake.write_bytes(f"runs/{run.name}/{step}.json", json.dumps(asdict(result)).encode())
 
 
 PULLS = pa.schema(
@@ -126,10 +126,10 @@ def pulled(run: Run, archive: bytes) -> Run:
     return run
 
 
-def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -> Run:
+def embedded(run: Run, products: list[dict], features: dict[str, list[float]], model: str = "model") -> Run:
     """Commit products and the features of their images as catalog and embed would have; absent columns are null."""
     rows = [
-        {"image_sha256": sha, "model": "model", "average": v, "maximum": v, "stages": v} for sha, v in features.items()
+        {"image_sha256": sha, "model": model, "average": v, "maximum": v, "stages": v} for sha, v in features.items()
     ]
     for step, table, content, schema, part_rows in (
         ("catalog", "products", products, catalog.PRODUCTS, 1 << 20),
@@ -140,7 +140,7 @@ def embedded(run: Run, products: list[dict], features: dict[str, list[float]]) -
             run,
             step,
             tables={table: version},
-            figures={"model": "model", "base": "model", "tuned": "", "embedder": "untrained"},
+            figures={"model": model, "base": model, "tuned": "", "embedder": "untrained"},
         )
     return run
 

@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 
 from infra import store
 from infra.errors import TransientError, UserError
-from infra.lake import Lake
 from infra.settings import Settings
 from infra.store import Item
 from jobs.champion import read_embedder
 from jobs.extraction import Model, build, choose_model
 from jobs.features import to_matrix
-from jobs.run import Run
+from jobs.run import Run, open_live
 from ml import classifier, images, stages
 from ml.features import Extractor
 from ml.images import ImageError
@@ -43,7 +42,10 @@ NEEDED = (*KIND, "subCategory")
 
 @dataclass(frozen=True)
 class Seen:
-    """What the models make of a photo: its embedding, float32 (e,), and the subCategories' probabilities, (c,)."""
+    """What the models make of a photo: its embedding, float32 (e,), and the probabilities of the c subCategories.
+
+    Where the run has no classifier, c is 0.
+    """
 
     embedding: np.ndarray
     probabilities: np.ndarray
@@ -67,16 +69,17 @@ class Sight:
         """Load the models and call each once, as first calls compile: seconds.
 
         Raises:
-            UserError: the run has no classifier, the settings' backbone is not the run's, or another release made it.
+            UserError: the settings' backbone is not the run's, or another release made it.
         """
         self._limit = run.settings.image_max_bytes
         model = _backbone(run)
         self._embedder = read_embedder(run)
         self._classifier = read_classifier(run)
-        self.labels = self._classifier.labels
+        self.labels = self._classifier.labels if self._classifier else []
         self._extractor = Extractor(build(run.lake, model), BATCH)
-        sizes = {"backbone": (model.height, model.width), "classifier": self._classifier.size}
-        self._sizes = {name: size for name, size in sizes.items() if size}
+        self._sizes = {"backbone": (model.height, model.width)}
+        if self._classifier and self._classifier.size:
+            self._sizes["classifier"] = self._classifier.size
         (seen,) = self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
         _check_width(run, len(seen.embedding))
 
@@ -104,9 +107,11 @@ class Sight:
         if not pixels:
             return []
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
+        embeddings = self._embedder.apply(features)
+        if self._classifier is None:
+            return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
         inputs = features.beside(classifier.COLUMNS) if of_features else [each["classifier"] for each in pixels]
-        embeddings = self._embedder.apply(features)
         return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
 
 
@@ -142,7 +147,11 @@ class Searcher:
         return self._sight.see(photos)
 
     def answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int = K) -> Answer:
-        """The rest of `search`, for what has been seen."""
+        """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
+        with store.one_run(connection):
+            return self._answer(connection, seen, filters, k)
+
+    def _answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int) -> Answer:
         self._check(connection, filters)
         around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
         decision = stages.decide(seen.probabilities, self._sight.labels, around)
@@ -155,7 +164,7 @@ class Searcher:
         return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
 
     def _check(self, connection: psycopg.Connection, filters: Mapping[str, str]) -> None:
-        known = self.run.settings.fields
+        known = self.run.fields
         unknown = [field for field in filters if field not in known]
         if unknown:
             raise UserError(
@@ -169,24 +178,15 @@ class Searcher:
 
 
 def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:
-    missing = [field for field in NEEDED if field not in settings.fields]
+    run, run_id = open_live(connection, settings)
+    missing = [field for field in NEEDED if field not in run.fields]
     if missing:
         raise UserError(
-            f"image search filters by {', '.join(NEEDED)}, and the fields lack {', '.join(missing)}",
-            where=f"LOOKALIKE_FIELDS={','.join(settings.fields)}",
+            f"image search filters by {', '.join(NEEDED)}, and the fields of run {run.name} lack {', '.join(missing)}",
+            where=f"LOOKALIKE_FIELDS={','.join(run.fields)}",
             remedy="add them to LOOKALIKE_FIELDS and refresh",
         )
-    live = store.live(connection)
-    if live is None:
-        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
-    run = Run(live.run, settings, Lake(settings.lake))
-    if not run.results():
-        raise UserError(
-            f"the store serves run {live.run}, which the lake does not hold",
-            where=f"LOOKALIKE_LAKE={settings.lake}",
-            remedy="set LOOKALIKE_LAKE to the lake that the run was made in, or publish a run of this lake",
-        )
-    return run, live.run_id
+    return run, run_id
 
 
 def _check_width(run: Run, width: int) -> None:
@@ -234,9 +234,15 @@ class Classifier:
         return outputs[0, : len(self.labels)]
 
 
-def read_classifier(run: Run) -> Classifier:
-    """Raises UserError where it was not trained, or its file is not the one that was."""
-    row = run.table("classifier").read(["model_file", "model_sha256", "labels", "input"]).to_pylist()[0]
+def read_classifier(run: Run) -> Classifier | None:
+    """The run's classifier; None where there was nothing to learn from.
+
+    Raises:
+        UserError: it was not trained, or its file is not the one that was.
+    """
+    row = next(iter(run.table("classifier").read(["model_file", "model_sha256", "labels", "input"]).to_pylist()), None)
+    if row is None:
+        return None
     try:
         model = classifier.from_bytes(run.lake.read_bytes(row["model_file"]), row["model_sha256"])
     except (FileNotFoundError, ValueError) as error:
@@ -319,7 +325,7 @@ def _values(column: pa.ChunkedArray) -> list[str]:
 
 
 def _read_catalogue(run: Run) -> Catalogue:
-    columns = list(dict.fromkeys([*run.settings.fields, "subCategory", "derivedType"]))
+    columns = list(dict.fromkeys([*run.fields, "subCategory", "derivedType"]))
     rows = run.table("products").read(["product_id", *columns]).sort_by("product_id")
     types = np.array(rows["derivedType"].to_pylist(), object)
     return Catalogue(rows["product_id"].to_numpy(), types, rows.group_by(columns).aggregate([]))

@@ -1,11 +1,17 @@
 """The DAG files: quick to import, whole graph, and one exit code → one fate of the task."""
 
+import http.server
 import json
 import subprocess
 import sys
+import threading
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.catalogues import good_files, zip_bytes
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 KUBERNETES = "k8s://https://kubernetes.default:443"
@@ -179,6 +185,85 @@ def test_a_users_mistake_in_a_spark_step_is_final(submitted):
 
 def test_the_exit_code_is_found_in_what_the_provider_says(parsed):
     assert parsed["codes"] == list(PROBLEMS.values())
+
+
+PULL = """
+import json, logging, sys
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from airflow.sdk.exceptions import AirflowException
+from nightly_refresh import dag
+
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+run = SimpleNamespace(logical_date=datetime(2026, 1, 31, tzinfo=UTC))
+context = {"params": {"dataset": sys.stdin.read()}, "dag_run": run}
+shown = {}
+for task in dag.tasks:
+    task.render_template_fields(context)
+    shown[task.task_id] = {field: str(getattr(task, field)) for field in task.template_fields}
+outcomes = []
+for _ in range(2):
+    try:
+        outcomes.append(dag.get_task("pull").execute(context))
+    except AirflowException as error:
+        outcomes.append(type(error).__name__)
+print(json.dumps({"shown": shown, "outcomes": outcomes}))
+"""
+
+
+@pytest.fixture
+def shop():
+    """A web server with a catalogue for whoever asks first, and the command lines of this machine at each request."""
+    seen, answers = [], [200, 404]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append((self.path, self.headers["Authorization"], command_lines()))
+            self.send_response(answers.pop(0))
+            self.end_headers()
+            self.wfile.write(zip_bytes(good_files(3)))
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+        thread.join()
+
+
+def command_lines() -> list[str]:
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return lines
+
+
+def test_credentials_of_a_source_reach_the_step_and_no_log_command_line_or_field(tmp_path, shop):
+    (host, seen), secret = shop, uuid.uuid4().hex
+    env = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path / "airflow"), "PYTHONPATH": str(DAGS)}
+    env |= {f"LOOKALIKE_{name}": str(tmp_path / name.lower()) for name in ("LOGS", "SCRATCH")}
+    env |= {"LOOKALIKE_LAKE": (tmp_path / "lake").as_uri()}
+    address = f"http://user:{secret}@{host}/a.zip?X-Amz-Signature={secret}"
+    done = subprocess.run(
+        [sys.executable, "-c", PULL], env=env, cwd=tmp_path, input=address, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["shown"]["pull"]["arguments"] == "('--run', '2026-01-31')"
+    pulled, refused = told["outcomes"]
+    assert (pulled["run"], pulled["figures"]["uri"]) == ("2026-01-31", f"http://{host}/a.zip")
+    assert refused == "AirflowFailException"
+    assert [path for path, _, _ in seen] == [f"/a.zip?X-Amz-Signature={secret}"] * 2
+    assert all(authorization for _, authorization, _ in seen)
+    for _, _, lines in seen:
+        assert any("jobs.pull" in line for line in lines)
+        assert not any(secret in line for line in lines)
+    assert "Running command" in done.stdout + done.stderr
+    assert secret not in done.stdout + done.stderr
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.name == "pull.jsonl" for file in files)
+    assert not any(secret.encode() in file.read_bytes() for file in files)
 
 
 def test_no_connection_is_a_clear_error_and_nothing_is_submitted(submitted):

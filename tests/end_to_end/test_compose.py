@@ -202,7 +202,7 @@ def test_the_reader_asks_and_changes_nothing(logins, load_run, tmp_path):
         for refused in (
             "DELETE FROM lookalike.live",
             "UPDATE lookalike.runs SET run = 'b'",
-            "INSERT INTO lookalike.runs (run, fingerprint, fields) VALUES ('b', 'b', '{}')",
+            "INSERT INTO lookalike.runs (run, content_hash, fields, manifest) VALUES ('b', 'b', '{}', '{}')",
             "DROP TABLE lookalike.lists",
             "TRUNCATE lookalike.products",
             "SELECT * FROM lookalike.lists",

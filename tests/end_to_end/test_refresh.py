@@ -1,12 +1,15 @@
 """`lookalike refresh` as a person runs it: the whole DAG through Airflow, Spark, the lake and the embedded store."""
 
 import csv
+import http.server
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -110,9 +113,11 @@ def test_query_answers_precomputed_and_computed_filters_alike(sample):
         (("query", "1"), "no product 1"),
         (("query", "{product}", "--filter", "size=XL"), "known fields: gender, masterCategory"),
         (("query", "{product}", "--filter", "Blue"), "write field=value"),
-        (("rollback",), "there is no older run"),
+        (("rollback",), "there is no run to go back to"),
         (("step", "embd", "--run", RUN), "choose one of pull, catalog"),
         (("refresh", "--run", "yesterday"), "give a date such as"),
+        (("refresh", "--run", "20260131"), "give a date such as"),
+        (("refresh", "--run", "2999-01-31"), "lies in the future"),
     ],
 )
 def test_a_users_mistake_ends_in_a_message_with_its_remedy_and_no_traceback(sample, arguments, expected):
@@ -128,11 +133,39 @@ def test_a_failed_step_says_what_failed_where_the_log_is_and_how_to_resume_and_t
     (tmp_path / "source/images").mkdir(parents=True)
     arguments = ("refresh", "--dataset", "source", "--run", RUN)
     broken = lookalike(tmp_path, *arguments)
-    assert broken.returncode == 1
+    assert broken.returncode == 64
     assert "pull failed" in broken.stdout or "catalog failed" in broken.stdout
     assert re.search(r"log: +\S+\.jsonl", broken.stdout)
     assert "resume: make refresh" in broken.stdout
     assert "Traceback" not in broken.stdout
+
+
+def test_a_refresh_shows_no_credentials_lets_no_second_one_in_and_ends_as_its_step_did(tmp_path):
+    met, secret = [], uuid.uuid4().hex
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            met.append(subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True).stdout)
+            met.append(lookalike(tmp_path, "refresh", "--run", RUN))
+            self.send_error(404)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://user:{secret}@127.0.0.1:{server.server_port}/a.zip?X-Amz-Signature={secret}"
+        done = lookalike(tmp_path, "refresh", "--run", RUN, LOOKALIKE_DATASET=address)
+        server.shutdown()
+    processes, second = met
+    assert (done.returncode, second.returncode) == (64, 64)
+    assert f"refresh of http://127.0.0.1:{server.server_port}/a.zip as run" in done.stdout
+    assert "pull failed: the source http://127.0.0.1" in done.stdout
+    first = re.search(r"another refresh runs here, process (\d+)", second.stderr)[1]
+    assert f"refresh --run {RUN}" in processes
+    assert int(first) > 1
+    assert "-m jobs.pull" in processes
+    files = [file for file in (tmp_path / "var").rglob("*") if file.is_file()]
+    assert {"airflow.log", "airflow.db"} <= {file.name for file in files}
+    said = [done.stdout, done.stderr, processes, *(file.read_bytes().decode(errors="replace") for file in files)]
+    assert not any(secret in text for text in said)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """Settings come from the environment once; a bad one says which, what and how to mend it."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from infra.errors import UserError
-from infra.settings import read_settings
+from infra.settings import PLACES, Settings, read_settings, variables
 
 
 def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch):
@@ -25,6 +27,7 @@ def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch)
         ("PRECISION", "int8", "float32|bfloat16"),
         ("FIELDS", "size", "unknown field size; known: gender"),
         ("FIELDS", " , ", "unknown field (none given)"),
+        ("PHOTO_ROOTS", "/photos,https://host/photos", "'https://host/photos' is no folder"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_its_variable_and_remedy(monkeypatch, name, value, expected):
@@ -34,6 +37,38 @@ def test_a_value_that_cannot_be_used_is_named_with_its_variable_and_remedy(monke
     assert expected in str(caught.value)
     assert f"LOOKALIKE_{name}" in str(caught.value)
     assert caught.value.remedy
+
+
+def test_whatever_names_a_place_is_absolute_and_can_be_told_to_a_process_elsewhere(monkeypatch, tmp_path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    folders = {name for name, field in Settings.model_fields.items() if field.annotation is Path}
+    assert folders < set(PLACES)
+    for name in PLACES:
+        monkeypatch.setenv(f"LOOKALIKE_{name.upper()}", "s3://b/c" if name == "lake" else f"some/{name}")
+    monkeypatch.chdir(here)
+    read = read_settings()
+    told = variables(read)
+    assert {name: told[f"LOOKALIKE_{name.upper()}"] for name in PLACES} == {
+        name: "s3://b/c" if name == "lake" else f"{here}/some/{name}" for name in PLACES
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(elsewhere)
+    assert read_settings() == read
+
+
+def test_words_and_addresses_are_no_paths(monkeypatch):
+    for name, value in {"DATASET": "sample:10?seed=1", "WEIGHTS": "imagenet", "CLASSIFIER_WEIGHTS": "s3://b/c"}.items():
+        monkeypatch.setenv(f"LOOKALIKE_{name}", value)
+    settings = read_settings(photo_roots=("s3://bucket/photos",))
+    assert (settings.dataset, settings.weights, settings.classifier_weights, settings.photo_roots) == (
+        "sample:10?seed=1",
+        "imagenet",
+        "s3://b/c",
+        ("s3://bucket/photos",),
+    )
 
 
 def test_settings_do_not_change_once_read():

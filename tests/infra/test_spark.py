@@ -1,6 +1,7 @@
 """Spark's surroundings: which Java will do, and items mapped to parts on a real session."""
 
 import os
+import time
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -57,20 +58,93 @@ def test_one_package_owns_pyspark():
     assert set(packages_distributions()["pyspark"]) == {"pyspark"}
 
 
-def test_every_item_is_worked_on_once_and_its_part_comes_back():
-    session, seen = spark.session("test"), []
-    try:
-        items = [f"item-{i}" for i in range(7)]
+@pytest.fixture
+def session(monkeypatch):
+    """A session of two tasks at a time, each tried up to four times."""
+    monkeypatch.setenv("SPARK_MASTER", "local[2,4]")
+    made = spark.session("test")
+    yield made
+    made.stop()
 
-        def work(item):
-            yield Part(f"{item}.parquet", len(item), 1), {"seconds": 0.5}
 
-        found = spark.map_to_parts(session, items, work, seen.append)
-        assert sorted(part.path for part, _ in found) == [f"{item}.parquet" for item in items]
-        assert {tuple(figures.items()) for _, figures in found} == {(("seconds", 0.5),)}
-        assert seen[-1] == 7
-    finally:
-        session.stop()
+@pytest.fixture
+def wait_for():
+    """A function that waits for a file on a worker, which can't import this module; five minutes are a failure."""
+
+    def waiting(path) -> None:
+        for _ in range(3000):
+            if path.exists():
+                return
+            time.sleep(0.1)
+        raise TimeoutError(path)
+
+    return waiting
+
+
+ITEMS = [f"item-{i}" for i in range(7)]
+
+
+def test_every_item_is_worked_on_once_and_its_part_comes_back(session):
+    def work(item):
+        yield Part(f"{item}.parquet", len(item), 1), {"seconds": float(item[-1])}
+
+    written = [pair for news in spark.map_to_parts(session, ITEMS, work) for pair in news]
+    assert sorted(part.path for part, _ in written) == [f"{item}.parquet" for item in ITEMS]
+    assert [figures for _, figures in written] == [{"seconds": float(part.path[5])} for part, _ in written]
+
+
+def test_what_a_finished_task_wrote_comes_while_others_run(session, wait_for, tmp_path):
+    def work(item):
+        if item == ITEMS[0]:
+            wait_for(tmp_path / "go on")
+        yield Part(item, 0, 0), {}
+
+    came = []
+    for news in spark.map_to_parts(session, ITEMS, work):
+        came += [part.path for part, _ in news]
+        (tmp_path / "go on").touch()
+    assert sorted(came) == ITEMS
+    assert came[-1] == ITEMS[0]
+
+
+def test_a_part_comes_once_though_its_worker_died_after_telling_of_it(session, tmp_path):
+    def work(item):
+        yield Part(item, 0, 0), {}
+        if item == ITEMS[3] and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os._exit(1)
+
+    written = [pair for news in spark.map_to_parts(session, ITEMS, work) for pair in news]
+    assert (tmp_path / "died").exists()
+    assert sorted(part.path for part, _ in written) == ITEMS
+
+
+def test_a_users_mistake_found_by_a_task_arrives_as_it_is_and_at_the_first_attempt(session, tmp_path):
+    def work(item):
+        with (tmp_path / "attempts").open("a") as attempts:
+            attempts.write("x")
+        raise UserError("asked for 7, found 6", where=item, remedy="ask for 6")
+        yield
+
+    with pytest.raises(UserError) as caught:
+        list(spark.map_to_parts(session, ITEMS[:1], work))
+    assert (caught.value.problem, caught.value.where) == ("asked for 7, found 6", ITEMS[0])
+    assert caught.value.remedy == "ask for 6"
+    assert (tmp_path / "attempts").read_text() == "x"
+
+
+def test_whoever_stops_reading_stops_the_job_and_leaves_the_session_fit_for_the_next(session, wait_for, tmp_path):
+    def work(item):
+        if item != ITEMS[0]:
+            wait_for(tmp_path / "never")
+        yield Part(item, 0, 0), {}
+
+    for news in spark.map_to_parts(session, ITEMS, work):
+        assert [part.path for part, _ in news] == ITEMS[:1]
+        break
+    del news
+    assert session.sparkContext.statusTracker().getActiveJobsIds() == []
+    assert len([*spark.map_to_parts(session, ITEMS[:1], work)]) >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """catalog: the published file's quirks, users' bad input, and nothing lost silently."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 
@@ -255,6 +257,62 @@ def test_an_image_larger_than_it_may_be_is_rejected_by_its_actual_size(lake):
     archive = zip_bytes(files, zipfile.ZIP_DEFLATED)
     run, _ = run_catalog(lake, archive, image_max_bytes=100_000)
     assert reasons(run) == [("7", "file too large")]
+
+
+def test_a_styles_file_larger_than_it_may_be_is_refused_by_what_is_unpacked(lake):
+    files = with_styles(styles([row(n) for n in range(1, 4)]) + b"\n" * 100_000)
+    archive = zip_bytes(files, zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="unpacks to more than 50,000 bytes") as caught:
+        run_catalog(lake, archive, styles_max_bytes=50_000)
+    assert "LOOKALIKE_STYLES_MAX_BYTES" in caught.value.remedy
+    assert run_catalog(lake, archive)[1].rows == 3
+
+
+def test_a_line_of_megabytes_is_no_csv(lake):
+    with pytest.raises(UserError, match="a line has more than 1,048,576 bytes"):
+        run_catalog(lake, zip_bytes(with_styles(styles([row(1)]) + b"x" * 2**21), zipfile.ZIP_DEFLATED))
+
+
+def test_rejects_do_not_fill_the_memory(lake, monkeypatch):
+    monkeypatch.setattr(catalog_step, "MAX_REJECTS", 1000)
+    with pytest.raises(UserError, match="more than 1,000 rows and files cannot be used.*too few fields"):
+        run_catalog(lake, with_styles(styles([row(1)]) + b"x\n" * 1001))
+
+
+READ = """
+import re, sys
+from pathlib import Path
+from jobs.catalog import Rejects, read_styles
+
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+rejects, before = Rejects(), peak_mb()
+with open(sys.argv[1], "rb") as stream:
+    rows, _ = read_styles(stream, "styles.csv", rejects, 2**30)
+print(len(rows), len(rejects.rows), peak_mb() - before)
+"""
+
+
+def test_memory_holds_the_rows_of_a_styles_file_and_not_the_file(tmp_path):
+    long = styles([row(1, productDisplayName="x" * 100_000)]).splitlines(keepends=True)[1]
+    with (tmp_path / "styles.csv").open("wb") as file:
+        file.write(styles([row(1)]))
+        file.writelines(long for _ in range(1280))  # 128 MB of rows with one id
+    done = subprocess.run([sys.executable, "-c", READ, tmp_path / "styles.csv"], capture_output=True, text=True)
+    rows, rejects, megabytes = map(int, done.stdout.split())
+    assert (rows, rejects) == (1, 1280), done.stderr
+    assert megabytes < 24
+
+
+@pytest.mark.parametrize("newline", [b"\r", b"\r\n", b"\n"])
+def test_lines_of_every_system_are_read_alike_and_counted(lake, newline):
+    data = styles([row(n, productDisplayName="two\nlines" if n == 2 else "a\x85b\u2028c") for n in range(1, 41)])
+    data += b'41,"Men\n'  # a quote that nothing closes
+    run, result = run_catalog(lake, with_styles(data.replace(b"\n", newline), 40), reject_max=0.2)
+    names = run.table("products").read().sort_by("product_id")["productDisplayName"].to_pylist()
+    assert names[:3] == ["a\x85b\u2028c", "two\nlines", "a\x85b\u2028c"]
+    assert [each["file"] for each in run.table("rejects").read().to_pylist()] == ["styles.csv, line 43"]
 
 
 def test_a_styles_file_damaged_in_the_archive_stops_the_run(lake):

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from infra.errors import UserError
 from infra.lake import Lake
 from jobs import classify, step
-from ml import classifier
+from jobs.serve.search import read_classifier
+from ml import classifier, split
 from tests.catalogues import embedded, good_files, open_run, pulled, zip_bytes
 
 KINDS = ("Bags", "Shoes", "Watches")
@@ -140,12 +140,22 @@ def test_a_changed_label_trains_anew_and_replaces_the_row(night):
     assert after["model_sha256"] != before["model_sha256"]
 
 
-def test_products_without_any_subcategory_are_refused_with_a_remedy(tmp_path):
+def test_where_there_is_nothing_to_learn_the_run_has_no_classifier_and_the_figures_say_why(night):
     rows, features = catalogue()
-    run = lake_with(tmp_path, [(product_id, None, image) for product_id, _, image in rows], features)
-    with pytest.raises(UserError, match="none of the 122 products has a subCategory") as error:
-        step.execute("classify", run)
-    assert "subCategory of styles.csv" in str(error.value)
+    folder, _, _, _ = night
+    run = lake_with(folder, [(product_id, None, image) for product_id, _, image in rows], features, name="none")
+    result = step.execute("classify", run)
+    assert result.figures["classifier"] == "none: none of the 122 products has a subCategory"
+    assert run.table("classifier").read().num_rows == 0  # not that of the run before
+    assert read_classifier(run) is None
+    assert step.execute("classify", run).skipped
+
+
+def test_where_all_labelled_images_are_held_out_the_run_has_no_classifier(tmp_path):
+    rows, features = catalogue()
+    held_out = [at for at in rows if split.sides_of([at[2]])[0] == split.TEST][:3]
+    result = step.execute("classify", lake_with(tmp_path, held_out, features))
+    assert result.figures["classifier"].startswith("none: the images of all 3 products with a subCategory are held out")
 
 
 def test_a_catalogue_too_small_to_hold_out_is_learnt_and_its_accuracy_is_unknown(tmp_path):

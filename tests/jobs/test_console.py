@@ -55,12 +55,19 @@ def test_only_what_is_logged_from_now_on_counts_and_half_a_line_waits(tmp_path):
 
 def test_a_step_that_failed_and_then_succeeded_has_not_failed(tmp_path):
     seen, _ = watch(tmp_path, terminal=False)
-    log(tmp_path, "pull", {"event": "failed", "message": "away"})
+    log(tmp_path, "pull", {"event": "failed", "message": "away", "kind": "TransientError", "exit_code": 75})
     seen.poll()
-    assert seen.failed == {"pull": "away"}
+    assert (seen.failed, seen.exit_codes) == ({"pull": "away"}, {"pull": 75})
     log(tmp_path, "pull", FINISHED | {"figures": {}})
     seen.poll()
     assert seen.failed == {}
+
+
+def test_a_failure_that_no_step_foresaw_is_a_bug(tmp_path):
+    seen, _ = watch(tmp_path, terminal=False)
+    log(tmp_path, "embed", {"event": "failed", "message": "unexpected error", "kind": "bug"})
+    seen.poll()
+    assert seen.exit_codes == {"embed": 1}
 
 
 def test_the_closing_table_lists_every_step_and_the_sum(tmp_path):

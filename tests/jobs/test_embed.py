@@ -1,27 +1,55 @@
 """embed on a real Spark with the real backbone: each image once a model, the same features however they were cut."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
 from jobs import catalog as catalog_step
 from jobs import extraction
 from jobs.extraction import choose_model
-from jobs.features import read_all_features, read_features
+from jobs.features import read_all_features, read_embeddings, read_features
 from jobs.step import execute
-from ml import backbones
+from ml import backbones, embedding, split
+from ml.features import Features
+from tests import catalogues
 from tests.catalogues import good_files, open_run, pulled, write_result, write_table, zip_bytes
 
 SIZE = {"input_height": 64, "input_width": 48}
 STAGES = 96 + 144 + 240 + 672 + 4 * 3 * 112
+EMBED = """
+from jobs import extraction, step
+extraction.COMMIT_S = 0
+raise SystemExit(step.main("embed", ["--run", "2026-01-02"]))
+"""
+"""The step, committing whatever is there twice a second."""
+
+
+def cataloged(lake, n, name, **settings):
+    run = pulled(open_run(lake, name, **SIZE | settings), zip_bytes(good_files(n)))
+    execute("catalog", run)
+    return run
 
 
 def embedded(lake, n, name, **settings):
-    run = pulled(open_run(lake, name, **SIZE | settings), zip_bytes(good_files(n)))
-    execute("catalog", run)
+    run = cataloged(lake, n, name, **settings)
     return run, execute("embed", run)
+
+
+def of_an_earlier_release(run) -> None:
+    """A features table as that release left it, which had no `stages`, and what embed returned for the run."""
+    schema = extraction.SCHEMA.remove(extraction.SCHEMA.get_field_index("stages"))
+    rows = run.table("products").read(["image_sha256"]).to_pylist()
+    earlier = [{**row, "model": "earlier", "average": [1.0], "maximum": [2.0]} for row in rows]
+    version = write_table(run, "features", earlier, schema)
+    write_result(run, "embed", rows=len(rows), tables={"features": version}, figures={"model": "earlier"})
 
 
 def features(run) -> dict[tuple[str, str], np.ndarray]:
@@ -62,17 +90,80 @@ def test_another_model_has_features_of_its_own_beside_the_first(lake):
 
 
 def test_features_of_a_release_with_other_columns_make_room_and_older_runs_keep_them(lake):
-    run = pulled(open_run(lake, "2026-01-01", **SIZE), zip_bytes(good_files(3)))
-    execute("catalog", run)
-    schema = extraction.SCHEMA.remove(extraction.SCHEMA.get_field_index("stages"))
-    rows = run.table("products").read(["image_sha256"]).to_pylist()
-    earlier = [{**row, "model": "earlier", "average": [1.0], "maximum": [2.0]} for row in rows]
-    version = write_table(run, "features", earlier, schema)
-    write_result(run, "embed", rows=3, tables={"features": version}, figures={"model": "earlier"})
+    run = cataloged(lake, 3, "2026-01-01")
+    of_an_earlier_release(run)
     later, result = embedded(lake, 3, "2026-01-02")
     assert result.figures["embedded"] == 3
     assert read_all_features(later).stages.shape == (3, STAGES)
     assert read_features(run, "average").tolist() == [[1.0]] * 3
+
+
+def test_a_killed_embed_goes_on_from_its_last_commit_also_where_an_earlier_releases_features_made_room(
+    lake, tmp_path, monkeypatch
+):
+    earlier, n = cataloged(lake, 3, "2026-01-01"), 40
+    of_an_earlier_release(earlier)
+    monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 1)
+    run = cataloged(lake, n, "2026-01-02")
+    settings = {f"LOOKALIKE_{name.upper()}": str(value) for name, value in {**SIZE, "lake": lake.uri}.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", EMBED],
+        env={**os.environ, **settings, "SPARK_MASTER": "local[1]", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    while process.poll() is None and lake.table("features").version < 1:
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    committed = lake.table("features").read()
+    assert committed.schema.names == extraction.SCHEMA.names
+    assert 0 < len(committed) < n
+    result = execute("embed", run)
+    assert result.figures["embedded"] == n - len(committed)
+    assert len(features(run)) == n
+    assert read_all_features(run).stages.shape[0] == n
+    assert read_features(earlier, "average").tolist() == [[1.0]] * 3
+
+
+def hashes_of(run) -> list[str]:
+    return run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()
+
+
+def write_features(run, model, images) -> list:
+    """Parts of features, of so many images each, made up but the same for an image."""
+    parts = []
+    for at in images:
+        rows = [{"image_sha256": f"{i:064}", "model": model.fingerprint, "average": [float(i)]} for i in at]
+        rows = [{**row, "maximum": row["average"], "stages": row["average"]} for row in rows]
+        table = pa.Table.from_pylist(rows, schema=extraction.SCHEMA)
+        parts.append(run.lake.write_part("features", table))
+    return parts
+
+
+@pytest.mark.parametrize("before", ["no table", "a table", "a table of an earlier release"])
+def test_two_writers_that_append_at_once_both_succeed_and_leave_a_row_an_image_and_model(lake, before):
+    first, second = open_run(lake, "2026-01-01"), open_run(lake, "2026-01-02")
+    model = choose_model(first.settings)
+    other = replace(model, precision="bfloat16")
+    if before == "a table":
+        extraction.append(first, model, lake.table("features"), write_features(first, model, [range(5)]))
+    elif before != "no table":
+        of_an_earlier_release(cataloged(lake, 3, first.name))
+    theirs, ours = lake.table("features"), lake.table("features")
+    assert theirs.version == ours.version  # both looked
+    parts = write_features(first, model, [range(10, 20), range(20, 30)])
+    theirs = extraction.append(first, model, theirs, parts)
+    theirs = extraction.append(first, other, theirs, write_features(first, other, [range(40, 50)]))
+    assert theirs.version == ours.version + 2
+    wanted = write_features(second, model, [range(10, 20), range(25, 35), range(40, 50)])
+    ours = extraction.append(second, model, ours, wanted)
+    of_model = [row["image_sha256"] for row in ours.read().to_pylist() if row["model"] == model.fingerprint]
+    kept = range(5) if before == "a table" else []
+    assert sorted(of_model) == [f"{i:064}" for i in (*kept, *range(10, 35), *range(40, 50))]
+    assert len(ours.read()) == len(of_model) + 10
+    assert {tuple(row["average"]) for row in ours.read().to_pylist() if row["image_sha256"] == f"{27:064}"} == {(27.0,)}
 
 
 @pytest.mark.parametrize("of", ["", "classifier_"])
@@ -114,8 +205,7 @@ def test_a_package_of_weights_that_is_not_installed_is_named_and_not_looked_for_
 
 def test_a_weights_file_that_does_not_fit_stops_the_step_before_any_image_is_embedded(lake, tmp_path):
     (tmp_path / "junk.pth").write_bytes(b"junk")
-    run = pulled(open_run(lake, weights=str(tmp_path / "junk.pth"), **SIZE), zip_bytes(good_files(3)))
-    execute("catalog", run)
+    run = cataloged(lake, 3, "2026-01-01", weights=str(tmp_path / "junk.pth"))
     with pytest.raises(UserError, match=r"junk\.pth does not fit") as caught:
         execute("embed", run)
     assert caught.value.where == "the weights of efficientnet-lite0, 64 × 48 pixels"
@@ -131,3 +221,64 @@ def test_precision_and_weights_are_part_of_the_fingerprint(lake, tmp_path):
         len({half.fingerprint, full.fingerprint, choose_model(open_run(lake, weights=str(other)).settings).fingerprint})
         == 3
     )
+
+
+def test_weights_that_are_nan_stop_the_step_by_the_gates_name_though_the_network_hides_them(lake, tmp_path):
+    data = bytearray(extraction.read_weights(extraction.packaged_weights("efficientnet-lite0")))
+    at = len(data) * 9 // 10  # amid a late convolution
+    data[at : at + 400] = b"\xff" * 400
+    (tmp_path / "nan.pth").write_bytes(data)
+    run = cataloged(lake, 5, "2026-01-01", weights=str(tmp_path / "nan.pth"))
+    with pytest.raises(UserError, match="^gate finite: 1 arrays .* NaN or infinite values, such as conv2d") as caught:
+        execute("embed", run)
+    weights = (tmp_path / "nan.pth").as_uri()
+    assert caught.value.where == f"efficientnet-lite0, 64 × 48 pixels, float32, weights {weights}"
+    assert "LOOKALIKE_WEIGHTS" in caught.value.remedy
+    assert lake.table("features").version < 0
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e30])
+def test_tuned_weights_that_give_no_finite_features_are_named_with_an_image_and_nothing_is_committed(lake, value):
+    run = cataloged(lake, 5, "2026-01-01")
+    model = choose_model(run.settings)
+    backbone = extraction.build(lake, model)
+    bias = next(weight for weight in backbone.weights if weight.shape == (112,))  # of a layer that has no ReLU6
+    bias.assign(np.full(112, value, np.float32))
+    sha256 = extraction.write_tuned(lake, backbones.to_bytes(backbone))
+    with pytest.raises(UserError, match="^gate finite: ") as caught:
+        extraction.extract(run, replace(model, tuned=sha256))
+    named = [f"such as image {sha};" in caught.value.problem for sha in hashes_of(run)]
+    assert np.isnan(value) or ("5 of the 5 images in part-" in caught.value.problem and any(named))
+    assert caught.value.where.endswith(f"backbones/{sha256}.npz")
+    assert "lookalike champion --use" in caught.value.remedy
+    assert lake.table("features").version < 0
+
+
+def test_an_image_that_is_not_stored_is_named_with_the_step_that_stores_it(lake):
+    run = cataloged(lake, 4, "2026-01-01")
+    stored, lost = run.table("images").read().to_pylist(), min(hashes_of(run))
+    version = write_table(run, "images", [row for row in stored if row["image_sha256"] != lost], catalog_step.IMAGES)
+    write_result(run, "catalog", tables=run.result("catalog").tables | {"images": version})
+    with pytest.raises(UserError, match=f"1 of the 4 images to embed are not stored, such as image {lost}") as caught:
+        execute("embed", run)
+    assert "lookalike step catalog --run 2026-01-01" in caught.value.remedy
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_embedding_that_is_nan_is_an_error_that_names_embedder_and_model(lake, trained):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 8)).astype(np.float32)
+    embedder = embedding.UNTRAINED
+    if trained:
+        kinds = {"articleType": ["Shirts", "Watches"] * 20}
+        embedder, _ = embedding.fit(Features(values, values, values), kinds, np.full(40, split.TRAIN, np.int8), 0)
+        embedder = embedding.Embedder({**embedder.arrays, "hidden": np.full_like(embedder.arrays["hidden"], np.nan)})
+    else:
+        values[7] = np.inf
+    products = [{"product_id": i, "image_sha256": f"{i:064}"} for i in range(40)]
+    rows = {product["image_sha256"]: row.tolist() for product, row in zip(products, values, strict=True)}
+    run = catalogues.embedded(open_run(lake), products, rows)
+    with pytest.raises(UserError, match="gate finite: .* NaN or infinite") as caught:
+        read_embeddings(run, embedder)
+    assert caught.value.where == f"embedder {embedder.fingerprint}, features of model model"
+    assert "lookalike step embed" in caught.value.remedy

@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +16,15 @@ from typer.testing import CliRunner
 from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
-from jobs import candidates, catalog, classify, evaluate, similar
+from jobs import candidates, catalog, classify, evaluate, reference, similar
 from jobs.champion import EMBEDDERS
 from jobs.cli import app
 from jobs.extraction import SCHEMA as FEATURES
-from jobs.publish import check_verdicts
+from jobs.publish import refused_gates
 from jobs.report import GRID_QUERIES, THUMBNAIL, spread
 from jobs.run import STEPS
 from jobs.step import execute
-from ml import split
+from ml import cube, split
 from ml.classifier import to_bytes
 from ml.similarity import to_embedding
 from tests.catalogues import PULLS, image, open_run, row, write_result, write_table
@@ -112,7 +114,7 @@ def good_tables() -> dict[str, list[dict]]:
     return tables
 
 
-def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes) -> None:
+def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes, uri: str = "sample:60") -> None:
     """Commit the tables and the results of the steps that would have written them."""
     digest = hashlib.sha256(classifier_file).hexdigest()
     run.lake.write_bytes(f"models/{digest}.keras", classifier_file)
@@ -121,14 +123,16 @@ def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes) -> Non
     trained = tables.pop("embedders")
     if trained:
         write_table(run, "embedders", trained, EMBEDDERS)
+    count = len(tables["products"])
     figures = {
-        "catalog": {"products": N, "rejected_products": 1},
+        "pull": {"uri": uri},
+        "catalog": {"products": count, "rejected_products": 1},
         "embed": {
             "model": "m",
             "backbone": "efficientnet-lite0",
             "embedder": trained[0]["sha256"] if trained else "untrained",
         },
-        "similar": {"cells": 1, "lists": N, "products": N},
+        "similar": {"cells": 1, "lists": count, "products": count},
     }
     schemas = {
         "pull": {"pulls": PULLS},
@@ -138,7 +142,7 @@ def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes) -> Non
         "candidates": {"candidates": candidates.CANDIDATES},
         "similar": {"embeddings": similar.EMBEDDINGS, "cells": similar.CELLS, "lists": similar.LISTS},
     }
-    tables |= {"pulls": [{"uri": "sample:60"}], "candidates": []}
+    tables |= {"pulls": [{"uri": uri}], "candidates": []}
     for name, written in schemas.items():
         versions = {table: write_table(run, table, tables[table], schema) for table, schema in written.items()}
         rejected = 2 if name == "catalog" else 0
@@ -164,7 +168,7 @@ def test_a_good_run_passes_every_gate_and_its_figures_are_those_of_its_lists(sma
         for item in each["items"]
     ]
     assert measured["colour_share"] == pytest.approx(100 * np.mean(same))
-    check_verdicts(run)
+    assert refused_gates(run) == []
 
 
 def spoil_features(tables):
@@ -209,8 +213,9 @@ def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(small_r
     run = small_run(damage, coverage_min=0.99)
     execute("evaluate", run)
     assert {gate for gate, passed in verdicts(run).items() if not passed} == failed
-    with pytest.raises(UserError, match="is not published, the old run serves on"):
-        check_verdicts(run)
+    refusals = refused_gates(run)
+    assert len(refusals) == len(failed)
+    assert all("is not published, the old run serves on" in str(refusal) for refusal in refusals)
 
 
 def test_features_of_images_and_models_that_the_run_does_not_use_cannot_fail_it(small_run, lake):
@@ -388,19 +393,26 @@ def test_figures_of_a_trained_embedder_say_what_it_has_learnt_from(small_run, la
     assert "Embedder: accuracy by epoch, % at 1, 2, 3, … epoch: articleType accuracy 50, 62" in page
 
 
+def test_a_run_whose_embedder_has_no_row_any_more_is_measured_all_the_same(small_run, lake):
+    def train(tables):
+        tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | {"sha256": "e" * 64, "number": 0})
+
+    run = small_run(train)
+    write_table(run, "embedders", [], EMBEDDERS)
+    result = execute("evaluate", run)
+    assert result.figures["trained"]
+    page = lake.read_bytes(result.figures["report"]).decode()
+    assert "All products, whose attributes count in their embedding" in page
+    assert "Embedder:" not in page
+
+
 def test_a_run_is_compared_with_the_live_one_and_the_live_one_with_the_one_before(small_run, empty_database, tmp_path):
     run = small_run()
     assert execute("evaluate", run).figures["compared_with"] is None
-    with store.connect(empty_database, tmp_path) as connection, connection.transaction():
-        for name in ("2026-01-29", "2026-01-30", run.name):
-            run_id = store.begin(connection, name, name, run.settings.fields)
-            columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
-            products = run.table("products").read().select(columns).slice(0, 1)
-            store.load_products(connection, run_id, products, np.zeros((1, 8), np.float32))
-            store.attach(connection, run_id, {"products": N})
-            store.flip(connection, run_id)
-    for name, value in (("2026-01-29", 10.0), ("2026-01-30", 99.0)):
-        run.lake.write_bytes(f"runs/{name}/evaluate.json", json.dumps({"figures": {"unknown_all10": value}}).encode())
+    for name, value in (("2026-01-29", 10.0), ("2026-01-30", 99.0), (run.name, 50.0)):
+        with store.connect(empty_database, tmp_path) as connection:
+            store.prepare(connection)
+            make_live(connection, run, name, {"unknown_all10": value})
     result = execute("evaluate", run)
     assert result.figures["compared_with"] == "2026-01-30"  # this one is live
     page = run.lake.read_bytes(result.figures["report"]).decode()
@@ -408,11 +420,27 @@ def test_a_run_is_compared_with_the_live_one_and_the_live_one_with_the_one_befor
     assert f"{result.figures['unknown_all10'] - 99:+.2f}" in page
 
 
+def make_live(connection, run, name: str, figures: dict[str, object]) -> None:
+    """Make a run of this name live whose evaluation has these figures."""
+    with connection.transaction():
+        manifest = {"run": name, "release": "test", "results": {"evaluate": {"figures": figures}}}
+        run_id = store.begin(connection, name, name, run.settings.fields, manifest)
+        columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
+        products = run.table("products").read().select(columns)
+        store.load_products(connection, run_id, products, np.zeros((len(products), 8), np.float32))
+        store.attach(connection, run_id, {"products": N})
+        store.flip(connection, run_id)
+
+
 def test_the_command_shows_what_was_measured_and_where_the_images_are_named(small_run, empty_database, monkeypatch):
     run = small_run()
     monkeypatch.setenv("LOOKALIKE_LAKE", run.lake.uri)
     monkeypatch.setenv("LOOKALIKE_STORE", empty_database)
-    shown = CliRunner().invoke(app, ["evaluate", "--queries", "5", "--copies", "0"], catch_exceptions=False).stdout
+    shown = (
+        CliRunner()
+        .invoke(app, ["evaluate", "--run", run.name, "--queries", "5", "--copies", "0"], catch_exceptions=False)
+        .stdout
+    )
     figures = run.result("evaluate").figures
     assert "5 held-out images, searched for as unknown" in shown
     assert re.search(rf"all recommendations right +{figures['unknown_all10']:.2f}", shown)
@@ -420,6 +448,281 @@ def test_the_command_shows_what_was_measured_and_where_the_images_are_named(smal
     assert re.search(r"^all products *$", shown, re.M)  # nothing is learnt
     assert f"{run.name}.html" in shown
     assert "table heldout of" in shown
+
+
+# Gates ----------------------------------------------------------------------------------------------------------------
+
+SHOP = "https://shop.example/catalogue.zip"
+
+
+@pytest.fixture
+def night(lake, empty_database, classifier_file):
+    """A function that makes a night's run of the shop: its steps before evaluate are done on these products.
+
+    `spoil` may change what became of them; settings of `write_run` and of the run are passed on.
+    """
+
+    def make(date: str, numbers, spoil=lambda shop: None, uri: str = SHOP):
+        run, shop = open_run(lake, date, store=empty_database), Shop(numbers)
+        spoil(shop)
+        write_run(run, shop.tables(), classifier_file, uri)
+        return run
+
+    return make
+
+
+class Shop:
+    """Products by ascending number, what their images show, and what they are embedded by."""
+
+    def __init__(self, numbers) -> None:
+        self.numbers = list(numbers)
+        self.rows = [{name: value for name, value in row(number).items() if name != "id"} for number in self.numbers]
+        self.shown = [np.eye(3)[number % 3] for number in self.numbers]
+        self.embedded = [
+            np.concatenate(
+                [np.eye(6)[number % 6], np.eye(4)[number % 4] / 2, np.random.default_rng(number).random(4) / 5]
+            )
+            for number in self.numbers
+        ]
+        self.embedder = "untrained"
+        self.classified = True
+
+    def drop(self, dropped) -> None:
+        kept = [at for at, number in enumerate(self.numbers) if number not in dropped]
+        for name in ("numbers", "rows", "shown", "embedded"):
+            setattr(self, name, [getattr(self, name)[at] for at in kept])
+
+    def tables(self) -> dict[str, list[dict]]:
+        embeddings = to_embedding(np.array(self.embedded))
+        items = np.array(self.numbers)[cube.neighbours(embeddings, np.arange(len(embeddings)))].tolist()
+        hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in self.numbers]
+        tables: dict[str, list[dict]] = {"rejects": [], "embedders": [], "classifier": [self.classifier(hashes)]}
+        kinds = [f"{own['gender']} {own['articleType']}" for own in self.rows]
+        tables["products"] = [
+            {"product_id": number, **own, "derivedType": kind, "image_sha256": sha}
+            for number, own, kind, sha in zip(self.numbers, self.rows, kinds, hashes, strict=True)
+        ]
+        drawn = {"bytes": image(1), "width": 30, "height": 40}
+        tables["images"] = [{"image_sha256": sha, **drawn} for sha in hashes]
+        tables["features"] = [
+            {"image_sha256": sha, "model": "m", "average": shown.tolist(), "maximum": [1.0, 2.0], "stages": [1.0]}
+            for sha, shown in zip(hashes, self.shown, strict=True)
+        ]
+        rows = list(zip(self.numbers, embeddings.tolist(), items, strict=True))
+        tables["embeddings"] = [{"product_id": number, "embedding": own, "unlabelled": None} for number, own, _ in rows]
+        tables["lists"] = [
+            {"cell": 0, "product_id": number, "items": own, "scores": [0.5] * 10} for number, _, own in rows
+        ]
+        tables["cells"] = [{"cell": 0, "members": len(rows), "filters": "[{}]"}]
+        if self.embedder != "untrained":
+            tables["embedders"] = [dict.fromkeys(EMBEDDERS.names) | {"sha256": self.embedder, "promoted": True}]
+        if not self.classified:
+            tables["classifier"] = []
+        return tables
+
+    def classifier(self, hashes: list[str]) -> dict[str, object]:
+        sides = split.sides_of(hashes)
+        named = [
+            (LABELS[2 - int(shown.argmax())], own["subCategory"])
+            for shown, own in zip(self.shown, self.rows, strict=True)
+        ]
+        right = [guess == label for (guess, label), side in zip(named, sides, strict=True) if side == split.TEST]
+        classes = {"all": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": len(right)}}
+        metrics = {"accuracy": float(np.mean(right)), "confusions": [], "classes": classes, "history": {}}
+        learnt = [number for number, side in zip(self.numbers, sides, strict=True) if side == split.TRAIN]
+        return {"train_ids": learnt, "input": "features", "labels": LABELS, "metrics": json.dumps(metrics)}
+
+
+def go_live(run):
+    execute("evaluate", run)
+    return execute("publish", run)
+
+
+def states(run) -> dict[str, str]:
+    return {gate: state for gate, state, _ in run.result("evaluate").figures["gates"]}
+
+
+def detail_of(run, gate: str) -> str:
+    return next(detail for name, _, detail in run.result("evaluate").figures["gates"] if name == gate)
+
+
+def shuffle_labels(shop):
+    order = np.random.default_rng(3).permutation(len(shop.rows))
+    shop.rows = [shop.rows[at] for at in order]
+
+
+def show_grey(shop):
+    shop.shown = [np.ones(3)] * len(shop.rows)
+    shop.embedded = [np.ones(14)] * len(shop.rows)
+
+
+def lose_half_of_the_bags(shop):
+    bags = [number for number, own in zip(shop.numbers, shop.rows, strict=True) if own["subCategory"] == "Bags"]
+    shop.drop(set(bags[::2]))
+
+
+def embed_as_another_catalogue(shop):
+    shop.embedder = "e" * 64
+    shop.embedded = [np.random.default_rng(9000 + number).random(14) for number in shop.numbers]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "failed"),
+    [
+        (shuffle_labels, {"heldout", "colour", "unknown", "classifier", "subcategory_quality"}),
+        (show_grey, {"heldout", "colour", "unknown", "classifier", "subcategory_quality", "neighbours"}),
+        (lose_half_of_the_bags, {"subcategories"}),
+        (embed_as_another_catalogue, {"heldout", "colour", "unknown", "subcategory_quality"}),
+    ],
+    ids=["labels shuffled", "images grey", "half a category gone", "champion of another catalogue"],
+)
+def test_a_night_that_readers_would_notice_is_refused_with_what_was_found_and_expected_and_what_to_do(
+    night, connection, spoil, failed
+):
+    go_live(night("2026-01-30", range(1, 601)))
+    run = night("2026-01-31", range(1, 601), spoil)
+    execute("evaluate", run)
+    assert {gate for gate, state in states(run).items() if state == "failed"} == failed
+    with pytest.raises(UserError) as refused:
+        execute("publish", run)
+    for verdict in run.table("verdicts").read().to_pylist():
+        said = f"gate {verdict['gate']} found {verdict['value']:.6g}, bound {verdict['bound']:.6g}: {verdict['detail']}"
+        assert (said in refused.value.problem) == (verdict["gate"] in failed)
+        if verdict["gate"] in failed:
+            assert verdict["remedy"] in refused.value.remedy
+            assert all(word in verdict["detail"] for word in ("expected", "run 2026-01-30"))
+    assert "--publish-anyway REASON" in refused.value.remedy
+    assert store.live(connection).run == "2026-01-30"
+    go_live(replace(run, publish_anyway="it was meant"))
+    assert store.live(connection).run == "2026-01-31"
+
+
+def test_nights_that_each_renew_a_tenth_of_the_catalogue_are_not_refused(night, connection):
+    for day in range(4):
+        run = night(f"2026-01-{20 + day}", range(1 + 60 * day, 601 + 60 * day))
+        go_live(run)
+        assert store.live(connection).run == run.name
+        assert set(states(run).values()) == ({"passed"} if day else {"passed", "not compared"})
+    figures = run.result("evaluate").figures
+    assert figures["catalogue_shared"] == 90
+    assert 50 < figures["neighbours_kept"] < 100  # new products push some out, which is no fault
+    assert "540 unchanged products" in detail_of(run, "neighbours")
+
+
+def test_lists_that_do_not_follow_from_those_before_are_refused_where_model_and_embedder_are_the_same(night):
+    go_live(night("2026-01-30", range(1, 601)))
+
+    def spoil(shop):
+        shop.embedded[3] = shop.embedded[4]  # the features of one image are those of another
+
+    run = night("2026-01-31", range(1, 601), spoil)
+    execute("evaluate", run)
+    assert [gate for gate, state in states(run).items() if state == "failed"] == ["neighbours"]
+    assert re.search(r"9\d\.\d\d% of 600 unchanged products have the list that follows", detail_of(run, "neighbours"))
+
+
+def test_neighbours_have_no_verdict_where_the_embedder_is_another(night):
+    go_live(night("2026-01-30", range(1, 601)))
+    run = night("2026-01-31", range(1, 601), lambda shop: setattr(shop, "embedder", "e" * 64))
+    execute("evaluate", run)
+    assert detail_of(run, "neighbours") == "not compared: run 2026-01-30 was made with another model or embedder"
+    assert run.result("evaluate").figures["neighbours_kept"] is None
+
+
+def test_figures_by_another_protocol_are_not_compared_and_the_verdicts_say_so(night, monkeypatch):
+    go_live(night("2026-01-30", range(1, 601)))
+    monkeypatch.setattr(reference, "PROTOCOL", "another")
+    run = night("2026-01-31", range(1, 601), shuffle_labels)
+    page = run.lake.read_bytes(str(execute("evaluate", run).figures["report"])).decode()
+    silent = {gate for gate, state in states(run).items() if state == "not compared"}
+    assert {"heldout", "colour", "unknown", "classifier", "subcategory_quality"} <= silent
+    assert "run 2026-01-30 was measured by another protocol or split" in detail_of(run, "heldout")
+    assert states(run)["products"] == states(run)["subcategories"] == "passed"
+    assert f"{12 - len(silent)} of 12 gates passed, none failed." in page
+    assert page.count(">not compared</td>") == len(silent)
+
+
+def test_a_live_run_whose_tables_are_gone_is_compared_as_far_as_the_store_knows_it(night):
+    before = night("2026-01-30", range(1, 601))
+    go_live(before)
+    paths = [f"{name}/{part}" for name in ("lists", "metrics") for part in before.table(name).parts]
+    run = night("2026-01-31", range(1, 601), lose_half_of_the_bags)
+    for path in paths:
+        (Path(before.lake.path(path))).unlink()
+    execute("evaluate", run)
+    assert "the tables of run 2026-01-30 cannot be read" in detail_of(run, "neighbours")
+    assert "the tables of run 2026-01-30 cannot be read" in detail_of(run, "subcategory_quality")
+    assert [gate for gate, state in states(run).items() if state == "failed"] == ["subcategories"]
+    assert states(run)["heldout"] == "passed"
+
+
+def test_another_catalogue_replaces_a_live_one_only_when_a_person_says_so(night, connection):
+    go_live(night("2026-01-30", range(1, 601)))
+    run = night("2026-01-31", range(500, 800))
+    execute("evaluate", run)
+    assert run.result("evaluate").figures["catalogue_shared"] == round(100 * 101 / 300, 2)
+    assert "failed" not in states(run).values()
+    why = "the catalogue is new: 101 of 300 product ids are those of run 2026-01-30"
+    assert detail_of(run, "products").endswith(f"not compared, as {why}")
+    with pytest.raises(UserError, match=why) as refused:
+        execute("publish", run)
+    assert "--new-catalogue" in refused.value.remedy
+    execute("publish", replace(run, new_catalogue=True))
+    live = store.live(connection)
+    assert (live.run, live.manifest["published_anyway"]) == ("2026-01-31", "")
+
+
+def test_a_reason_to_publish_anyway_is_enough_for_a_new_catalogue(night, connection):
+    go_live(night("2026-01-30", range(1, 601)))
+    go_live(replace(night("2026-01-31", range(1001, 1601)), publish_anyway="we moved to another shop"))
+    assert "the catalogue is new" in store.live(connection).manifest["overruled"][0]
+
+
+def test_an_unset_dataset_does_not_put_the_sample_live_in_place_of_a_catalogue(night, connection):
+    go_live(night("2026-01-30", range(1, 601)))
+    run = night("2026-01-31", range(1, 599), uri="sample:2000?seed=7")  # though the ids are the same
+    with pytest.raises(UserError, match="this run is of sample:2000\\?seed=7, run 2026-01-30 of https://shop.example"):
+        go_live(run)
+    assert store.live(connection).run == "2026-01-30"
+
+
+def test_a_catalogue_replaces_the_sample_without_a_word(night, connection):
+    go_live(night("2026-01-30", range(1, 601), uri="sample:2000?seed=7"))
+    go_live(night("2026-01-31", range(1001, 1301)))
+    assert store.live(connection).run == "2026-01-31"
+
+
+def test_a_new_catalogue_is_held_against_its_own_untrained_features(night):
+    go_live(night("2026-01-30", range(1, 601)))
+    run = night("2026-01-31", range(1001, 1601), embed_as_another_catalogue)
+    figures = execute("evaluate", run).figures
+    assert figures["untrained_heldout_right"] > figures["heldout_right"]
+    assert [gate for gate, state in states(run).items() if state == "failed"] == ["heldout"]
+    assert "as the run by its untrained features has" in detail_of(run, "heldout")
+    page = run.lake.read_bytes(str(figures["report"])).decode()
+    assert "without the embedder" in page
+
+
+def lose_the_classifier(shop):
+    shop.classified = False
+
+
+def test_a_catalogue_that_cannot_have_a_classifier_is_published_and_says_so(night, connection):
+    run = night("2026-01-30", range(1, 601), lose_the_classifier)
+    figures = execute("evaluate", run).figures
+    assert (figures["subcategory_test"], figures["unknown_all10"], figures["unknown_images"]) == (None, None, 0)
+    assert "The run has no classifier" in run.lake.read_bytes(str(figures["report"])).decode()
+    execute("publish", run)
+    go_live(night("2026-01-31", range(1, 601), lose_the_classifier))
+    assert store.live(connection).run == "2026-01-31"
+
+
+def test_a_classifier_that_the_live_run_has_may_not_go_unnoticed(night):
+    go_live(night("2026-01-30", range(1, 601)))
+    run = night("2026-01-31", range(1, 601), lose_the_classifier)
+    with pytest.raises(UserError, match="gate classifier found nothing, bound nothing: .* not measured in this run"):
+        go_live(run)
+    assert {gate for gate, state in states(run).items() if state == "failed"} == {"classifier", "unknown"}
 
 
 def test_articles_are_counted_by_kind_among_all_products_and_held_out_ones(small_run, lake):

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import os
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import boto3
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -19,11 +22,11 @@ from infra import store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES
-from jobs import extraction, heldout, similar
+from jobs import classify, extraction, heldout, similar
 from jobs.cli import app
 from jobs.features import read_embeddings
-from jobs.search import open_source
-from jobs.serve.search import Searcher, Seen
+from jobs.search import Photo, open_source
+from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
 from ml import protocols, split, stages
 from ml.images import ImageError, decode
@@ -64,7 +67,7 @@ def live_run(lake, uri, name=RUN):
     model, table = extraction.choose_model(run.settings), run.table("images")
     hashes = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()
     parts = [extraction.embed_file(lake, part, hashes, model)[0] for part in table.parts]
-    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name, fingerprint=model.fingerprint)
+    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name)
     figures = {"model": model.fingerprint, "backbone": model.name, "tuned": "", "embedder": "untrained"}
     figures["base"] = model.fingerprint
     write_result(run, "embed", tables={"features": features.version}, figures=figures)
@@ -78,12 +81,20 @@ def live_run(lake, uri, name=RUN):
 
 
 def publish(run, products, embeddings):
-    with store.connect(run.settings.store, run.settings.store_folder) as connection, connection.transaction():
-        run_id = store.begin(connection, run.name, run.name, run.settings.fields)
+    with (
+        store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection,
+        connection.transaction(),
+    ):
+        run_id = store.begin(connection, run.name, run.name, run.settings.fields, manifest(run))
         columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
         store.load_products(connection, run_id, products.select(columns), embeddings)
         store.attach(connection, run_id, {"products": N})
         store.flip(connection, run_id)
+
+
+def manifest(run):
+    """What the run was made of, as publish writes it."""
+    return {"run": run.name, "results": {step: asdict(result) for step, result in run.results().items()}}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +127,19 @@ def test_an_unseen_photo_goes_through_all_stages_and_finds_products_of_its_kind(
         )
         assert all(0 < guess.confidence <= 1 for guess in (answer.subcategory, answer.derived_type))
         assert kinds(answer.items) == [(wanted["gender"], wanted["articleType"])] * 10
+
+
+def test_a_run_without_a_classifier_is_searched_by_filters_alone_and_the_answer_says_so(night):
+    run, connection, searcher = night
+    version = run.lake.table("classifier").commit([], classify.CLASSIFIER, run="bare").version
+    bare = replace(run, manifest=manifest(run))
+    bare.manifest["results"]["classify"] |= {"tables": {"classifier": version}}
+    sight = Sight(bare)
+    (seen,) = sight.see([photo(3)])
+    assert np.array_equal(seen.embedding, searcher.see([photo(3)])[0].embedding)
+    assert (sight.labels, len(seen.probabilities)) == ([], 0)
+    decision = stages.decide(seen.probabilities, sight.labels, None)
+    assert (decision.stage, decision.why) == ("filters", "the run has no classifier that could name a subCategory")
 
 
 def test_a_photo_of_the_catalogue_has_its_products_embedding_to_the_bit(night):
@@ -224,13 +248,13 @@ def test_the_evaluation_answers_photos_as_the_live_search_does(night):
     found = catalogue.search(
         np.stack([each.embedding for each in asked]), np.stack([each.probabilities for each in asked]), labels
     )
-    stages = set()
+    met = set()
     for each, batch in zip(asked, found, strict=True):
         live = searcher.answer(connection, each, {})
-        stages.add(live.stage)
+        met.add(live.stage)
         assert batch.decision == stages.Decision(live.stage, live.why, live.subcategory, live.derived_type)
         assert products.ids[batch.items].tolist() == [item.product_id for item in live.items]
-    assert stages >= {"derivedType", "filters"}
+    assert met >= {"derivedType", "filters"}
 
 
 def test_copies_of_held_out_photos_are_looked_for_among_all_products(night):
@@ -275,7 +299,6 @@ def test_an_unknown_field_is_named_with_the_known_ones(night):
             {"input_height": 96},
             ["the settings ask for efficientnet-lite0", f"but run {RUN} was made", "LOOKALIKE_INPUT_HEIGHT"],
         ),
-        ({"fields": ("gender", "season")}, ["lack articleType, subCategory", "LOOKALIKE_FIELDS=gender,season"]),
         ({"lake": "file:///nowhere"}, [f"run {RUN}", "the lake does not hold", "LOOKALIKE_LAKE=file:///nowhere"]),
     ],
 )
@@ -301,14 +324,27 @@ def restored(run, file):
         run.lake.write_bytes(file, kept)
 
 
-def test_a_run_without_classifier_says_which_step_is_missing(night):
+def test_a_live_run_that_cannot_be_filtered_as_the_stages_need_is_named(night):
     run, connection, _ = night
-    path = f"runs/{RUN}/classify.json"
-    with restored(run, path):
-        run.lake.filesystem.delete_file(run.lake.path(path))
-        with pytest.raises(UserError, match="no result of step 'classify'") as caught:
+    other = manifest(run)
+    other["results"]["similar"]["settings"]["fields"] = ["gender", "season"]
+    with connection.transaction(force_rollback=True):
+        store.adopt(connection, store.live(connection).run_id, RUN, other)
+        with pytest.raises(UserError, match="lack articleType, subCategory") as caught:
             Searcher(connection, run.settings)
-        assert "lookalike step classify" in caught.value.remedy
+    assert caught.value.where == "LOOKALIKE_FIELDS=gender,season"
+
+
+def test_steps_run_again_under_the_live_runs_name_change_nothing_of_what_is_served(night):
+    run, connection, searcher = night
+    (seen,) = searcher.see([photo(1)])
+    version = write_table(run, "embeddings", [{"product_id": 0, "embedding": [1.0, 0.0]}], similar.EMBEDDINGS)
+    with restored(run, f"runs/{RUN}/similar.json"), restored(run, f"runs/{RUN}/classify.json"):
+        write_result(run, "similar", tables={"embeddings": version})
+        run.lake.write_bytes(f"runs/{RUN}/classify.json", b"{}")
+        (again,) = Searcher(connection, run.settings).see([photo(1)])
+    assert np.array_equal(again.embedding, seen.embedding)
+    assert np.array_equal(again.probabilities, seen.probabilities)
 
 
 def test_a_classifier_that_was_changed_is_refused(night):
@@ -322,28 +358,59 @@ def test_a_classifier_that_was_changed_is_refused(night):
 
 def test_a_run_that_was_embedded_by_other_rules_is_refused(night):
     run, connection, _ = night
-    rows = [{"product_id": 0, "embedding": [1.0, 0.0], "unlabelled": None}]
-    version = write_table(run, "embeddings", rows, similar.EMBEDDINGS)
-    with restored(run, f"runs/{RUN}/similar.json"):
-        write_result(run, "similar", tables={"embeddings": version})
+    version = write_table(run, "embeddings", [{"product_id": 0, "embedding": [1.0, 0.0]}], similar.EMBEDDINGS)
+    other = manifest(run)
+    other["results"]["similar"]["tables"] = {"embeddings": version}
+    with connection.transaction(force_rollback=True):
+        store.adopt(connection, store.live(connection).run_id, RUN, other)
         with pytest.raises(UserError, match="has embeddings of 2 dimensions, and this release makes 1280") as caught:
             Searcher(connection, run.settings)
-        assert "refresh as another run" in caught.value.remedy
+    assert "refresh as another run" in caught.value.remedy
+
+
+def test_a_run_that_an_earlier_release_published_is_to_be_published_again(night):
+    run, connection, _ = night
+    with connection.transaction(force_rollback=True):
+        store.adopt(connection, store.live(connection).run_id, RUN, {})
+        with pytest.raises(UserError, match="published by an earlier release") as caught:
+            Searcher(connection, run.settings)
+    assert "make refresh" in caught.value.remedy
 
 
 def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):
     run, connection, searcher = night
     mine = store.live(connection).run_id
-    with connection.transaction(force_rollback=True):
+    with connection.transaction():
         products = run.table("products").read().sort_by("product_id").slice(0, 2)
-        other = store.begin(connection, "another", "another", run.settings.fields)
+        other = store.begin(connection, "another", "another", run.settings.fields, {})
         columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
         store.load_products(connection, other, products.select(columns), np.zeros((2, 1280), np.float32))
         store.attach(connection, other, {"products": 2})
         store.flip(connection, other)
-        with pytest.raises(TransientError, match=f"another went live after run {RUN}"):
-            searcher.search(connection, photo(1), {})
-    assert store.live(connection).run_id == mine
+    with pytest.raises(TransientError, match=f"another went live after run {RUN}"):
+        searcher.search(connection, photo(1), {})
+    with connection.transaction():
+        store.flip(connection, mine)
+
+
+def test_an_answer_is_of_one_run_though_another_goes_live_meanwhile(night, monkeypatch):
+    run, connection, searcher = night
+    mine, other = store.live(connection).run_id, store.stored_with(connection, "another").run_id
+    expected = searcher.search(connection, photo(1), {})
+    ask = store.similar_items_by_vector
+
+    def with_a_flip_before(*arguments):
+        with psycopg.connect(run.settings.store, autocommit=True) as publisher, publisher.transaction():
+            store.flip(publisher, other)
+        return ask(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "similar_items_by_vector", with_a_flip_before)
+        answer = searcher.search(connection, photo(1), {})
+    assert store.live(connection).run_id == other
+    with connection.transaction():
+        store.flip(connection, mine)
+    assert answer == expected
 
 
 # Many photos ----------------------------------------------------------------------------------------------------------
@@ -428,7 +495,140 @@ def test_a_table_names_photos_with_filters_of_their_own(night, tmp_path, kind):
             of = attributes(item)
             assert all(of[field] == value for field, value in json.loads(each["filters"]).items())
     rejects = rows_of(run, "search_rejects")
-    assert [(each["image"], each["reason"]) for each in rejects] == [("in/2.jpg", "missing file"), ("", "no path")]
+    assert [(each["image"], each["reason"]) for each in rejects] == [
+        ("in/2.jpg", "missing file"),
+        ("row 6", "no path"),
+    ]
+
+
+def test_a_table_of_photos_holds_them_or_says_row_by_row_why_not(night, tmp_path):
+    run, signed = night[0], "https://user:s3cret@host/a.jpg?X-Amz-Signature=s3cret"
+    data = {"bytes": photo(1, shift=6), "path": "his/own.jpg"}
+    empty = {"bytes": None, "path": None}
+    tables = {
+        "bytes": [data["bytes"], b"", b"no image", None],
+        "struct": [data, {"bytes": data["bytes"], "path": None}, {"bytes": None, "path": "in/1.jpg"}, empty],
+        "numbers": [1, 2],
+        "text": ["in/1.jpg", signed, "../in/1.jpg", "a\0b", ""],
+    }
+    expected = {
+        "bytes": (["row 1"], [("row 2", "empty"), ("row 3", "not an image"), ("row 4", "no path")]),
+        "struct": (["his/own.jpg", "row 2", "in/1.jpg"], [("row 4", "no path")]),
+        "numbers": ([], [("row 1", "no path"), ("row 2", "no path")]),
+        "text": (
+            ["in/1.jpg"],
+            [
+                ("https://host/a.jpg", "outside the folder"),
+                ("../in/1.jpg", "outside the folder"),
+                ("a\N{REPLACEMENT CHARACTER}b", "no path"),
+                ("row 5", "no path"),
+            ],
+        ),
+    }
+    folder(tmp_path, {"in/1.jpg": photo(0, shift=6)})
+    for kind, images in tables.items():
+        folder(tmp_path, {f"{kind}.parquet": table_of("parquet", [{"image": image} for image in images])})
+        execute("search", asked(run, tmp_path / f"{kind}.parquet"))
+        rejects = rows_of(run, "search_rejects")
+        found = [each["image"] for each in rows_of(run, "searches")]
+        assert (found, [(each["image"], each["reason"]) for each in rejects]) == expected[kind]
+        assert "s3cret" not in str(rejects)
+
+
+def test_a_row_longer_than_the_header_or_with_a_zero_byte_is_one_reject(tmp_path):
+    folder(tmp_path, {"a.csv": b"image,gender\nx.jpg,Men\ny.jpg,Men,Red\nz.jpg,M\0n\n"})
+    first, *others = open_source(f"{tmp_path}/a.csv", ("gender",)).photos
+    assert first == Photo("x.jpg", {"gender": "Men"})
+    assert [other.content.reason for other in others] == ["too many fields", "zero byte"]
+
+
+OUTSIDE = [
+    "/etc/passwd",
+    "/no/such/file",
+    "../secret.jpg",
+    "in/../../secret.jpg",
+    "in/../1.jpg",
+    "file:///etc/passwd",
+    "FILE:///etc/passwd",
+    "file:///{folder}/%2e%2e/secret.jpg",
+    "file://host/etc/passwd",
+    "file://{relative}",
+    "{folder}beside/1.jpg",
+    "link.jpg",
+    "links/1.jpg",
+    "links/none.jpg",
+    "s3://other/1.jpg",
+    "https://host/1.jpg",
+    "{folder}",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_table_cannot_name_what_lies_outside_its_folder_nor_learn_whether_it_is_there(tmp_path, monkeypatch, name):
+    folder(
+        tmp_path, {"photos/a.csv": b"image\n", "photosbeside/1.jpg": b"x", "secret.jpg": b"secret", "away/1.jpg": b"x"}
+    )
+    (tmp_path / "photos/link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "photos/links").symlink_to(tmp_path / "away")
+    monkeypatch.chdir(tmp_path)
+    name = name.format(folder=tmp_path / "photos", relative="photos/a.csv")
+    folder(tmp_path, {"photos/a.csv": table_of("csv", [{"image": name}])})
+    source = open_source(f"{tmp_path}/photos/a.csv", ())
+    with pytest.raises(ImageError) as caught:
+        source.read(source.photos[0].name, 100)
+    assert caught.value.reason == "outside the folder"
+    assert caught.value.detail == "photos may lie in their table's folder or below LOOKALIKE_PHOTO_ROOTS"
+
+
+def test_further_folders_may_be_allowed_and_links_within_them_are_followed(tmp_path):
+    folder(tmp_path, {"photos/in/1.jpg": b"one", "archive/2.jpg": b"two", "other/3.jpg": b"three"})
+    (tmp_path / "photos/1.jpg").symlink_to("in/1.jpg")
+    (tmp_path / "photos/2.jpg").symlink_to(tmp_path / "archive/2.jpg")
+    (tmp_path / "photos/3.jpg").symlink_to(tmp_path / "other/3.jpg")
+    source = open_source(str(tmp_path / "photos"), (), (str(tmp_path / "archive"),))
+    assert [photo.name for photo in source.photos] == ["1.jpg", "2.jpg", "3.jpg", "in/1.jpg"]
+    assert [source.read(name, 100) for name in ("1.jpg", "2.jpg", f"{tmp_path}/archive/2.jpg")] == [
+        b"one",
+        b"two",
+        b"two",
+    ]
+    with pytest.raises(ImageError, match="outside the folder"):
+        source.read("3.jpg", 100)
+    everything = open_source(str(tmp_path / "photos"), (), ("/",))
+    assert everything.read("3.jpg", 100) == b"three"
+
+
+def test_a_pipe_is_no_photo_and_is_not_waited_for(tmp_path):
+    folder(tmp_path, {"a.csv": b"image\npipe\n"})
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError):
+        open_source(f"{tmp_path}/a.csv", ()).read("pipe", 100)
+
+
+def test_a_table_in_s3_names_what_lies_beside_it_there(bucket, tmp_path):
+    client = boto3.client("s3", region_name="us-east-1")
+    for key in ("in/a.csv", "in/deep/1.jpg", "secret/1.jpg", "in2/1.jpg"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"image\nx\n")
+    folder(tmp_path, {"1.jpg": b"x"})
+    source = open_source(f"s3://user:s3cret@{bucket}/in/a.csv?k=3", ())
+    for name in ("deep/1.jpg", f"s3://{bucket}/in/deep/1.jpg"):
+        assert source.read(name, 100) == b"image\nx\n"
+    for name in ("../secret/1.jpg", f"s3://{bucket}/secret/1.jpg", f"s3://{bucket}/in2/1.jpg", f"{tmp_path}/1.jpg"):
+        with pytest.raises(ImageError, match="outside the folder"):
+            source.read(name, 100)
+    more = open_source(f"s3://{bucket}/in/a.csv", (), (f"s3://{bucket}/secret", str(tmp_path)))
+    assert more.read(f"s3://{bucket}/secret/1.jpg", 5) == b"image"
+    assert more.read(f"{tmp_path}/1.jpg", 100) == b"x"
+    for name in ("none.jpg", "a//b.jpg"):
+        with pytest.raises((OSError, ValueError)):
+            source.read(name, 100)
+
+
+@pytest.mark.parametrize("address", ["https://user:s3cret@host/p?X-Amz-Signature=s3cret", "s3://k:s3cret@none/p"])
+def test_an_address_of_photos_is_told_without_its_credentials(tmp_path, bucket, address):
+    with pytest.raises(UserError) as caught:
+        open_source(address, ())
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,9 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES, Settings
 from jobs.features import to_lists
 from jobs.publish import publish
-from jobs.run import Run, StepResult, content
+from jobs.run import PUBLISHED, STEPS, WRITES, OutdatedError, Run, StepResult, TableVersion
 from ml.gates import GATES
+from tests.catalogues import write_result
 
 N = 12
 IDS = np.arange(N) * 10 + 10
@@ -23,16 +24,11 @@ COLOUR = ["Red"] * 5 + ["Blue"] * 6 + [None]
 CELLS = [{"cell": 0, "members": N, "filters": "[{}]"}, {"cell": 1, "members": 5, "filters": '[{"baseColour": "Red"}]'}]
 
 
-def commit(run, name, rows, salt="", figures=None, parts=1):
-    table, size = pa.table(rows) if isinstance(rows, dict) else pa.Table.from_pylist(rows), run.lake.table(name)
+def commit(run, name, rows, parts=1):
+    table = pa.table(rows) if isinstance(rows, dict) else pa.Table.from_pylist(rows)
     blocks = [table.slice(i * len(table) // parts, len(table) // parts) for i in range(parts)] if len(table) else []
-    written = [run.lake.write_part(name, block, salt=salt) for block in blocks]
-    return size.commit(written, table.schema, run=run.name, fingerprint=salt or name, figures=figures).version
-
-
-def vouch(run, name, tables, **figures):
-    result = StepResult(tables=tables, figures=figures)
-    run.lake.write_bytes(f"runs/{run.name}/{name}.json", json.dumps(asdict(result)).encode())
+    written = [run.lake.write_part(name, block) for block in blocks]
+    return run.lake.table(name).commit(written, table.schema, run=run.name).version
 
 
 def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
@@ -51,23 +47,30 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
         for q in range(N)
         for best in [sorted((i for i in members if i != q), key=lambda i, q=q: (-scores[q, i], i))[:10]]
     ]
-    mark = f"content {angle} {missing}"
     figures = {"products": N, "cells": 2, "lists": len(lists) - missing}
-    vouch(run, "catalog", {"products": commit(run, "products", products, mark)})
-    vouch(
-        run,
-        "similar",
-        {
-            "embeddings": commit(run, "embeddings", {"product_id": IDS, "embedding": to_lists(vectors)}, mark, parts=2),
-            "cells": commit(run, "cells", CELLS, mark),
-            "lists": commit(run, "lists", lists[: len(lists) - missing], mark, figures, parts=1 if missing else 3),
-        },
-    )
+    for step, tables, told in (
+        ("pull", {}, {}),
+        ("catalog", {"products": commit(run, "products", products)}, {}),
+        ("embed", {}, {}),
+        ("classify", {}, {}),
+        ("candidates", {}, {}),
+        (
+            "similar",
+            {
+                "embeddings": commit(run, "embeddings", {"product_id": IDS, "embedding": to_lists(vectors)}, parts=2),
+                "cells": commit(run, "cells", CELLS),
+                "lists": commit(run, "lists", lists[: len(lists) - missing], parts=1 if missing else 3),
+            },
+            figures,
+        ),
+    ):
+        write_result(run, step, tables=tables, figures=told)
     judge(run)
     return run
 
 
 def judge(run, gates=GATES, failed=()):
+    """Store verdicts on the run as evaluate would, against the run that is live now."""
     rows = {
         "gate": list(gates),
         "value": [0.5] * len(gates),
@@ -76,7 +79,11 @@ def judge(run, gates=GATES, failed=()):
         "detail": [f"detail of {gate}" for gate in gates],
         "remedy": [f"remedy of {gate}" for gate in gates],
     }
-    vouch(run, "evaluate", {"verdicts": commit(run, "verdicts", rows)}, judged=content(run))
+    with store.connect(run.settings.store, run.settings.store_folder) as connection:
+        live = store.live(connection)
+    read = {name: TableVersion(0, run.result(WRITES[name]).contents[name]) for name in PUBLISHED}
+    tables, figures = {"verdicts": commit(run, "verdicts", rows)}, {"judged_against": live and live.content_hash}
+    write_result(run, "evaluate", tables=tables, figures=figures, inputs=read)
 
 
 def stored(connection):
@@ -137,7 +144,7 @@ def test_it_refuses_tables_that_changed_after_they_were_evaluated(tmp_path, conn
     judged = run.lake.read_bytes("runs/new/evaluate.json")
     run = ready(tmp_path, empty_database, "new", angle=0.7)
     run.lake.write_bytes("runs/new/evaluate.json", judged)
-    with pytest.raises(UserError, match="changed after they were evaluated"):
+    with pytest.raises(UserError, match="no closed chain: step evaluate read version 0 of embeddings"):
         publish(run)
     assert stored(connection) == (["old"], "old")
 
@@ -210,14 +217,14 @@ def test_a_product_without_embedding_is_not_published(tmp_path, connection, empt
 
 def commit_again(run, name, rows):
     """Replace a table of the run as a faulty step might have written it, and have it judged anew."""
-    figures = {"products": N, "cells": 2, "lists": 2 * N}
-    tables = run.result("similar").tables
-    vouch(run, "similar", tables | {name: commit(run, name, rows, f"faulty {name}", figures)})
+    similar = run.result("similar")
+    tables = similar.tables | {name: commit(run, name, rows)}
+    write_result(run, "similar", tables=tables, figures=similar.figures)
     judge(run)
 
 
-@pytest.mark.parametrize("point", ["load_products", "load_lists", "counts", "attach", "flip", "prune"])
-def test_a_crash_at_any_point_leaves_the_old_run_serving_and_nothing_behind(
+@pytest.mark.parametrize("point", ["load_products", "load_lists", "counts", "attach", "flip"])
+def test_a_crash_at_any_point_leaves_the_old_run_serving_and_at_most_one_that_is_loaded_whole(
     tmp_path, connection, empty_database, monkeypatch, point
 ):
     """The connection is cut from the server's side right after `point`, as when the process or the server dies."""
@@ -235,11 +242,12 @@ def test_a_crash_at_any_point_leaves_the_old_run_serving_and_nothing_behind(
         patched.setattr(store, point, cut)
         with pytest.raises(Exception, match="terminat|closed"):
             publish(run)
-    assert stored(connection) == (["old"], "old")
+    is_loaded = point == "flip"  # in a transaction of its own
+    assert stored(connection) == (["new"] * is_loaded + ["old"], "old")
     assert store.similar_items(connection, 10, {}, 10) == before
-    partitions = "SELECT count(*) FROM pg_class WHERE relnamespace = 'lookalike'::regnamespace AND relname ~ '_[0-9]+$'"
-    assert connection.execute(partitions).fetchone() == (len(store.PARTITIONED),)
-    assert not publish(run).skipped
+    partitions = "SELECT count(*) FROM pg_class WHERE relnamespace = 'lookalike_runs'::regnamespace AND relkind = 'r'"
+    assert connection.execute(partitions).fetchone() == ((1 + is_loaded) * len(store.PARTITIONED),)
+    assert publish(run).skipped == is_loaded
     assert stored(connection) == (["new", "old"], "new")
 
 
@@ -251,7 +259,11 @@ def test_two_publishes_at_once_end_with_one_consistent_live_run(tmp_path, connec
 
     def work(run):
         barrier.wait()
-        results[run.name] = publish(run)
+        try:
+            results[run.name] = publish(run)
+        except OutdatedError:  # the other one went live first: judged against that
+            judge(run)
+            results[run.name] = publish(run)
 
     threads = [threading.Thread(target=work, args=(run,)) for run in runs]
     for thread in threads:
@@ -268,3 +280,104 @@ def test_two_publishes_at_once_end_with_one_consistent_live_run(tmp_path, connec
         if row["cell"] == 0:
             found = store.similar_items(connection, row["product_id"], {}, 10)
             assert [(i.product_id, i.score) for i in found] == list(zip(row["items"], row["scores"], strict=True))
+
+
+# What may go live -----------------------------------------------------------------------------------------------------
+
+
+def test_an_older_night_does_not_replace_a_newer_one_unless_a_person_says_why(tmp_path, connection, empty_database):
+    publish(ready(tmp_path, empty_database, "2026-01-02"))
+    older = ready(tmp_path, empty_database, "2026-01-01", angle=0.5)
+    with pytest.raises(UserError, match="run 2026-01-02 is live, which is a newer night") as error:
+        publish(older)
+    assert "--publish-anyway REASON" in error.value.remedy
+    assert stored(connection) == (["2026-01-02"], "2026-01-02")
+    publish(replace(older, publish_anyway="the newer one has wrong prices"))
+    live = store.live(connection)
+    assert (live.run, live.manifest["published_anyway"]) == ("2026-01-01", "the newer one has wrong prices")
+    assert "newer night" in live.manifest["overruled"][0]
+
+
+def test_a_night_in_the_future_is_refused_whatever_is_said_for_it(tmp_path, connection, empty_database):
+    run = replace(ready(tmp_path, empty_database, "2999-12-31"), publish_anyway="we are early")
+    with pytest.raises(UserError, match="2999-12-31 lies in the future"):
+        publish(run)
+    assert stored(connection) == ([], None)
+
+
+def test_an_older_night_with_the_live_content_leaves_the_live_runs_name(tmp_path, connection, empty_database):
+    publish(ready(tmp_path, empty_database, "2026-01-02"))
+    result = publish(ready(tmp_path, empty_database, "2026-01-01"))
+    assert (result.skipped, result.figures["live"]) == (True, "2026-01-02")
+    assert stored(connection) == (["2026-01-02"], "2026-01-02")
+
+
+def test_what_was_rolled_back_does_not_return_with_the_next_night_until_the_hold_ends(
+    tmp_path, connection, empty_database
+):
+    publish(ready(tmp_path, empty_database, "2026-01-01"))
+    publish(ready(tmp_path, empty_database, "2026-01-02", angle=0.5))
+    assert store.rollback(connection, "prices are wrong").run == "2026-01-01"
+    third = ready(tmp_path, empty_database, "2026-01-03", angle=0.5)
+    with pytest.raises(UserError, match="held since run 2026-01-02 was rolled back") as error:
+        publish(third)
+    assert "lookalike unhold" in error.value.remedy
+    assert store.live(connection).run == "2026-01-01"
+    store.unhold(connection, None)
+    result = publish(third)
+    assert result.skipped  # the store still holds that content: it is flipped to
+    assert stored(connection) == (["2026-01-03", "2026-01-01"], "2026-01-03")
+
+
+def test_publishing_held_content_anyway_ends_the_hold(tmp_path, connection, empty_database):
+    publish(ready(tmp_path, empty_database, "2026-01-01"))
+    publish(ready(tmp_path, empty_database, "2026-01-02", angle=0.5))
+    store.rollback(connection)
+    publish(replace(ready(tmp_path, empty_database, "2026-01-03", angle=0.5), publish_anyway="it was right"))
+    assert store.holds(connection) == []
+    assert publish(ready(tmp_path, empty_database, "2026-01-04", angle=0.5)).figures["live"] == "2026-01-04"
+
+
+def test_a_run_that_a_gate_refused_goes_live_only_with_a_reason_which_the_store_keeps(
+    tmp_path, connection, empty_database
+):
+    run = ready(tmp_path, empty_database)
+    judge(run, failed=GATES[:1])
+    with pytest.raises(UserError, match=f"gate {GATES[0]} found 0.5, bound 0.95"):
+        publish(run)
+    publish(replace(run, publish_anyway="half the catalogue was meant to go"))
+    live = store.live(connection)
+    assert live.manifest["published_anyway"] == "half the catalogue was meant to go"
+    assert GATES[0] in live.manifest["overruled"][0]
+
+
+def test_no_reason_replaces_a_missing_verdict_or_closes_an_open_chain(tmp_path, empty_database):
+    run = replace(ready(tmp_path, empty_database), publish_anyway="never mind")
+    judge(run, GATES[1:])
+    with pytest.raises(UserError, match="no verdict of gate"):
+        publish(run)
+    judge(run)
+    again = ready(tmp_path, empty_database, angle=0.5)
+    write_result(again, "evaluate", tables=again.result("evaluate").tables, inputs={"lists": TableVersion(0, "other")})
+    with pytest.raises(UserError, match="no closed chain"):
+        publish(replace(again, publish_anyway="never mind"))
+
+
+def test_verdicts_against_a_run_that_is_no_longer_live_are_formed_again(tmp_path, connection, empty_database):
+    first, second = ready(tmp_path, empty_database, "a"), ready(tmp_path / "b", empty_database, "b", angle=0.5)
+    publish(first)
+    with pytest.raises(OutdatedError, match="run b was judged before a went live") as error:
+        publish(second)
+    assert error.value.step == "evaluate"
+    judge(second)
+    publish(second)
+    assert store.live(connection).run == "b"
+
+
+def test_the_store_keeps_all_that_the_run_was_made_of(tmp_path, connection, empty_database):
+    run = ready(tmp_path, empty_database)
+    publish(run)
+    manifest = store.live(connection).manifest
+    assert manifest["run"] == "2026-01-31"
+    stored_results = {name: StepResult.of(result) for name, result in manifest["results"].items()}
+    assert stored_results == {name: run.result(name) for name in STEPS[:-1]}

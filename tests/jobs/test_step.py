@@ -1,14 +1,16 @@
 """What the steps share: results that make a step done, features in product order, errors that become exit codes."""
 
+import datetime
 import json
 
 import numpy as np
 import pytest
 
-from infra.errors import TransientError, UserError
+from infra.errors import StaleError, TransientError, UserError
 from jobs import catalog as catalog_step
 from jobs import extraction, step
 from jobs.features import read_features
+from jobs.run import check_night
 from jobs.run import open_run as open_by_name
 from tests.catalogues import RUN, open_run, row, write_result, write_table
 
@@ -82,7 +84,11 @@ def test_a_name_that_cannot_be_part_of_a_path_is_no_run(name):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UserError("no such thing", where="here", remedy="do this"), 64), (TransientError("away"), 75)],
+    [
+        (UserError("no such thing", where="here", remedy="do this"), 64),
+        (TransientError("away"), 75),
+        (StaleError("another was first"), 75),
+    ],
 )
 def test_expected_errors_become_their_exit_codes_and_a_message_in_the_log(tmp_path, monkeypatch, capsys, error, code):
     def fail(run):
@@ -97,8 +103,38 @@ def test_expected_errors_become_their_exit_codes_and_a_message_in_the_log(tmp_pa
     assert "Traceback" not in shown
     events = [json.loads(line) for line in (tmp_path / f"logs/{RUN}/pull.jsonl").read_text().splitlines()]
     assert events[-1]["event"] == "failed"
-    assert events[-1]["message"] == str(error)
+    assert (events[-1]["message"], events[-1]["exit_code"]) == (str(error), code)
     assert (events[-1]["run"], events[-1]["step"]) == (RUN, "pull")
+
+
+def test_who_started_a_step_is_told_its_run_and_its_own_attempt(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_LAKE", (tmp_path / "lake").as_uri())
+    monkeypatch.setenv("LOOKALIKE_LOGS", str(tmp_path / "logs"))
+    monkeypatch.setenv("LOOKALIKE_RESULT", str(tmp_path / "told.json"))
+    assert step.main("pull", ["--run", RUN, "--dataset", "sample:10"]) == 0
+    mine = json.loads((tmp_path / "told.json").read_text())
+    monkeypatch.delenv("LOOKALIKE_RESULT")
+    assert step.main("pull", ["--run", RUN, "--dataset", "sample:20"]) == 0
+    stored = json.loads((tmp_path / f"lake/runs/{RUN}/pull.{mine['attempt']}.json").read_text())
+    assert mine == {"run": RUN, **stored}
+    assert mine["figures"]["uri"] == "sample:10?seed=7"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["20260131", "2026-W05-1", "2026-1-31", "2026-02-30", "2026-01-31T00", "2026-01-31\n", "latest", "٢٠٢٦-01-31"],
+)
+def test_a_night_is_named_by_a_calendar_date_in_one_form(name):
+    with pytest.raises(UserError) as caught:
+        check_night(name)
+    assert "such as 2026-01-31" in caught.value.remedy
+
+
+def test_a_night_that_has_begun_nowhere_is_refused():
+    latest = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()
+    check_night(latest.isoformat())
+    with pytest.raises(UserError, match="lies in the future"):
+        check_night((latest + datetime.timedelta(days=2)).isoformat())
 
 
 def test_our_own_bug_keeps_its_traceback(tmp_path, monkeypatch):

@@ -2,22 +2,25 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from infra.errors import UserError
-from jobs import extraction, heldout
+from infra.lake import Lake
+from jobs import extraction, heldout, judging
 from jobs import train_embedding as training
-from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder
+from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder, read_rows, use
 from jobs.features import read_all_features, read_embeddings, read_features, read_known, to_matrix
-from jobs.run import open_run as open_by_name
+from jobs.run import Run, recorded, release
 from jobs.step import execute
-from ml import embedding, split
+from ml import embedding, images, split
 from tests.catalogues import embedded, good_files, open_run, pulled, write_result, zip_bytes
 
-N, D = 600, 16
+N, D = 2_000, 16
 GENDERS, TYPES, COLOURS = ("Men", "Women"), ("Shirts", "Watches", "Heels"), ("Red", "Blue")
 
 
@@ -25,9 +28,15 @@ def sha(number):
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
+def base_of(run):
+    """Fingerprint of the backbone of the settings."""
+    return extraction.choose_model(run.settings).fingerprint
+
+
 @pytest.fixture
 def run(lake, monkeypatch):
-    """A run of one articleType with 500 products and more, whose features show gender and colour beneath much noise."""
+    """A run of one articleType, whose features show gender and colour beneath much noise."""
+    monkeypatch.setattr(embedding, "EPOCHS", 6)
     rng = np.random.default_rng(4)
     directions, noise = rng.normal(size=(4, D)), 4 * rng.normal(size=(4, D))
     products, features = [], {}
@@ -45,28 +54,29 @@ def run(lake, monkeypatch):
                 "image_sha256": sha(number),
             }
         )
-    return embedded(open_run(lake, "2026-01-01"), products, features)
+    run = open_run(lake, "2026-01-01")
+    return embedded(run, products, features, base_of(run))
 
 
 def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
-    assert find_champion(run.lake, "model") == Champion("untrained", "model", "")
+    assert find_champion(run.lake, base_of(run)) == Champion("untrained", base_of(run), "")
     result = execute("train_embedding", run)
     figures = result.figures
     assert figures["promoted"]
     assert figures["challenger_both_0"] > figures["champion_both_0"]
-    assert find_champion(run.lake, "model") == Champion(figures["embedder"], "model", "")
+    assert find_champion(run.lake, base_of(run)) == Champion(figures["embedder"], base_of(run), "")
     assert find_champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
     embedder = read_embedder(run, figures["embedder"])
     for learnt in (True, False):
-        known = {name: values.tolist() for name, values in read_known(run, learnt).items()}
+        known = {name: values.tolist() for name, values in read_known(run, embedder, learnt).items()}
         at_once = embedder.apply(read_all_features(run), known)
-        assert np.array_equal(read_embeddings(run, embedder, "model", learnt=learnt), at_once)
+        assert np.array_equal(read_embeddings(run, embedder, base_of(run), learnt=learnt), at_once)
         some = np.array([7, 2])
-        assert np.array_equal(read_embeddings(run, embedder, "model", learnt=learnt, rows=some), at_once[some])
+        assert np.array_equal(read_embeddings(run, embedder, base_of(run), learnt=learnt, rows=some), at_once[some])
     hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
     assert hidden.any()
-    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in read_known(run, True).values())
-    assert None not in read_known(run, False)["gender"]
+    assert all(values[hidden].tolist() == [None] * hidden.sum() for values in read_known(run, embedder, True).values())
+    assert None not in read_known(run, embedder, False)["gender"]
 
 
 def test_lists_use_all_that_the_catalogue_knows_and_measures_only_what_may_be_learnt_from(run):
@@ -98,7 +108,7 @@ def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):
     monkeypatch.setattr(embedding, "LEARNING_RATE", 0.0)
     second = execute("train_embedding", run)
     assert not second.figures["promoted"]
-    assert find_champion(run.lake, "model").embedder == first.figures["embedder"]
+    assert find_champion(run.lake, base_of(run)).embedder == first.figures["embedder"]
     rows = run.lake.table("embedders").read().sort_by("number").to_pylist()
     assert [row["promoted"] for row in rows] == [True, False]
     assert json.loads(rows[1]["judged"])["champion"]["both_0"] == json.loads(rows[0]["judged"])["challenger"]["both_0"]
@@ -112,18 +122,19 @@ def trained_by_another_release(run):
     other = hashlib.sha256(data).hexdigest()
     run.lake.write_bytes(f"embedders/{other}.npz", data)
     row = run.lake.table("embedders").read().to_pylist()[0] | {"sha256": other, "file": f"embedders/{other}.npz"}
-    row["number"] += 1
-    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS), salt="other")
-    run.lake.table("embedders").commit([part], EMBEDDERS, run=run.name, fingerprint="other", mode="append")
+    row |= {"number": row["number"] + 1, "release": "earlier", "training": "earlier"}
+    part = run.lake.write_part("embedders", pa.Table.from_pylist([row], schema=EMBEDDERS))
+    run.lake.table("embedders").commit([part], EMBEDDERS, run=run.name, mode="append")
     return other
 
 
-def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_is_trained(run):
+def test_a_champion_that_this_release_cannot_apply_is_passed_over_until_another_is_trained(run, monkeypatch):
     other = trained_by_another_release(run)
-    assert find_champion(run.lake, "model") == Champion("untrained", "model", "")
+    monkeypatch.setattr(training, "CODE_VERSION", -1)  # that release did not leave what this one would
+    assert find_champion(run.lake, base_of(run)) == Champion("untrained", base_of(run), "")
     figures = execute("train_embedding", run).figures
     assert figures["promoted"]
-    assert find_champion(run.lake, "model").embedder == figures["embedder"] != other
+    assert find_champion(run.lake, base_of(run)).embedder == figures["embedder"] != other
 
 
 def test_a_run_whose_embedder_this_release_cannot_apply_is_a_users_error(run):
@@ -136,50 +147,133 @@ def test_an_embedder_whose_file_has_changed_is_a_users_error(run):
     file = f"embedders/{sha256}.npz"
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match=f"expected {sha256}"):
-        find_champion(run.lake, "model")
+        find_champion(run.lake, base_of(run))
 
 
 def test_too_few_products_are_a_users_error(lake):
     run = open_run(lake, "2026-01-01")
     products = [{"product_id": 1, "gender": "Men", "articleType": "Shirts", "image_sha256": sha(1)}]
-    embedded(run, products, {sha(1): [1.0, 2.0]})
+    embedded(run, products, {sha(1): [1.0, 2.0]}, base_of(run))
     with pytest.raises(UserError, match="1 products are too few"):
         training.train_embedding(run)
 
 
-def test_latest_is_the_newest_embedded_run(run, monkeypatch):
-    monkeypatch.setenv("LOOKALIKE_LAKE", run.lake.uri)
-    run.lake.write_bytes("runs/2026-02-01/pull.json", b"{}")
-    assert open_by_name("latest").name == "2026-01-01"
+def test_it_notes_the_products_run_release_and_settings_that_it_learnt_from(run):
+    execute("train_embedding", run)
+    (row,) = read_rows(run.lake)
+    assert (row["run"], row["catalogue"], row["release"]) == (run.name, run.content("products"), release())
+    assert json.loads(row["settings"]) == recorded(run.settings)
+    assert row["reason"] == "it is better"
 
 
-def test_without_an_embedded_run_there_is_no_latest(lake, monkeypatch):
-    monkeypatch.setenv("LOOKALIKE_LAKE", lake.uri)
-    with pytest.raises(UserError, match="no run is embedded yet"):
-        open_by_name("latest")
+def test_a_live_run_that_the_lake_holds_other_products_of_is_refused_unless_it_is_named(run):
+    """As where LOOKALIKE_LAKE and LOOKALIKE_STORE are those of two installations, whose runs have the same names."""
+    results = {step: asdict(run.result(step)) for step in ("catalog", "embed")}
+    execute("train_embedding", replace(run, manifest={"results": results}))
+    elsewhere = {**results, "catalog": {**results["catalog"], "contents": {"products": "other"}}}
+    with pytest.raises(UserError, match="made of another catalogue than the lake's run 2026-01-01"):
+        execute("train_embedding", replace(run, manifest={"results": elsewhere}))
+    assert execute("train_embedding", run).skipped
+
+
+def test_a_run_of_another_backbone_than_the_settings_have_is_refused(run):
+    with pytest.raises(UserError, match="was embedded with another backbone"):
+        execute("train_embedding", open_run(run.lake, run.name, input_height=96))
+
+
+def test_a_row_that_another_writer_comes_before_is_written_all_the_same(run, monkeypatch):
+    write_part = Lake.write_part
+    others = [1]
+
+    def with_another_writer_in_between(lake, table, rows):
+        part = write_part(lake, table, rows)
+        if table == "embedders" and others:
+            others.pop()
+            use(lake, base_of(run), None)
+        return part
+
+    monkeypatch.setattr(Lake, "write_part", with_another_writer_in_between)
+    figures = execute("train_embedding", run).figures
+    assert [(row["number"], row["sha256"]) for row in read_rows(run.lake)] == [
+        (0, "untrained"),
+        (1, figures["embedder"]),
+    ]
+
+
+@pytest.mark.parametrize("killed_at", ["_result", "remember", "store"])
+def test_a_training_killed_after_its_row_was_written_ends_by_that_row(run, monkeypatch, killed_at):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    write_bytes = Lake.write_bytes
+
+    def kill_at_the_result(lake, name, data):
+        if name.startswith(f"runs/{run.name}/train_embedding"):
+            raise Killed
+        write_bytes(lake, name, data)
+
+    with monkeypatch.context() as patch:
+        if killed_at == "_result":
+            patch.setattr(training, "_result", kill)
+        elif killed_at == "remember":
+            patch.setattr(Run, "remember", kill)
+        else:
+            patch.setattr(Lake, "write_bytes", kill_at_the_result)
+        with pytest.raises(Killed):
+            execute("train_embedding", run)
+    (row,) = read_rows(run.lake)
+    figures = execute("train_embedding", run).figures
+    assert (figures["embedder"], figures["promoted"]) == (row["sha256"], row["promoted"]) == (row["sha256"], True)
+    judged = json.loads(row["judged"])
+    assert figures["challenger_both_0"] == round(judged["challenger"]["both_0"], 2)
+    assert read_rows(run.lake) == [row]
+    assert execute("train_embedding", run).skipped
+    assert not list(run.settings.scratch.glob("train_embedding-*")) or killed_at != "store"
+
+
+def test_a_night_and_a_training_beside_each_other_both_succeed(run):
+    night = replace(run, name="2026-01-02")
+    for step in ("catalog", "embed"):
+        run.lake.write_bytes(f"runs/{night.name}/{step}.json", run.lake.read_bytes(f"runs/{run.name}/{step}.json"))
+    with ThreadPoolExecutor(2) as pool:
+        trained = pool.submit(execute, "train_embedding", run)
+        nights = []
+        while not trained.done() or not nights:
+            nights.append([execute(step, night) for step in ("embed", "candidates")][0].figures)
+    figures = trained.result().figures
+    assert figures["promoted"]
+    assert {night["embedder"] for night in nights} <= {"untrained", figures["embedder"]}
+    assert execute("embed", night).figures["embedder"] == figures["embedder"]
 
 
 # Tuning the backbone --------------------------------------------------------------------------------------------------
 
 
-def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(
-    lake, monkeypatch, tmp_path
-):
+@pytest.fixture
+def tunable(lake, monkeypatch, tmp_path):
+    """An embedded run of 40 drawn products, whose backbone is to be tuned."""
     monkeypatch.setattr(embedding, "EPOCHS", 2)
-    monkeypatch.setattr(training, "promotes", lambda challenger, champion: True)  # too few products to judge it by
+    monkeypatch.setattr(judging, "LEAST_ASKED", 0)  # there are few products to judge it by
+    monkeypatch.setattr(judging, "promotes", lambda challenger, champion: True)
     small = {"input_height": 32, "input_width": 32, "embedding_convolutions": 1, "embedding_epochs": 1}
-    run = pulled(
-        open_run(lake, "2026-01-01", embedding="finetune", scratch=str(tmp_path / "scratch"), **small),
-        zip_bytes(good_files(40)),
-    )
+    run = open_run(lake, "2026-01-01", embedding="finetune", scratch=tmp_path / "scratch", **small)
+    run = pulled(run, zip_bytes(good_files(40)))
     execute("catalog", run)
-    before = execute("embed", run).figures
+    execute("embed", run)
+    return run
+
+
+def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(tunable, monkeypatch):
+    run, before = tunable, tunable.result("embed").figures
     result = execute("train_embedding", run)
     champion = find_champion(run.lake, before["base"])
     assert (champion.embedder, champion.tuned) == (result.figures["embedder"], result.figures["tuned"])
     assert champion.tuned
     assert champion.model != before["model"] == before["base"]
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list(run.settings.scratch.iterdir())
     row = run.lake.table("embedders").read().to_pylist()[0]
     assert [len(values["loss"]) for values in json.loads(row["history"]).values()] == [2, 1, 2]
 
@@ -191,7 +285,7 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     assert not np.array_equal(read_features(run, "average"), old)
     assert read_embeddings(run).shape[0] == len(old)
 
-    monkeypatch.setattr(training, "promotes", lambda challenger, champion: False)
+    monkeypatch.setattr(judging, "promotes", lambda challenger, champion: False)
     onward = execute("train_embedding", run)  # from the champion's weights
     assert onward.figures["tuned"] not in ("", champion.tuned)
     assert find_champion(run.lake, before["base"]) == champion
@@ -201,3 +295,24 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match="the tuned weights have SHA-256"):
         extraction.read_tuned(run.lake, champion.tuned)
+
+
+def test_a_training_that_fails_once_it_has_trained_is_not_done_again(tunable, monkeypatch):
+    trained = []
+
+    def fail(*arguments):
+        trained.append(next(each for each in arguments if isinstance(each, training.Challenger)))
+        raise OSError("the lake is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_judge", fail)
+        with pytest.raises(OSError, match="away"):
+            execute("train_embedding", tunable)
+    (challenger,) = trained
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "load", fail)  # without images there is no epoch
+        figures = execute("train_embedding", tunable).figures
+    assert (figures["embedder"], figures["tuned"]) == (challenger.embedder.fingerprint, challenger.tuned)
+    history = json.loads(tunable.lake.table("embedders").read()["history"][0].as_py())
+    assert len(history["tuning"]["loss"]) == 1
+    assert not list(tunable.settings.scratch.iterdir())  # what is committed needs no checkpoints

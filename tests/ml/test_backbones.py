@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from ml import features
+from ml import backbones, features
+from ml import images as image_files
 from ml.backbones import BACKBONES, LITE_BLOCKS, fingerprint, lite_repeats, read_torch_weights, set_weights, to_bytes
 
 SIZE = (96, 64)
@@ -136,6 +137,81 @@ def test_every_part_of_a_model_changes_its_fingerprint():
     base = ("efficientnet-lite0", "aa", 192, 144, "float32")
     others = [("resnet50", *base[1:]), (base[0], "bb", *base[2:]), (*base[:2], 96, *base[3:]), (*base[:4], "bfloat16")]
     assert len({fingerprint(*each) for each in [base, *others]}) == 5
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_constant_of_a_backbone_changes_its_fingerprint(monkeypatch, name):
+    given = (name, "aa", 160, 120, "float32")
+    constants = backbones.recipe(name)
+    seen = {fingerprint(*given)}
+    for constant in constants:
+        monkeypatch.setattr(backbones, "recipe", lambda _, constant=constant: {**constants, constant: "another"})
+        seen.add(fingerprint(*given))
+    assert len(seen) == 1 + len(constants)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (image_files, "FITTING", image_files.SHRINKING),
+        (backbones, "GRIDS", ((1, 1),)),
+        (backbones, "WIDEST", 1),
+        (backbones, "SMALLER", 4),
+        (backbones, "ROUNDING", "float32"),
+        (backbones, "BATCH", 16),
+    ],
+)
+def test_a_constant_counts_by_its_value(monkeypatch, where, name, value):
+    before = fingerprint("resnet50", "aa", 160, 120, "float32")
+    monkeypatch.setattr(where, name, value)
+    assert fingerprint("resnet50", "aa", 160, 120, "float32") != before
+
+
+def test_images_that_are_stored_otherwise_have_features_of_their_own(monkeypatch):
+    before = fingerprint("efficientnet-lite0", "aa", 160, 120, "float32")
+    monkeypatch.setitem(image_files.RECIPE, "long_side", 1024)
+    assert fingerprint("efficientnet-lite0", "aa", 160, 120, "float32") != before
+
+
+GOLDEN = {
+    "fingerprint": "0311b9305fd6fd7067359cefb16bf8d6c9ad0488c39ba2aad7d63e3a1e21d62b",
+    "average": [0, 0.1344, 0, 0, 0, 2.824, 0, 0],
+    "maximum": [0, 0.8066, 0, 0, 0, 5.18, 0, 0],
+    "stages": [0.1377, 1.035, 0.498, 1.071, -8.922, 6.582, 4.148, 3.646],
+}
+"""Of the image below; features of other processors and libraries differ by less than 1 %."""
+
+
+def test_an_image_has_the_same_features_for_ever(extractor):
+    rows, columns = np.indices(SIZE)
+    image = np.stack([rows * columns // 11, rows * 2 + columns, (rows // 12 + columns // 12) * 90], axis=2) % 256
+    found = extractor(image[None].astype(np.uint8))
+    assert [each.shape[1] for each in found] == [1280, 1280, 96 + 144 + 240 + 672 + 12 * 112]
+    named = fingerprint("efficientnet-lite0", "the package's", *SIZE, "float32")
+    for name, each in zip(found._fields, found, strict=True):
+        shown = each[0, :: each.shape[1] // 8][:8].tolist()
+        assert (named, shown) == (GOLDEN["fingerprint"], pytest.approx(GOLDEN[name], rel=0.01, abs=0.01)), (
+            f"{name} is made in another way. What changed must be a value of `backbones.recipe`, or features of two "
+            "kinds have one fingerprint; then store both here."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("resnet50", "resnet"),
+        ("resnet50v2", "resnet_v2"),
+        ("resnet152", "resnet"),
+        ("xception", "xception"),
+        ("inceptionv3", "inception_v3"),
+        ("inceptionresnetv2", "inception_resnet_v2"),
+        ("nasnetlarge", "nasnet"),
+    ],
+)
+def test_a_keras_application_sees_pixels_as_it_was_trained_to(images, name, module):
+    expected = getattr(keras.applications, module).preprocess_input(images.astype(np.float32))
+    found = np.asarray(backbones._scaled(keras.ops.convert_to_tensor(images), BACKBONES[name].scaling))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-7)
 
 
 def test_a_keras_application_of_the_registry_builds_and_pools(tmp_path):

@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from ml import embedding, memory
-from ml.embedding import UNTRAINED, fit, from_bytes
+from ml.embedding import LAYOUT, RECIPE, UNTRAINED, Embedder, LayoutError, fit, from_bytes
 from ml.features import Features
 from ml.similarity import UNIT, to_embedding
 from ml.split import TEST, TRAIN
@@ -34,6 +35,11 @@ def catalogue():
 def embedder(catalogue):
     features, labels, sides = catalogue
     return fit(features, labels, sides, seed=1)[0]
+
+
+def cooked(embedder, **changes):
+    """The same arrays, applied otherwise."""
+    return Embedder({**embedder.arrays, "recipe": replace(embedder.recipe, **changes).to_array()})
 
 
 def neighbours(embeddings, queries):
@@ -117,7 +123,7 @@ def test_a_guess_counts_for_less_than_what_is_known(catalogue, embedder):
     }
     kinds = embedder.apply(features, known)[:, :6]  # the block of the articleTypes
     lengths = np.linalg.norm(kinds, axis=1)
-    whole = embedding.BLOCKS["articleType"] / np.linalg.norm(list(embedding.BLOCKS.values()))
+    whole = RECIPE.blocks["articleType"] / np.linalg.norm(list(RECIPE.blocks.values()))
     assert np.abs(lengths[sides == TRAIN] - whole).max() < 1e-3
     assert lengths[sides == TEST].max() < whole
     assert lengths[sides == TEST].min() > whole / 2
@@ -146,19 +152,21 @@ def joined(labels):
     return [f"{kind}, {gender}" for kind, gender in zip(labels["articleType"], labels["gender"], strict=True)]
 
 
-def test_the_probability_of_a_part_is_the_sum_over_the_joint_classes_that_are_of_it(catalogue, monkeypatch):
-    monkeypatch.setattr(memory, "SHARE", 0)  # the network alone
+def test_the_probability_of_a_part_is_the_sum_over_the_joint_classes_that_are_of_it(catalogue):
     features, labels, sides = catalogue
-    embedder, _ = fit(features, {**labels, "derivedType": joined(labels)}, sides, seed=1)
+    embedder, alone = (
+        cooked(fit(features, labels | also, sides, seed=1)[0], share=0)  # the network, without the memory
+        for also in ({"derivedType": joined(labels)}, {})
+    )
     wide, x = embedder._wide, np.concatenate(features, axis=1)
-    x = np.clip((x - wide["mean"]) / wide["deviation"], -embedding.CLIP, embedding.CLIP)
+    x = np.clip((x - wide["mean"]) / wide["deviation"], -RECIPE.clip, RECIPE.clip)
     x = np.maximum(x @ wide["hidden"] + wide["hidden_bias"], 0)
     odds = np.exp(x @ wide["derivedType"] + wide["derivedType_bias"]).reshape(N, 6, 3)  # in the order of their names
     said = odds.sum(axis=2) / odds.sum(axis=(1, 2))[:, None]
-    found, before = embedder.apply(features)[:, :6], fit(features, labels, sides, seed=1)[0].apply(features)[:, :6]
+    found, before = embedder.apply(features)[:, :6], alone.apply(features)[:, :6]
     assert np.array_equal(found.argmax(axis=1), said.argmax(axis=1))
     assert not np.array_equal(found.argmax(axis=1), before.argmax(axis=1))
-    whole = embedding.BLOCKS["articleType"] / np.linalg.norm(list(embedding.BLOCKS.values()))
+    whole = RECIPE.blocks["articleType"] / np.linalg.norm(list(RECIPE.blocks.values()))
     assert np.linalg.norm(found, axis=1) == pytest.approx(whole * (1 + said.max(axis=1)) / 2, abs=1e-3)
 
 
@@ -186,7 +194,7 @@ def test_a_joint_attribute_that_is_known_of_few_products_says_nothing_of_its_par
     assert right[sides == TEST].mean() > 0.5
 
 
-def test_look_alikes_among_the_training_images_tell_what_no_network_can_learn(monkeypatch):
+def test_look_alikes_among_the_training_images_tell_what_no_network_can_learn():
     rng = np.random.default_rng(8)
     images = rng.normal(size=(300, 12))
     kinds = rng.integers(0, 6, 300)  # whatever they look like
@@ -198,17 +206,122 @@ def test_look_alikes_among_the_training_images_tell_what_no_network_can_learn(mo
     asked = features.take(np.flatnonzero(sides == TEST))
     right = {}
     for share in (0, memory.SHARE):
-        monkeypatch.setattr(memory, "SHARE", share)
-        right[share] = (embedder.apply(asked)[:, :6].argmax(axis=1) == kinds).mean()
+        right[share] = (cooked(embedder, share=share).apply(asked)[:, :6].argmax(axis=1) == kinds).mean()
     assert right[0] < 0.8 < 0.95 < right[0.5], right
 
 
-def test_what_the_catalogue_knows_is_not_looked_up_in_the_memory(catalogue, embedder, monkeypatch):
+def test_what_the_catalogue_knows_is_not_looked_up_in_the_memory(catalogue, embedder):
     features, labels, _ = catalogue
-    before = embedder.apply(features, labels), embedder.apply(features)
-    monkeypatch.setattr(memory, "SHARE", 0)
-    assert np.array_equal(embedder.apply(features, labels), before[0])
-    assert not np.array_equal(embedder.apply(features), before[1])
+    forgetful = cooked(embedder, share=0)
+    assert np.array_equal(forgetful.apply(features, labels), embedder.apply(features, labels))
+    assert not np.array_equal(forgetful.apply(features), embedder.apply(features))
+
+
+# What the file says of itself -----------------------------------------------------------------------------------------
+
+OTHERWISE = {
+    "blocks": {"articleType": 1.0, "gender": 1.2, "baseColour": 0.8, "looks": 1.6},
+    "joint": "another",
+    "clip": 1.0,
+    "sharpness": 6.0,
+    "known": 0.5,
+    "doubt": 3,
+    "temperature": 0.3,
+    "share": 0.25,
+    "unit": 2.0**-10,
+}
+
+
+def test_the_constants_of_a_release_change_only_what_it_trains(catalogue, embedder, monkeypatch):
+    features, labels, _ = catalogue
+    data, before = embedder.to_bytes(), embedder.apply(features, {"gender": labels["gender"]})
+    monkeypatch.setattr(embedding, "RECIPE", replace(RECIPE, **OTHERWISE))
+    for name in ("TEMPERATURE", "SHARE"):
+        monkeypatch.setattr(memory, name, 0.1)
+    again = from_bytes(data, embedder.fingerprint)
+    assert again.recipe == RECIPE
+    assert np.array_equal(again.apply(features, {"gender": labels["gender"]}), before)
+
+
+def test_what_is_trained_has_the_constants_of_its_release(catalogue, embedder, monkeypatch):
+    features, labels, sides = catalogue
+    monkeypatch.setattr(embedding, "RECIPE", replace(RECIPE, known=0.5))
+    other, _ = fit(features, labels, sides, seed=1)
+    assert other.recipe.known == 0.5
+    same = [np.array_equal(other.arrays[name], array) for name, array in embedder.arrays.items() if name != "recipe"]
+    assert all(same)
+    assert np.array_equal(other.apply(features), embedder.apply(features))
+    assert not np.array_equal(other.apply(features, labels), embedder.apply(features, labels))
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RECIPE)])
+def test_every_constant_is_in_the_fingerprint(embedder, name):
+    assert cooked(embedder, **{name: OTHERWISE[name]}).fingerprint != embedder.fingerprint
+
+
+def test_an_embedder_of_another_layout_or_grid_cannot_be_applied(embedder):
+    for other, said in (
+        (
+            Embedder({**embedder.arrays, "layout": np.array(4)}),
+            f"has layout 4, and this release applies layout {LAYOUT}",
+        ),
+        (Embedder({"mean": np.zeros(3, np.float32)}), "has layout 1"),
+        (cooked(embedder, unit=2.0**-10), f"rounds to {2.0**-10}, and this release to {UNIT}"),
+    ):
+        with pytest.raises(LayoutError, match=said):
+            from_bytes(other.to_bytes(), other.fingerprint)
+
+
+def pattern(*shape, of, by):
+    """Numbers from −1 to 1 that no library draws: the same for ever."""
+    return (np.arange(np.prod(shape)).reshape(shape) * by % of / of * 2 - 1).astype(np.float32)
+
+
+GOLDEN_RECIPE = """{"blocks": {"gender": 1.25, "articleType": 1.5, "looks": 1.75}, "joint": "derivedType", "clip": 1.5,
+    "sharpness": 6.0, "known": 0.75, "doubt": 3, "temperature": 0.25, "share": 0.375, "unit": 0.00048828125}"""
+GOLDEN = {
+    "layout": np.array(5),
+    "recipe": np.array(GOLDEN_RECIPE),
+    "mean": pattern(14, of=11, by=3),
+    "deviation": pattern(14, of=13, by=5) / 4 + 0.5,
+    "hidden": pattern(14, 7, of=101, by=37),
+    "hidden_bias": pattern(7, of=7, by=3),
+    "derivedType": pattern(7, 4, of=29, by=11),
+    "derivedType_bias": pattern(4, of=5, by=2),
+    "articleType": pattern(7, 3, of=23, by=7),
+    "articleType_bias": pattern(3, of=3, by=2),
+    "articleType_sums": np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], np.float32),
+    "gender": pattern(7, 2, of=17, by=5),
+    "gender_bias": pattern(2, of=3, by=1),
+    "looks_mean": pattern(6, of=19, by=4) / 8,
+    "looks": pattern(6, 5, of=31, by=12),
+    "memory": memory.unit(pattern(9, 5, of=43, by=17)),
+    "articleType_memory": np.array([0, 1, 2, 0, -1, 1, 2, 2, 0], np.int16),
+    "gender_memory": np.array([1, 0, 0, 1, 1, -1, 0, 1, 0], np.int16),
+    "articleType_classes": np.array(["Bags", "Shirts", "Watches"]),
+    "gender_classes": np.array(["Men", "Women"]),
+}
+GOLDEN_SHA256 = "0348ec6890f90f72f43e0bb48b43e009d9e7fa4fe15424ddacfca767c5e7587e"
+UNTRAINED_SHA256 = "0ea18ba6a69376be47540356e86bd04dc52d0c9594b301961d7bfae44bdda4e8"
+
+
+def sha256(embeddings):
+    return hashlib.sha256(np.ascontiguousarray(embeddings, "<f4").tobytes()).hexdigest()
+
+
+def test_a_stored_embedder_gives_the_same_embeddings_for_ever():
+    features = Features(pattern(40, 4, of=89, by=31), pattern(40, 4, of=97, by=41), pattern(40, 6, of=83, by=29))
+    known = {"articleType": ["Shirts", None, "Hats", "Bags"] * 10, "gender": ["Men", None] * 20}
+    embedder = Embedder(GOLDEN)
+    said = sha256(np.concatenate([embedder.apply(features), embedder.apply(features, known)]))
+    assert said == GOLDEN_SHA256, (
+        "an embedder that was trained before is applied in another way: its embeddings no longer compare with those "
+        "that are published, under one fingerprint. Raise LAYOUT in ml/embedding.py, and store the new hash here."
+    )
+    assert sha256(UNTRAINED.apply(features)) == UNTRAINED_SHA256, (
+        "untrained embeddings are made in another way: change UNTRAINED_NAME in ml/embedding.py with them."
+    )
+    assert (int(GOLDEN["layout"]), UNTRAINED.fingerprint) == (LAYOUT, "untrained"), "store the new hashes here"
 
 
 def test_it_is_stored_and_read_again_to_the_bit_and_unpickles_nothing(catalogue, embedder):

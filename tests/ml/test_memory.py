@@ -19,10 +19,10 @@ def test_what_it_says_is_the_mean_of_the_labels_weighted_by_similarity(seed, m, 
     remembered, seen = (memory.unit(rng.normal(size=(rows, 5))) for rows in (m, n))
     labels = np.eye(3)[rng.integers(0, 3, m)]
     labels[rng.random(m) < 0.2] = 0  # not known
-    (found,) = memory.recall(seen, remembered, [labels])
+    (found,) = memory.recall(seen, remembered, [labels], 0.1)
     assert found.shape == (n, 3)
     for row, own in zip(found, seen, strict=True):
-        weights = [np.exp(float(own @ each) / memory.TEMPERATURE) for each in remembered]
+        weights = [np.exp(float(own @ each) / 0.1) for each in remembered]
         wanted = sum(weight * each for weight, each in zip(weights, labels, strict=True)) / sum(weights)
         assert row == pytest.approx(wanted, abs=1e-9)
 
@@ -30,7 +30,7 @@ def test_what_it_says_is_the_mean_of_the_labels_weighted_by_similarity(seed, m, 
 def test_an_image_that_is_remembered_is_taken_for_what_it_is():
     stages, labels = drawn(0, 60), np.eye(60)
     looks = memory.looks(stages.astype(np.float64), *memory.components(stages))
-    (found,) = memory.recall(looks, looks, [labels])
+    (found,) = memory.recall(looks, looks, [labels], memory.TEMPERATURE)
     assert found.diagonal().min() > 0.95
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ml.metrics import (
     accuracy_among,
+    agree,
     confusions,
     hits,
     nine_percentages,
@@ -139,3 +140,38 @@ def test_accuracy_among_some_classes_leaves_out_the_others_as_truth_and_as_answe
     assert accuracy_among(probabilities, classes, np.array([0, 1, 2])) == pytest.approx(200 / 3)
     assert accuracy_among(probabilities, classes, np.array([2, 1])) == 100  # the first is 1 once 0 is no answer
     assert math.isnan(accuracy_among(probabilities, np.full(4, -1), np.array([0, 1])))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "agreed"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], True),
+        ([1, 2, 3, 4], [-1, 1, -1, 2], True),  # two new products pushed out 3 and 4
+        ([-1, 2, -1, 4], [2, 4, 5, 6], True),  # 1 and 3 are gone, and 5 and 6 moved up
+        ([1, 2, 3, 4], [-1, -1, -1, -1], True),
+        ([1, 2, 3, 4], [1, 3, 4, 5], False),  # 2 is still there, and nothing new took its place
+        ([1, 2, 3, 4], [1, 3, 2, 4], False),
+        ([1, 2, 3, 4], [-1, 1, 3, -1], False),
+        ([-1, 2, 3, 4], [5, 2, 3, 4], False),  # 5 came after 4, and does now
+    ],
+)
+def test_lists_agree_when_what_both_catalogues_have_comes_in_one_order(before, after, agreed):
+    assert agree(np.array([before]), np.array([after])).tolist() == [agreed]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_true_lists_of_a_catalogue_with_births_and_deaths_agree_always_and_those_of_other_scores_hardly_ever(seed):
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 40, (60, 60))  # with ties, which go to the smaller index
+
+    def lists(scores, there):
+        ranked = np.argsort(-np.where(there & ~np.eye(60, dtype=bool), scores, -1), axis=1, kind="stable")[:, :10]
+        return ranked, np.where(there_before[ranked] & there_after[ranked], ranked, -1)
+
+    there_before, there_after = random.random(60) < 0.8, random.random(60) < 0.8
+    both = there_before & there_after
+    before, after = lists(scores, there_before)[1], lists(scores, there_after)[1]
+    assert agree(before, after)[both].all()
+    other = lists(random.integers(0, 40, (60, 60)), there_after)[1]
+    assert agree(before, other)[both].mean() < 0.3

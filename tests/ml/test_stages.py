@@ -29,6 +29,12 @@ def test_the_likeliest_subcategory_that_the_filters_leave_is_guessed(left, expec
     assert (found.value, found.confidence) == (expected[0], pytest.approx(expected[1]))
 
 
+def test_without_a_classifier_the_filters_alone_decide_and_the_answer_says_so():
+    decision = stages.decide(np.empty(0, np.float32), [], None)
+    assert (decision.stage, decision.subcategory, decision.derived_type) == (FILTERS, None, None)
+    assert "has no classifier" in decision.why
+
+
 def test_no_subcategory_is_guessed_where_no_product_passes():
     assert stages.guess_subcategory(P, LABELS, []) is None
 

@@ -1,0 +1,32 @@
+"""Places that people name: a path made absolute, and an address as it may be shown."""
+
+from __future__ import annotations
+
+import os
+import re
+
+ADDRESS = re.compile(r"(sample|kaggle):|[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How what is no path begins; one slash is enough, as a password behind it is one."""
+HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(:\d*)?")
+
+
+def absolute(place: str) -> str:
+    """A path made absolute, `~` being the home folder; an address, or nothing, as it is."""
+    if not place or ADDRESS.match(place):
+        return place
+    return os.path.abspath(os.path.expanduser(place))
+
+
+def shown(place: str) -> str:
+    """`place` as it may be stored and shown: an address without user, password, query and fragment.
+
+    Where a password of odd characters hides the end of the host, nothing but the kind of address is left.
+    """
+    address = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/{1,2})(.*)", place, re.DOTALL)
+    if address is None:
+        return place
+    kind, rest = address.groups()
+    authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    host = authority.rpartition("@")[2]
+    hidden = ":" in host and "@" in rest[len(authority) :]
+    return f"{kind}…" if hidden or not HOST.fullmatch(host) else f"{kind}{host}{slash}{path}"

@@ -1,0 +1,44 @@
+"""Airflow on one machine: what its processes are given, and who may use its folder."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from infra.airflow import alone, environment
+from infra.errors import UserError
+from infra.settings import read_settings
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from infra.airflow import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_task_in_a_folder_of_its_own_finds_what_relative_settings_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("SCRATCH", "LOGS", "CLASSIFIER_WEIGHTS", "DATASET"):
+        monkeypatch.setenv(f"LOOKALIKE_{name}", name.lower())
+    monkeypatch.setenv("LOOKALIKE_CELL_MIN", "50")
+    env = environment(read_settings(), tmp_path / "home", tmp_path / "dags")
+    for name in ("SCRATCH", "LOGS", "CLASSIFIER_WEIGHTS", "DATASET"):
+        assert env[f"LOOKALIKE_{name}"] == str(tmp_path / name.lower())
+    assert env["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] == str(tmp_path / "logs/airflow")
+    assert env["LOOKALIKE_STORE_FOLDER"] == str(tmp_path / "var/store")
+    assert (env["LOOKALIKE_WEIGHTS"], env["LOOKALIKE_CELL_MIN"]) == ("package", "50")
+
+
+def test_a_second_refresh_in_a_folder_is_told_the_first_and_waits_for_no_dead_one(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"another refresh runs here, process {first.pid}"), alone(tmp_path):
+        pass
+    first.kill()
+    first.wait()
+    with alone(tmp_path):
+        assert (tmp_path / "refresh.lock").read_text() == str(os.getpid())

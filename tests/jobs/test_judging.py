@@ -1,0 +1,192 @@
+"""A night goes by the champion only if that beats the untrained features on the night's own held-out images."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from infra.lake import Lake
+from jobs import judging
+from jobs.champion import find_champion
+from jobs.extraction import choose_model
+from jobs.features import read_embeddings, read_features
+from jobs.judging import draw, judge, least_products, no_better
+from jobs.run import StepResult
+from jobs.step import execute
+from ml import metrics, split
+from ml.similarity import to_embedding
+from tests.catalogues import embedded, open_run
+
+N, D = 2_000, 16
+GENDERS, COLOURS = ("Men", "Women"), ("Red", "Blue")
+
+
+def sha(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def catalogue(lake, name, kind, noise, n=N):
+    """A run of n shirts; which directions of its features show gender and colour depends on the kind of catalogue."""
+    rng = np.random.default_rng(sum(kind.encode()))
+    directions, spread = rng.normal(size=(4, D)), noise * rng.normal(size=(4, D))
+    products, features = [], {}
+    for number in range(n):
+        gender, colour = rng.integers(0, 2, 2)
+        shown = directions[gender] + directions[2 + colour] + rng.normal(size=D) + rng.normal(size=4) @ spread
+        image = sha(f"{kind} {number}")
+        features[image] = shown.astype(np.float32).tolist()
+        product = {"product_id": number, "gender": GENDERS[gender], "articleType": "Shirts", "image_sha256": image}
+        products.append(product | {"subCategory": "Topwear", "baseColour": COLOURS[colour]})
+    run = open_run(lake, name)
+    return embedded(run, products, features, choose_model(run.settings).fingerprint)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A lake whose champion has learnt from run 2026-01-01 of catalogue `one`."""
+    folder = tmp_path_factory.mktemp("trained") / "lake"
+    execute("train_embedding", catalogue(Lake(folder.as_uri()), "2026-01-01", "one", noise=4))
+    return folder
+
+
+@pytest.fixture
+def lake(trained, tmp_path):
+    """A copy of it."""
+    shutil.copytree(trained, tmp_path / "lake")
+    return Lake((tmp_path / "lake").as_uri())
+
+
+def champion_of(lake):
+    return find_champion(lake, choose_model(open_run(lake).settings).fingerprint).embedder
+
+
+def told(capsys):
+    """What was logged as a warning."""
+    return [line for line in capsys.readouterr().out.splitlines() if "the champion is not used" in line]
+
+
+def test_a_champion_of_another_catalogue_is_not_used_and_the_night_goes_on_without_it(lake, capsys):
+    night = catalogue(lake, "2026-01-02", "another", noise=0.1)
+    figures = execute("embed", night).figures
+    shown = (figures["champion_used"], figures["embedder"], figures["champion"])
+    assert shown == (False, "untrained", champion_of(lake))
+    assert figures["champion_both_0"] < figures["untrained_both_0"]
+    assert "it is no better" in figures["champion_refused"]
+    assert len(told(capsys)) == 1
+    assert np.array_equal(read_embeddings(night), to_embedding(read_features(night, "average")))
+
+
+def test_a_champion_of_the_night_s_own_catalogue_is_used(lake):
+    figures = execute("embed", catalogue(lake, "2026-01-02", "one", noise=4)).figures
+    shown = (figures["champion_used"], figures["champion_refused"], figures["embedder"])
+    assert shown == (True, "", champion_of(lake))
+    assert figures["champion_both_0"] > figures["untrained_both_0"]
+    assert figures["champion_products"] == figures["untrained_products"] >= judging.LEAST_ASKED
+
+
+def test_the_same_products_and_champion_are_asked_about_once(lake, monkeypatch):
+    run, asked = catalogue(lake, "2026-01-02", "one", noise=4), []
+    ask = judging._ask
+
+    def counted(*arguments):
+        asked.append(1)
+        return ask(*arguments)
+
+    monkeypatch.setattr(judging, "_ask", counted)
+    first = execute("embed", run).figures
+    again = execute("embed", catalogue(lake, "2026-01-03", "one", noise=4)).figures
+    assert (len(asked), again) == (1, first)
+    execute("embed", catalogue(lake, "2026-01-04", "one", noise=4, n=N - 1))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("learnt", "used"), [(0.04, True), (0.3, False)])
+def test_images_that_the_champion_has_learnt_are_not_asked_and_many_of_them_end_its_use(
+    lake, monkeypatch, learnt, used
+):
+    run = catalogue(lake, "2026-01-02", "one", noise=4)
+    every = round(1 / learnt)
+    monkeypatch.setattr(judging, "learnt_by", lambda run, embedder, products: np.arange(len(products)) % every == 0)
+    figures = execute("embed", run).figures
+    assert figures["champion_used"] == used
+    of = np.sum(split.sides_of(run.table("products").read()["image_sha256"].to_pylist()) == split.VALIDATION)
+    known = len(range(0, of, every))
+    if used:
+        assert figures["champion_products"] == of - known
+    else:
+        assert f"it has learnt {known} of the {of} images" in figures["champion_refused"]
+        assert "champion_both_0" not in figures
+
+
+def test_a_champion_that_cannot_be_judged_is_not_used(lake):
+    figures = execute("embed", catalogue(lake, "2026-01-02", "one", noise=4, n=300)).figures
+    assert not figures["champion_used"]
+    assert "held-out products are there to judge it by, and 100 are needed" in figures["champion_refused"]
+
+
+def test_a_challenger_has_to_beat_the_untrained_features_where_the_champion_does_not(lake):
+    run, foreign = catalogue(lake, "2026-01-02", "another", noise=0.1), champion_of(lake)
+    figures = execute("train_embedding", run).figures
+    rows = run.table("products").read(["image_sha256", *judging.KINDS])
+    asked = split.sides_of(rows["image_sha256"].to_pylist()) == split.VALIDATION
+    untrained = judge(to_embedding(read_features(run, "average")), rows, asked)
+    assert figures["champion_both_0"] == round(untrained["both_0"], 2)
+    assert champion_of(lake) == (figures["embedder"] if figures["promoted"] else foreign)
+
+
+def test_the_sample_asks_the_validation_side_and_the_training_side_answers_one_product_an_image(monkeypatch):
+    monkeypatch.setattr(judging, "SAMPLE", 60)
+    monkeypatch.setattr(judging, "ASKED", 20)
+    images = [sha(str(number)) for number in range(600)]
+    hashes = [*images[::-1], *images]  # two products an image
+    queries, answering = draw(_column(hashes))
+    sides = split.sides_of(hashes)
+    assert (len(queries), len(answering)) == (20, 40)
+    assert set(sides[queries]) == {split.VALIDATION}
+    assert set(sides[answering]) == {split.TRAIN}
+    assert max(*queries, *answering) < 600  # the first of both
+    validation = sorted(image for image, side in zip(images, split.sides_of(images), strict=True) if side == 1)
+    assert sorted(hashes[at] for at in queries) == validation[:20]
+    more = draw(_column([*hashes, sha("another")]))[0]
+    assert len(set(more) & set(queries)) >= 19  # nearly the same
+
+
+def _column(values):
+    return pa.chunked_array([values])
+
+
+def test_lists_are_made_of_those_that_answer():
+    rng = np.random.default_rng(0)
+    embeddings = to_embedding(rng.normal(size=(90, 8)).astype(np.float32))
+    rows = pa.table(
+        {"articleType": ["Shirts"] * 90, "gender": [GENDERS[i % 2] for i in range(90)], "baseColour": COLOURS * 45}
+    )
+    asked = np.arange(90) < 30
+    found = judge(embeddings, rows, asked, ~asked)
+    codes = np.arange(90) % 2
+    nearest = np.array([30 + np.lexsort((np.arange(60), -(embeddings[30:] @ row)))[:10] for row in embeddings[:30]])
+    right = (codes[nearest] == codes[:30, None]).mean(axis=1)
+    assert found["products"] == 30
+    assert found["gender_0.2"] == pytest.approx(100 * np.mean(right >= 0.8))
+    assert found["colour_share"] == pytest.approx(100 * right.mean())
+
+
+@pytest.mark.parametrize(("n", "least"), [(100, 20), (2_000, 23), (6_000, 68), (44_072, 500), (200_000, 500)])
+def test_an_article_type_needs_the_protocol_s_share_of_products(n, least):
+    assert least_products(n) == least
+    assert least >= 2 * metrics.K
+
+
+def test_what_cannot_be_judged_or_is_not_better_says_why():
+    good = {"both_0.2": 60.0, "both_0.1": 50.0, "both_0": 40.0, "colour_share": 50.0, "products": 200}
+    bad = {**good, "both_0": 28.4}
+    assert no_better(good, bad) == ""
+    assert "for 28.4 % of 200 held-out products, and for 40.0 %" in no_better(bad, good)
+    assert "only 99 held-out products" in no_better({**good, "products": 99}, bad)
+    nothing = dict.fromkeys(good, float("nan")) | {"products": 0}
+    assert "only 0 held-out products" in no_better(nothing, nothing)
+    stored = json.loads(json.dumps(StepResult(figures=judging.flat({"champion": nothing})).figures, allow_nan=False))
+    assert stored["champion_both_0"] is None

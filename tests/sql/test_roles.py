@@ -80,7 +80,7 @@ def everybody_asks(connection):
 @pytest.mark.parametrize("schema", ["lookalike", "lookalike_runs"])
 def test_a_publishers_login_does_not_become_superuser(connection, thief, attack, schema):
     for statement in ATTACKS[attack].format(schema=schema).split(";\n        "):
-        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        with contextlib.suppress(psycopg.Error):  # what is refused, and what was to follow it
             thief.execute(statement)
     everybody_asks(connection)
     assert not is_superuser(connection)
@@ -94,7 +94,6 @@ def test_what_was_planted_while_an_earlier_release_let_it_does_not_work_either(c
     connection.execute("REVOKE CREATE ON SCHEMA lookalike FROM lookalike_loader")
     everybody_asks(connection)
     assert not is_superuser(connection)
-    connection.execute("DROP VIEW IF EXISTS lookalike.combinations")
 
 
 def test_a_loader_creates_in_the_schema_of_partitions_alone_and_does_not_forge_what_is_prepared(thief):

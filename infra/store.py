@@ -591,9 +591,14 @@ def unhold(connection: psycopg.Connection, run: str | None) -> list[Hold]:
                 where=f"held: {', '.join(hold.run for hold in before) or 'nothing'}",
                 remedy="name one of the runs that are held; `lookalike status` shows them",
             )
-        hashes = [hold.content_hash for hold in ended]
-        connection.execute("DELETE FROM lookalike.holds WHERE content_hash = ANY(%s)", (hashes,))
+        for hold in ended:
+            end_hold(connection, hold.content_hash)
     return ended
+
+
+def end_hold(connection: psycopg.Connection, content_hash: str) -> None:
+    """End the hold of this content, if there is one, and no other that was held under the same name."""
+    connection.execute("DELETE FROM lookalike.holds WHERE content_hash = %s", (content_hash,))
 
 
 # Pruning --------------------------------------------------------------------------------------------------------------

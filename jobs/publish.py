@@ -165,11 +165,10 @@ def _manifest(run: Run, overruled: Sequence[str]) -> dict[str, object]:
 
 def _make_live(connection: psycopg.Connection, run: Run, content: str, manifest: dict[str, object]) -> None:
     """Make content live that the store holds, under this run's name, and end its hold."""
-    stored, hold = store.stored_with(connection, content), store.held(connection, content)
+    stored = store.stored_with(connection, content)
     if stored is None:
         raise RuntimeError(f"the store does not hold what run {run.name} has just loaded; nothing was published")
-    if hold:
-        store.unhold(connection, hold.run)
+    store.end_hold(connection, content)
     store.adopt(connection, stored.run_id, run.name, manifest)
     store.flip(connection, stored.run_id)
 

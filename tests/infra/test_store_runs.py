@@ -156,6 +156,13 @@ def test_unhold_ends_the_holds_of_a_run_by_its_name_then_or_now_or_all(connectio
     assert store.holds(connection) == []
 
 
+def test_ending_the_hold_of_content_leaves_another_that_was_held_under_the_same_name(connection):
+    for content in ("one", "two"):
+        store.hold(connection, content, "2026-01-01", "wrong")
+    store.end_hold(connection, "one")
+    assert [hold.content_hash for hold in store.holds(connection)] == ["two"]
+
+
 def test_unhold_of_what_is_not_held_names_what_is(connection, load):
     assert store.unhold(connection, None) == []
     load("a")

@@ -67,7 +67,7 @@ from dataclasses import asdict
 from infra import spark
 from infra.lake import Lake, Part
 from jobs import extraction
-from jobs.run import open_run
+from jobs.run import StepResult, open_run
 
 run = open_run(sys.argv[2])
 uri = run.lake.uri
@@ -94,7 +94,7 @@ def work(part):
 session = spark.session("probe")
 found = [told for news in spark.map_to_parts(session, run.table("images").parts[:2], work) for told in news]
 session.stop()
-result = step.StepResult(figures={"told": [json.loads(part.path) for part, _ in found]})
+result = StepResult(figures={"told": [json.loads(part.path) for part, _ in found]})
 run.lake.write_bytes(f"runs/{run.name}/probe.json", json.dumps(asdict(result)).encode())
 """
 """Embeds a file on each of two workers; its result is what they say of themselves."""

@@ -34,7 +34,7 @@ def base_of(run):
 
 
 @pytest.fixture
-def run(lake, monkeypatch):
+def run(lake, monkeypatch, tmp_path):
     """A run of one articleType, whose features show gender and colour beneath much noise."""
     monkeypatch.setattr(embedding, "EPOCHS", 6)
     rng = np.random.default_rng(4)
@@ -54,7 +54,7 @@ def run(lake, monkeypatch):
                 "image_sha256": sha(number),
             }
         )
-    run = open_run(lake, "2026-01-01")
+    run = open_run(lake, "2026-01-01", scratch=tmp_path / "scratch")
     return embedded(run, products, features, base_of(run))
 
 

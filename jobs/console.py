@@ -187,6 +187,8 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
         for _, words, new, old in changes(figures, before):
             note = learnt if words.startswith("all products") else ""
             against.add_row(words + note, f"{new:.2f}", f"{old:.2f}", f"{new - old:+.2f}")
+        if figures["why_other"]:
+            against.caption = f"the differences do not say which is better: {escape(figures['why_other'])}"
         tables.append(against)
     return tables
 

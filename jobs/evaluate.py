@@ -82,6 +82,7 @@ def evaluate(run: Run) -> StepResult:
             "trained": found.trained,
             "costly": [list(pair) for pair in found.costly],
             "compared_with": found.baseline and found.baseline.run,
+            "why_other": found.baseline.why_other if found.baseline else "",
             "failed_gates": len(failed),
             "failed": failed,
             "gates": [[verdict.gate, verdict.state, verdict.detail] for verdict in found.verdicts],
@@ -128,9 +129,8 @@ def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | N
     )
     verdicts = gates.verdicts(figures, against, _tolerances(run))
     of_products = (products, lists, shown, codes, held_out)
-    return Evaluation(
-        *of_products, measured, subcategories, verdicts, classifier, asked, _embedder(run), _baseline(before)
-    )
+    baseline = _baseline(before, against.silent.get("heldout", "") if live and before is live.stored else "")
+    return Evaluation(*of_products, measured, subcategories, verdicts, classifier, asked, _embedder(run), baseline)
 
 
 def _with(neighbours: np.ndarray, asked: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
@@ -331,12 +331,15 @@ def _stored(run: Run, ids: np.ndarray) -> tuple[Live | None, StoredRun | None]:
     return live, next((other for other in others if "evaluate" in other.manifest.get("results", {})), None)
 
 
-def _baseline(before: StoredRun | None) -> Baseline | None:
+def _baseline(before: StoredRun | None, why_other: str) -> Baseline | None:
     if before is None:
         return None
-    figures = before.manifest["results"]["evaluate"]["figures"]
+    figures = reference.figures_of(before, "evaluate")
     known = {name: figures.get(name) for name in COMPARED}
-    return Baseline(before.run, {name: float(value) for name, value in known.items() if isinstance(value, int | float)})
+    if figures.get("protocol") != reference.PROTOCOL:
+        why_other = why_other or f"run {before.run} was measured by another protocol or split"
+    numbers = {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
+    return Baseline(before.run, numbers, why_other)
 
 
 def _tolerances(run: Run) -> gates.Tolerances:

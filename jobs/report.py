@@ -74,10 +74,14 @@ class Lists:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The run to compare with, and those of its figures in `COMPARED` that it has."""
+    """The run to compare with, and those of its figures in `COMPARED` that it has.
+
+    `why_other` says why the differences tell nothing, as where it is of another catalogue; empty: they do.
+    """
 
     run: str
     figures: dict[str, float]
+    why_other: str = ""
 
 
 @dataclass(frozen=True)

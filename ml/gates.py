@@ -30,7 +30,7 @@ GATES = ("coverage", "finite", "lists", "rejects", *RELATIVE)
 FIGURES = {
     "heldout": {
         "heldout_right": "neighbours of held-out products that have their articleType and gender",
-        "heldout_all10": "held-out products whose ten neighbours all have",
+        "heldout_all10": "held-out products whose ten neighbours all have their articleType and gender",
     },
     "colour": {
         "heldout_colour_share": "neighbours of held-out products that have their baseColour",
@@ -177,16 +177,18 @@ def verdicts(new: Figures, live: Reference, tolerances: Tolerances) -> list[Verd
     return [rule(new, live, *bounds) for rule, *bounds in rules if None not in bounds]
 
 
-def allowance(one: Share, other: Share, floor: float) -> float:
-    """How much lower a share may be than another before it is taken for a loss: `floor`, or `Z` standard errors.
+def allowance(before: Share, size: int, floor: float) -> float:
+    """How much lower a share may be in a sample of this size than before, until it is taken for a loss.
 
-    The standard error of the difference of two proportions that are one (NIST/SEMATECH e-Handbook of Statistical
-    Methods, 7.3.3), with the size of the smaller sample for both: exact binomial sums over sizes from 5 to 2,000 give a
-    chance below `FALSE_ALARM` for all of them, with both sizes only for samples of about one size. Of shares a product,
-    such as that of its ten neighbours, the variance is at most that of a proportion (Bhatia and Davis 2000).
+    `floor`, or `Z` standard errors of the difference d of two proportions that are one: d² = Z² m (1 − m) 2 / n, with
+    the mean m of both (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3) and the smaller size n; solved for d, as
+    m depends on it. Exact binomial sums over sizes from 5 to 2,000 give a chance below `FALSE_ALARM` for all of them,
+    and with both sizes only for samples of about one size. Of shares a product, such as that of its ten neighbours, the
+    variance is at most that of a proportion (Bhatia and Davis 2000).
     """
-    mean, size = (one.value + other.value) / 2, min(one.size, other.size)
-    return max(floor, Z * math.sqrt(mean * (1 - mean) * 2 / size))
+    share, c = before.value, 2 * Z**2 / min(before.size, size)
+    noise = (c * (share - 0.5) + math.sqrt(c**2 / 4 + 4 * c * share * (1 - share))) / (2 + c / 2)
+    return max(floor, noise)
 
 
 def spared(products: int, shrink_max: float) -> int:
@@ -221,7 +223,7 @@ def _coverage(new: Figures, live: Reference, least: float, loss_max: float) -> V
     detail = f"{new.covered:,} of {new.products:,} products have a full list, {own.value:.2%}; at least "
     before = live.shares.get("coverage")
     if before and "coverage" not in live.silent and own.size:
-        bound = max(least, before.value - allowance(own, before, loss_max))
+        bound = max(least, before.value - allowance(before, own.size, loss_max))
     detail += f"{bound:.2%} must" + (f", as {live.who} has {before.value:.2%}" if bound > least and before else "")
     remedy = "Run similar again: its lists are short or belong to other products than the run's."
     return Verdict("coverage", own.value, bound, own.value >= bound, detail, remedy)
@@ -346,7 +348,7 @@ class _Compared:
 
 
 def _less(loss_max: float) -> Callable[[Share, Share], float]:
-    return lambda found, before: before.value - allowance(found, before, loss_max)
+    return lambda found, before: before.value - allowance(before, found.size, loss_max)
 
 
 def _compare(
@@ -373,5 +375,5 @@ def _verdict(gate: str, compared: Iterable[_Compared], live: Reference, remedy: 
     failed = [one for one in ranked if one.room < 0]
     said = "; ".join(one.words for one in failed[:NAMED] or ranked[:1])
     more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-    others = f" (the nearest to its bound of {len(ranked)})" if not failed and len(ranked) > 1 else ""
+    others = f" (of {len(ranked)} figures the nearest to its bound)" if not failed and len(ranked) > 1 else ""
     return Verdict(gate, ranked[0].value, ranked[0].bound, not failed, said + more + others, remedy)

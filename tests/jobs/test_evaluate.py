@@ -640,6 +640,7 @@ def test_figures_by_another_protocol_are_not_compared_and_the_verdicts_say_so(ni
     assert states(run)["products"] == states(run)["subcategories"] == "passed"
     assert f"{12 - len(silent)} of 12 gates passed, none failed." in page
     assert page.count(">not compared</td>") == len(silent)
+    assert "do not say which run is better: run 2026-01-30 was measured by another protocol or split" in page
 
 
 def test_a_live_run_whose_tables_are_gone_is_compared_as_far_as_the_store_knows_it(night):
@@ -701,6 +702,7 @@ def test_a_new_catalogue_is_held_against_its_own_untrained_features(night):
     assert "as the run by its untrained features has" in detail_of(run, "heldout")
     page = run.lake.read_bytes(str(figures["report"])).decode()
     assert "without the embedder" in page
+    assert "These differences do not say which run is better: the catalogue is new: 0 of 600 product ids" in page
 
 
 def lose_the_classifier(shop):

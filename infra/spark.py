@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from infra.allocator import ONE_ARENA
 from infra.errors import UserError
 from infra.lake import Part
 
@@ -78,7 +79,11 @@ def _check(conf: SparkConf) -> None:
 def _prepare_workers(context: SparkContext) -> None:
     """Set the environment that workers start with; what `spark.executorEnv.*` says stands there already and wins."""
     cpus = math.ceil(float(context.getConf().get("spark.task.cpus") or 1))  # Spark 4.3 knows fractions
-    given = dict.fromkeys(THREADS, str(cpus)) | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    given = (
+        dict.fromkeys(THREADS, str(cpus))
+        | ONE_ARENA
+        | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    )
     context.environment.update(given | context.environment)
 
 

@@ -9,6 +9,11 @@ on from its last epoch); the same products, model and settings are not trained o
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before pyarrow starts a thread
+    from infra.allocator import share_one_arena
+
+    share_one_arena()
+
 import hashlib
 import json
 from typing import TYPE_CHECKING
@@ -17,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.allocator import keep_freed_memory
 from infra.telemetry import Progress
 from jobs import extraction, step, training
 from jobs.extraction import Model
@@ -24,7 +30,6 @@ from jobs.features import read_features
 from jobs.run import Run, StepResult, content_hash
 from ml import classifier, split
 from ml.classifier import Fitted, Targets
-from ml.features import keep_freed_memory
 
 if TYPE_CHECKING:
     from ml.finetune import Checkpoints

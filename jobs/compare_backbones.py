@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 from rich.table import Table
 
+from infra.allocator import keep_freed_memory
 from infra.errors import UserError
 from infra.lake import filesystem, reaching
 from infra.settings import Settings
@@ -220,6 +221,7 @@ def measure(
     Raises:
         UserError: `folder` is no folder.
     """
+    keep_freed_memory()
     features.start(_threads())
     built = None
     try:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import spark as engine
+from infra.allocator import keep_freed_memory
 from infra.errors import StaleError, UserError
 from infra.lake import Lake, Part, Table, filesystem
 from infra.settings import Settings
@@ -279,6 +280,7 @@ def _not_finite(problem: str, lake: Lake, model: Model) -> UserError:
 def _extractor(lake: str, model: Model) -> features.Extractor:
     """Made once a worker process, which Spark keeps from task to task, for the GPU or the cores that its tasks get."""
     engine.take_gpu()
+    keep_freed_memory()
     features.start(threads=engine.task_threads())
     return features.Extractor(build(Lake(lake), model))
 

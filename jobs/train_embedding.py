@@ -9,6 +9,11 @@ that was killed after its row was written ends by that row.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before pyarrow starts a thread
+    from infra.allocator import share_one_arena
+
+    share_one_arena()
+
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from infra.allocator import keep_freed_memory
 from infra.errors import UserError
 from infra.telemetry import Progress
 from jobs import extraction, judging, step, training
@@ -26,7 +32,6 @@ from jobs.features import read_all_features, read_embeddings
 from jobs.run import LATEST, Run, StepResult, content_hash, recorded, release
 from ml import backbones, embedding, split
 from ml.embedding import Embedder
-from ml.features import keep_freed_memory
 
 if TYPE_CHECKING:
     from ml.finetune import Checkpoints

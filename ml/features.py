@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +16,6 @@ BATCH = 32
 """Images a call. Fixed, and short batches are filled up: kernels may sum in another order for another shape."""
 ROUNDING = "float16"
 """The grid of features."""
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-_NEVER, _GROWTH = 2**31 - 1, 2**26  # bytes
-_KEEPING = {_M_MMAP_THRESHOLD: _NEVER, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _GROWTH}
 
 
 class Features(NamedTuple):
@@ -88,7 +82,6 @@ def start(threads: int) -> None:
     """Let TensorFlow use so many CPU threads a call and no more GPU memory than it needs, in the whole process."""
     import keras
 
-    keep_freed_memory()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -99,27 +92,3 @@ def start(threads: int) -> None:
                 tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # TensorFlow has already started in this process; its threads stay as they are
             pass
-
-
-def share_one_arena() -> None:
-    """Let all threads of this process allocate from one arena: for its start, since a thread keeps the one it has.
-
-    Without it `keep_freed_memory` does little where there are threads, which give back what is in arenas of their own.
-    """
-    _mallopt({_M_ARENA_MAX: 1})
-
-
-def keep_freed_memory() -> None:
-    """Let this process reuse the memory of freed tensors instead of giving it back, to be cleared again.
-
-    By default glibc maps each large tensor anew, which took a quarter of the time of training (see
-    benchmarks/RESULTS.md). A process that holds no tensors has less memory at its peak without.
-    """
-    _mallopt(_KEEPING)
-
-
-def _mallopt(values: dict[int, int]) -> None:
-    """Set parameters of `mallopt(3)`; other systems' allocators are left as they are."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in values.items():
-            libc.mallopt(parameter, value)

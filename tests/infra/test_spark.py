@@ -93,6 +93,27 @@ def test_every_item_is_worked_on_once_and_its_part_comes_back(session):
     assert [figures for _, figures in written] == [{"seconds": float(part.path[5])} for part, _ in written]
 
 
+def test_threads_of_a_worker_share_one_arena_from_its_start(session, tmp_path):
+    def work(item):
+        import ctypes
+        import threading
+
+        libc, together = ctypes.CDLL(None), threading.Barrier(3)
+        libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+        threads = [threading.Thread(target=lambda: (libc.malloc(1000), together.wait())) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        file = ctypes.c_void_p(libc.fopen(str(tmp_path / item).encode(), b"w"))
+        libc.malloc_info(0, file)
+        libc.fclose(file)
+        yield Part(item, 0, 0), {"arenas": (tmp_path / item).read_text().count("<heap nr=")}
+
+    told = [figures for news in spark.map_to_parts(session, ITEMS[:1], work) for _, figures in news]
+    assert told == [{"arenas": 1}]
+
+
 def test_what_a_finished_task_wrote_comes_while_others_run(session, wait_for, tmp_path):
     def work(item):
         if item == ITEMS[0]:

@@ -47,7 +47,7 @@ def load(dataset: str, folder: Path, fields: Sequence[str]) -> Catalogue:
     run = open_run(RUN, dataset=dataset, lake=lake)
     for name in ("pull", "catalog", "embed"):
         step.execute(name, run)
-    rows = run.table("products").read(["product_id", *fields])
+    rows = run.products(["product_id", *fields])
     features = read_features(run, "average")
     centred = features - features.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)

@@ -4,8 +4,8 @@
 
 Reads the run's products and features, rounds unit vectors to multiples of 2⁻¹¹ (where the embedder is trained, it reads
 its output, the table `embeddings`: of those held out, what their images show alone), multiplies them as integers in
-float64, takes ten neighbours (ties to the smaller id), for all products and for those whose images are held out by
-their hash, and compares with what `evaluate` stored. Counts the right answers in the table `heldout` too: what unknown
+float64, takes ten neighbours (ties to the smaller id), for all products and for those whose pictures are of the
+test side, and compares with what `evaluate` stored. Counts the right answers in the table `heldout` too: what unknown
 images were taken for and what was recommended, by no product whose image is held out. Fails when any figure differs.
 """
 
@@ -74,8 +74,13 @@ def wrong_neighbours(
     return {name: np.concatenate(each) for name, each in wrong.items()}
 
 
-def is_held_out(sha256: str) -> bool:
-    return int(sha256[:8], 16) % 100 < 20
+def is_held_out(picture: int) -> bool:
+    """Whether a picture is of the test side or the final one, by the last two digits of its number."""
+    return picture % 100 < 20
+
+
+def is_tested(picture: int) -> bool:
+    return 10 <= picture % 100 < 20
 
 
 def count_unknown(lake: Path, run: str, products: dict[int, dict]) -> dict[str, float]:
@@ -85,8 +90,8 @@ def count_unknown(lake: Path, run: str, products: dict[int, dict]) -> dict[str, 
     for answer in answers:
         own, items = products[answer["product_id"]], [products[item] for item in answer["items"]]
         assert own["image_sha256"] == answer["image_sha256"]
-        assert is_held_out(answer["image_sha256"])
-        assert not any(is_held_out(item["image_sha256"]) for item in items), "a held-out product was recommended"
+        assert is_tested(own["picture"])
+        assert not any(is_held_out(item["picture"]) for item in items), "a held-out product was recommended"
         kind = own["gender"], own["articleType"]
         right["unknown_subcategory"] += answer["subCategory"] == own["subCategory"]
         right["unknown_derived"] += answer["derivedType"] == " ".join(kind)
@@ -99,7 +104,7 @@ def main() -> None:
     parser.add_argument("--lake", type=Path, default=Path("var/lake"))
     parser.add_argument("--run", required=True)
     given = parser.parse_args()
-    columns = ["product_id", "gender", "articleType", "subCategory", "image_sha256"]
+    columns = ["product_id", "gender", "articleType", "subCategory", "image_sha256", "picture"]
     products, _ = read(given.lake, given.run, "catalog", "products", columns)
     products = products.sort_by("product_id")
     types, genders = (np.array(products[name].to_pylist(), dtype=object) for name in ("articleType", "gender"))
@@ -111,7 +116,8 @@ def main() -> None:
         served, measured = trained_embeddings(given.lake, given.run, products["product_id"].to_numpy())
     names, counts = np.unique(types.astype(str), return_counts=True)
     queries = np.flatnonzero(np.isin(types.astype(str), names[counts >= 500]))
-    test_side = sorted((sha256, at) for at, sha256 in enumerate(hashes) if is_held_out(sha256))[:HELD_OUT]
+    tested = [at for at, picture in enumerate(products["picture"].to_pylist()) if is_tested(picture)]
+    test_side = sorted((hashes[at], at) for at in tested)[:HELD_OUT]
     held_out = np.intersect1d(queries, [at for _, at in test_side])
     found = {
         f"{prefix}{name}_{tolerance}": round(100 * float((wrong <= allowed).mean()), 2)

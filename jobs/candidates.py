@@ -23,11 +23,11 @@ CANDIDATES = pa.schema(
 
 def candidates(run: Run) -> StepResult:
     """Choose the medoid of every derivedType of the run."""
-    products, target = run.table("products"), run.lake.table("candidates")
+    target = run.lake.table("candidates")
     fingerprint = content_hash(str(CANDIDATES), run.content("products"), run.content("features"))
     if done := run.done("candidates", fingerprint, {"candidates": target}):
         return done
-    rows = products.read(["product_id", "derivedType"])
+    rows = run.products(["product_id", "derivedType"])
     typed = pc.is_valid(rows["derivedType"]).to_numpy()
     names, groups = np.unique(rows["derivedType"].to_numpy()[typed], return_inverse=True)
     embeddings = read_embeddings(run)[typed]

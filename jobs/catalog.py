@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 
 from infra.errors import UserError
@@ -31,9 +32,10 @@ from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
 from jobs.run import Run, StepResult, content_hash
-from ml.images import ImageError, normalise
+from ml import images, pictures
+from ml.images import ImageError, Stored
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
 IMAGES_A_PART = 992
 """At most 1,000, and a multiple of the 32 that the embed step takes a call."""
@@ -56,11 +58,22 @@ PRODUCTS = pa.schema(
         *((name, pa.string()) for name in ATTRIBUTES),
         ("derivedType", pa.string()),
         ("image_sha256", pa.string()),
+        ("picture", pa.int64()),
     ]
 )
+"""`picture` is the number of what the image shows (`ml.pictures`): the same one for each file of the same picture."""
 IMAGES = pa.schema(
-    [("image_sha256", pa.string()), ("bytes", pa.binary()), ("width", pa.int32()), ("height", pa.int32())]
+    [
+        ("image_sha256", pa.string()),
+        ("bytes", pa.binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("recipe", pa.string()),
+        ("picture", pa.int64()),
+        ("thumbnail", pa.binary()),
+    ]
 )
+"""`image_sha256` is of the source's file, and `recipe` says by which `ml.images.RECIPE` it became `bytes`."""
 REJECTS = pa.schema([(name, pa.string()) for name in ("product_id", "file", "reason", "detail")])
 
 
@@ -94,7 +107,8 @@ class Rejects:
 def catalog(run: Run) -> StepResult:
     """Turn the pulled archive into products, images and rejects."""
     settings, pulled = run.settings, run.table("pulls")
-    fingerprint = content_hash(CODE_VERSION, run.content("pulls"), settings.reject_max, settings.image_max_bytes)
+    rules = [CODE_VERSION, images.recipe_hash(), pictures.NEAR]
+    fingerprint = content_hash(rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes)
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if done := run.done("catalog", fingerprint, tables):
         return replace(done, figures=done.figures | {"images_new": 0})
@@ -106,7 +120,8 @@ def catalog(run: Run) -> StepResult:
             rows, not_utf8 = read_styles(stream, source.styles, rejects, settings.styles_max_bytes)
         found = len(rows) + rejects.products.total()
         products = _attach_images(rows, source, rejects)
-        parts, products = store_images(source, products, tables["images"], rejects, settings.image_max_bytes)
+        known = Known.of(tables["images"])
+        parts, products = store_images(source, products, known, rejects, settings.image_max_bytes)
     _check_share(rejects, found, len(products), settings.reject_max, source.styles)
     figures = {
         "products": len(products),
@@ -117,7 +132,9 @@ def catalog(run: Run) -> StepResult:
         "lines_not_utf8": not_utf8,
     }
     if parts or tables["images"].version < 0:
-        tables["images"] = tables["images"].commit(parts, IMAGES, run=run.name, mode="append")
+        # An earlier release told no pictures. Its rows go; older runs, which look at the table as it was, keep them.
+        mode = "append" if known.table.version < 0 or known.fits else "rewrite"
+        tables["images"] = known.table.commit(parts, IMAGES, run=run.name, mode=mode)
     part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS))
     tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name)
     products.sort(key=lambda product: product["product_id"])
@@ -365,32 +382,78 @@ def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[d
 # Images ---------------------------------------------------------------------------------------------------------------
 
 
-def store_images(
-    source: Source, products: list[dict], table: Table, rejects: Rejects, max_bytes: int
-) -> tuple[list[Part], list[dict]]:
-    """Write the contents that the images table does not hold yet.
+@dataclass
+class Known:
+    """What is stored of images: the picture of each content, by SHA-256, and all thumbnails with their pictures.
 
-    Returns the parts, and the products whose image can be used, each with its `image_sha256`.
+    A content that was stored by another recipe is none of them, but its thumbnail is known.
     """
-    known = set(table.read(["image_sha256"])["image_sha256"].to_pylist()) if table.version >= 0 else set()
+
+    table: Table
+    contents: dict[str, int] = field(default_factory=dict)
+    thumbnails: np.ndarray = field(default_factory=lambda: np.empty((0, pictures.WIDTH), np.uint8))
+    numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def of(cls, table: Table) -> Known:
+        """What the table `images` holds; nothing where an earlier release wrote it."""
+        known = cls(table)
+        if not known.fits:
+            return known
+        rows = table.read(["image_sha256", "recipe", "picture", "thumbnail"])
+        known.numbers = rows["picture"].to_numpy()
+        known.thumbnails = _to_array(rows["thumbnail"].to_pylist())
+        recipe = images.recipe_hash()
+        kept = zip(rows["image_sha256"].to_pylist(), rows["recipe"].to_pylist(), known.numbers.tolist(), strict=True)
+        known.contents = {sha: picture for sha, stored_by, picture in kept if stored_by == recipe}
+        return known
+
+    @property
+    def fits(self) -> bool:
+        """Whether the table is there and has this release's columns."""
+        return self.table.version >= 0 and self.table.schema.names == IMAGES.names
+
+    def add(self, stored: dict[str, Stored]) -> list[int]:
+        """Take up new contents, by SHA-256; returns their pictures."""
+        thumbnails = _to_array([image.thumbnail for image in stored.values()])
+        numbers = pictures.identify(thumbnails, self.thumbnails, self.numbers)
+        self.thumbnails = np.concatenate([self.thumbnails, thumbnails])
+        self.numbers = np.concatenate([self.numbers, numbers])
+        self.contents |= zip(stored, numbers.tolist(), strict=True)
+        return numbers.tolist()
+
+
+def _to_array(thumbnails: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, pictures.WIDTH)
+
+
+def store_images(
+    source: Source, products: list[dict], known: Known, rejects: Rejects, max_bytes: int
+) -> tuple[list[Part], list[dict]]:
+    """Write the contents that are not `known` yet, and let it know them.
+
+    Returns the parts, and the products whose image can be used, each with its `image_sha256` and `picture`.
+    """
     names = [product["file"] for product in products]
     files: dict[str, str | ImageError] = {}
     bad: dict[str, ImageError] = {}
     parts: list[Part] = []
     waiting: list[dict] = []
+    recipe = images.recipe_hash()
 
     def write() -> None:
         rows = pa.Table.from_pylist(waiting[:IMAGES_A_PART], schema=IMAGES)
-        parts.append(table.lake.write_part("images", rows))
+        parts.append(known.table.lake.write_part("images", rows))
         del waiting[:IMAGES_A_PART]
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        for batch in _batches(_new_contents(source, names, known, max_bytes, files)):
-            for sha, image in zip(batch, pool.map(_normalise, batch.values()), strict=True):
-                if isinstance(image, ImageError):
-                    bad[sha] = image
-                else:
-                    waiting.append(dict(zip(IMAGES.names, (sha, *image), strict=True)))
+        for batch in _batches(_new_contents(source, names, set(known.contents), max_bytes, files)):
+            made = dict(zip(batch, pool.map(_store, batch.values()), strict=True))
+            bad |= {sha: image for sha, image in made.items() if isinstance(image, ImageError)}
+            stored = {sha: image for sha, image in made.items() if isinstance(image, Stored)}
+            for (sha, image), picture in zip(stored.items(), known.add(stored), strict=True):
+                row = (sha, image.data, image.width, image.height, recipe, picture, image.thumbnail)
+                waiting.append(dict(zip(IMAGES.names, row, strict=True)))
             if len(waiting) >= IMAGES_A_PART:
                 write()
     if waiting:
@@ -402,7 +465,7 @@ def store_images(
         if error:
             rejects.product(str(product["product_id"]), product["file"], error.reason, error.detail)
         else:
-            usable.append({**product, "image_sha256": content})
+            usable.append({**product, "image_sha256": content, "picture": known.contents[str(content)]})
     return parts, usable
 
 
@@ -445,9 +508,9 @@ def _batches(contents: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]
         yield batch
 
 
-def _normalise(data: bytes) -> tuple[bytes, int, int] | ImageError:
+def _store(data: bytes) -> Stored | ImageError:
     try:
-        return normalise(data)
+        return images.store(data)
     except ImageError as error:
         return error
 

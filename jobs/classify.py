@@ -72,11 +72,11 @@ def classify(run: Run) -> StepResult:
 
 def _train(run: Run, fingerprint: str, start: Model | None, checkpoints: Checkpoints) -> StepResult:
     """Train, measure and commit: on features, or on images from the backbone `start` on, with its `checkpoints`."""
-    products, target, settings = run.table("products"), run.lake.table("classifier"), run.settings
-    rows = products.read(["product_id", "subCategory", "image_sha256", *FIELDS])
+    target, settings = run.lake.table("classifier"), run.settings
+    rows = run.products(["product_id", "subCategory", "image_sha256", "picture", *FIELDS])
     known, chosen = rows.num_rows - rows["subCategory"].null_count, _choose_products(rows)
     without, rows = len(rows) - known, rows.take(chosen)
-    sides = split.sides_of(rows["image_sha256"].to_pylist())
+    sides = split.sides_of(rows["picture"])
     if nothing := _nothing_to_learn(rows, sides, without):
         figures: dict[str, object] = {
             "classifier": f"none: {nothing}",
@@ -151,9 +151,7 @@ def _nothing_to_learn(rows: pa.Table, sides: np.ndarray, without: int) -> str:
     if not len(rows):
         return f"none of the {without} products has a subCategory"
     if not (sides == split.TRAIN).any():
-        return (
-            f"the images of all {len(rows)} products with a subCategory are held out, as the hash of an image decides"
-        )
+        return f"the images of all {len(rows)} products with a subCategory are held out, as its number decides"
     return ""
 
 

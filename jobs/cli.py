@@ -112,7 +112,7 @@ def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
     out.print(display.closing_table(watch.results))
     out.print(f"wall time   {seconds:.1f} s\n")
     report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
-    product = run.table("products").read(["product_id"])["product_id"][0].as_py()
+    product = run.products(["product_id"])["product_id"][0].as_py()
     out.print(f"report:  {report}", soft_wrap=True)
     out.print(f"try:     {_command('lookalike')} query {product} --filter baseColour=Blue", soft_wrap=True)
 

@@ -36,6 +36,7 @@ from jobs import charts, extraction
 from jobs.extraction import Model
 from jobs.features import to_matrix
 from jobs.run import Run
+from jobs.stored import CURRENT
 from ml import backbones, classifier, embedding, features, images, metrics, similarity, split
 from ml.features import BATCH, Extractor, Features
 
@@ -183,7 +184,7 @@ def take_sample(run: Run, size: int) -> Sample:
     Raises:
         UserError: they are too few to train on and to ask about.
     """
-    products = run.table("products").read(["product_id", "image_sha256", *LEARNT])
+    products = run.products(["product_id", "image_sha256", "picture", *LEARNT])
     rows = products.filter(pc.is_valid(products["subCategory"])).sort_by(
         [("image_sha256", "ascending"), ("product_id", "ascending")]
     )
@@ -191,7 +192,7 @@ def take_sample(run: Run, size: int) -> Sample:
     rows, hashes = rows.take(first[:size]), hashes[:size].tolist()
     attributes = {name: rows[name].to_pylist() for name in LEARNT}
     codes = {name: embedding.encode(attributes[name])[1] for name in JUDGED}
-    types, sides = codes["articleType"], split.sides_of(hashes)
+    types, sides = codes["articleType"], split.sides_of(rows["picture"])
     images_of_type = np.bincount(types[types >= 0], minlength=1)
     asked = (sides == split.TEST) & (types >= 0) & (images_of_type[np.maximum(types, 0)] > metrics.K)
     if not asked.any() or not (sides == split.TRAIN).any():
@@ -320,7 +321,7 @@ def _pictures(run: Run, hashes: pa.Array) -> Iterator[tuple[int, bytes]]:
     """Each image of the sample: its place in `hashes` and its file's bytes, a part of the images table at a time."""
     table = run.table("images")
     for part in table.parts:
-        rows = table.read_part(part, ["image_sha256", "bytes"], pc.field("image_sha256").isin(hashes))
+        rows = table.read_part(part, ["image_sha256", "bytes"], CURRENT & pc.field("image_sha256").isin(hashes))
         places = pc.index_in(rows["image_sha256"], value_set=hashes).to_pylist()
         yield from zip(places, rows["bytes"].to_pylist(), strict=True)
 

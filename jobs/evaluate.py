@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,11 @@ from infra.errors import UserError
 from infra.store import StoredRun
 from jobs import heldout, reference, step
 from jobs.features import gather, read_embeddings
-from jobs.heldout import Predictions, Products
+from jobs.heldout import Asked, Predictions, Products
 from jobs.reference import Live
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
 from jobs.run import STEPS, Run, StepResult, check_chain
+from jobs.stored import read_images
 from ml import cube, embedding, gates, metrics, split
 from ml.features import Features
 from ml.images import decode
@@ -95,32 +96,25 @@ def evaluate(run: Run) -> StepResult:
 
 
 def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | None) -> Evaluation:
-    products, lists = run.table("products").read(COLUMNS), read_unfiltered(run, known.ids)
-    codes = {name: encode(products[name]) for name in KINDS}
-    queries = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
-    held_out, shown = np.isin(np.arange(len(known.ids)), queries), lists.neighbours
-    if known.unlabelled.any():
-        shown = _with(shown, held_out, known.embeddings)
-    predictions = heldout.predict(run, known)
-    asked = heldout.ask(known, predictions, run.settings.evaluate_queries if predictions.labels else 0)
-    copies, classifier, counted = run.settings.evaluate_copies, _classifier(run), _count(run, products, lists)
+    products, lists = run.products(COLUMNS), read_unfiltered(run, known.ids)
+    codes, predictions = {name: encode(products[name]) for name in KINDS}, heldout.predict(run, known)
+    tested = measure_heldout(run, known, predictions, lists.neighbours, codes)
+    classifier, counted = _classifier(run), _count(run, products, lists)
     against = reference.refer(run, live, len(products))
     compared, against = _compare_lists(run, live, products, lists, against)
     measured = {
         **_of_lists(lists.neighbours, codes),
         "with_colour": int((codes["baseColour"] != metrics.MISSING).sum()),
-        **_of_heldout(shown, codes, held_out),
+        **tested.figures,
         **_of_classifier(known, predictions, classifier),
-        **{f"unknown_{name}": value for name, value in asked.figures.items()},
-        **(heldout.find_copies(run, known, copies) if copies else {}),
         "coverage": counted.coverage.value,
         "rejected": counted.rejected,
         "catalogue_shared": 100 * live.shared_share(len(products)) if live else float("nan"),
         "neighbours_kept": compared.kept,
     }
     if "heldout" in against.silent and not counted.not_finite:
-        measured |= _of_untrained(run, lists, codes, held_out)
-    subcategories = _by_subcategory(products["subCategory"], shown, codes, held_out)
+        measured |= _of_untrained(run, lists, codes, tested.asked)
+    subcategories = _by_subcategory(products["subCategory"], tested.shown, codes, tested.asked)
     figures = replace(
         counted,
         shares=reference.shares_of(measured) | reference.quality_of(subcategories),
@@ -128,9 +122,41 @@ def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | N
         neighbours=compared.agreed,
     )
     verdicts = gates.verdicts(figures, against, _tolerances(run))
-    of_products = (products, lists, shown, codes, held_out)
+    of_products = (products, lists, tested.shown, codes, tested.asked, measured, subcategories)
     baseline = _baseline(before, against.silent.get("heldout", "") if live and before is live.stored else "")
-    return Evaluation(*of_products, measured, subcategories, verdicts, classifier, asked, _embedder(run), baseline)
+    return Evaluation(*of_products, verdicts, classifier, tested.unknown, _embedder(run), baseline)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How n products do whose test side is asked for, bool (n,): their lists, int (n, 10), by the image alone where
+    that may be; what unknown images were answered; and figures of both, in percent."""
+
+    asked: np.ndarray
+    shown: np.ndarray
+    unknown: Asked
+    figures: dict[str, float]
+
+
+def measure_heldout(
+    run: Run, known: Products, predictions: Predictions, neighbours: np.ndarray, codes: dict[str, np.ndarray]
+) -> Tested:
+    """Measure what is recommended for the products of the test side.
+
+    Args:
+        run: done up to similar.
+        known: its products, with the sides that shall count.
+        predictions: of the classifier for their test side.
+        neighbours: their lists without filter, int (n, 10).
+        codes: of `KINDS`, int (n,) each.
+    """
+    queries = split.choose(known.hashes, np.flatnonzero(known.sides == split.TEST), MOST)
+    asked, settings = np.isin(np.arange(len(known.ids)), queries), run.settings
+    shown = _with(neighbours, asked, known.embeddings) if known.unlabelled.any() else neighbours
+    unknown = heldout.ask(known, predictions, settings.evaluate_queries if predictions.labels else 0)
+    copies = heldout.find_copies(run, known, settings.evaluate_copies) if settings.evaluate_copies else {}
+    figures = {f"unknown_{name}": value for name, value in unknown.figures.items()}
+    return Tested(asked, shown, unknown, {**_of_heldout(shown, codes, asked), **figures, **copies})
 
 
 def _with(neighbours: np.ndarray, asked: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
@@ -149,7 +175,7 @@ def _compare_lists(
     published = live.of(run)
     try:
         reference.check_there(published, "products", "cells", "lists")
-        before = published.table("products").read(["product_id", *reference.UNCHANGED]).sort_by("product_id")
+        before = published.products(["product_id", *reference.UNCHANGED])
         then = read_unfiltered(published, before["product_id"].to_numpy()).neighbours
     except (UserError, FileNotFoundError) as error:
         return reference.Followed(), against.without("neighbours", reference.why_gone(live, error))
@@ -215,7 +241,7 @@ def _of_classifier(known: Products, predictions: Predictions, classifier: dict) 
     accuracy = float("nan") if classifier["accuracy"] is None else classifier["accuracy"]
     return {
         "subcategory_test": 100 * accuracy,
-        "subcategory_test_15": _accuracy_of_largest(known, predictions),
+        "subcategory_test_15": accuracy_of_largest(known, predictions),
         "subcategory_asked": sum(of_class["support"] for of_class in classifier["classes"].values()),
         "classifier_accuracy": accuracy,
     }
@@ -227,7 +253,7 @@ def _classifier(run: Run) -> dict:
     return json.loads(rows[0]) if rows else NO_CLASSIFIER
 
 
-def _accuracy_of_largest(products: Products, predictions: Predictions) -> float:
+def accuracy_of_largest(products: Products, predictions: Predictions) -> float:
     """Accuracy (0–100) on the test side's products of the largest subCategories, told apart from each other only."""
     place = {name: code for code, name in enumerate(predictions.labels)}
     classes = np.array([place.get(name, metrics.MISSING) for name in products.attributes["subCategory"]], int)
@@ -348,11 +374,11 @@ def _tolerances(run: Run) -> gates.Tolerances:
 
 def result_grid(run: Run, count: int) -> list[list[np.ndarray]]:
     """The images of `count` products, each followed by its neighbours': lists of uint8 (h, w, 3), for `jobs.grid`."""
-    products = run.table("products").read(["product_id", "articleType", "image_sha256"])
+    products = run.products(["product_id", "articleType", "image_sha256"])
     lists = read_unfiltered(run, products["product_id"].to_numpy())
     rows = [row_of(lists, query) for query in spread(encode(products["articleType"]), count)]
     hashes = products["image_sha256"].to_pylist()
-    images = heldout.read_images(run, [hashes[index] for row in rows for index in row])
+    images = read_images(run, [hashes[index] for row in rows for index in row])
     return [[decode(images[hashes[index]]) for index in row] for row in rows]
 
 

@@ -29,6 +29,7 @@ from infra.settings import Settings
 from infra.telemetry import Progress
 from jobs.features import to_lists
 from jobs.run import Run
+from jobs.stored import CURRENT
 from ml import backbones, features, images
 
 SCHEMA = pa.schema(
@@ -100,7 +101,7 @@ def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
     table = run.lake.table("features")
     wanted = asked
     if wanted is None:
-        wanted = pc.unique(run.table("products").read(["image_sha256"])["image_sha256"])
+        wanted = pc.unique(run.products(["image_sha256"])["image_sha256"])
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)
@@ -139,7 +140,7 @@ def _files_of(run: Run, pending: pa.Array) -> dict[str, pa.Array]:
     """
     table, missing, files = run.table("images"), set(pending.to_pylist()), {}
     for name in table.parts:
-        stored = table.read_part(name, ["image_sha256"])["image_sha256"].to_pylist()
+        stored = table.read_part(name, ["image_sha256"], CURRENT)["image_sha256"].to_pylist()
         held = [sha for sha in stored if sha in missing]
         if held:
             files[name] = pa.array(held, pa.string())
@@ -231,7 +232,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine
     extractor = _extractor(lake.uri, model)
     started = perf_counter()
     load_s = started - began
-    rows = lake.table("images").read_part(part, ["image_sha256", "bytes"])
+    rows = lake.table("images").read_part(part, ["image_sha256", "bytes"], CURRENT)
     rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=pending))
     seconds = {"load_s": load_s, "read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
     found = []

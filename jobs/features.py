@@ -46,7 +46,7 @@ def gather(
     Raises:
         UserError: an image of a product has no features.
     """
-    hashes = np.array(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist(), "S64")
+    hashes = np.array(run.products(["image_sha256"])["image_sha256"].to_pylist(), "S64")
     hashes = hashes if asked is None else hashes[asked]
     images, image_of = np.unique(hashes, return_inverse=True)
     products, firsts = np.argsort(image_of, kind="stable"), np.cumsum([0, *np.bincount(image_of)])
@@ -133,10 +133,10 @@ def read_known(run: Run, embedder: embedding.Embedder, learnt: bool) -> dict[str
     With `learnt` also where its image may not be learnt from.
     """
     names = [name for name in embedder.recipe.blocks if name in ATTRIBUTES]
-    rows = run.table("products").read(["image_sha256", *names])
+    rows = run.products(["picture", *names])
     known = {name: np.array(rows[name].to_pylist(), object) for name in names}
     if learnt:
-        hidden = split.sides_of(rows["image_sha256"].to_pylist()) != split.TRAIN
+        hidden = split.sides_of(rows["picture"]) != split.TRAIN
         for values in known.values():
             values[hidden] = None
     return known

@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import UserError
+from jobs.champion import read_embedder
 from jobs.features import read_features, to_matrix
 from jobs.run import Run
 from jobs.serve.search import BATCH, Seen, Sight, read_classifier
+from jobs.stored import read_images
 from ml import classifier, images, protocols, split
 from ml.protocols import Catalogue, Found, copies
 from ml.similarity import nearest
 
 IMAGES_AT_ONCE = 1024
-COLUMNS = ["product_id", "image_sha256", *protocols.ATTRIBUTES]
+COLUMNS = ["product_id", "image_sha256", "picture", *protocols.ATTRIBUTES]
 ANSWERS = pa.schema(
     [
         ("image_sha256", pa.string()),
@@ -76,16 +78,19 @@ class Asked:
 def read_products(run: Run) -> Products:
     """The run's products with the embeddings that `similar` stored for measuring.
 
+    What the run's embedder has learnt is of the training side, wherever it stands: nothing is measured by that.
+
     Raises:
         RuntimeError: a product has none.
     """
-    rows = run.table("products").read(COLUMNS)
+    rows = run.products(COLUMNS)
     ids = rows["product_id"].to_numpy()
     embeddings = run.table("embeddings").read()
     place = pc.index_in(rows["product_id"], value_set=embeddings["product_id"].combine_chunks())
     if place.null_count:
         raise RuntimeError(f"product {ids[pc.is_null(place).to_numpy().argmax()]} has no embedding")
-    hashes = rows["image_sha256"].to_pylist()
+    hashes, sides = rows["image_sha256"].to_pylist(), split.sides_of(rows["picture"])
+    sides[np.isin(rows["picture"], read_embedder(run).learnt)] = split.TRAIN
     matrix, unlabelled = to_matrix(embeddings["embedding"]).copy(), np.zeros(len(embeddings), bool)
     if "unlabelled" in embeddings.column_names:  # earlier releases served every product so
         unlabelled = pc.is_valid(embeddings["unlabelled"]).to_numpy()
@@ -94,7 +99,7 @@ def read_products(run: Run) -> Products:
     return Products(
         ids,
         np.array(hashes),
-        split.sides_of(hashes),
+        sides,
         {name: np.array(rows[name].to_pylist(), object) for name in protocols.ATTRIBUTES},
         matrix[place.to_numpy()],
         unlabelled[place.to_numpy()],
@@ -200,13 +205,3 @@ def _stored(run: Run, hashes: np.ndarray, size: int = IMAGES_AT_ONCE) -> Iterato
         found = read_images(run, block)
         for start in range(0, len(block), size):
             yield [found[sha] for sha in block[start : start + size]]
-
-
-def read_images(run: Run, hashes: list[str]) -> dict[str, bytes]:
-    """Stored image bytes by SHA-256."""
-    found: dict[str, bytes] = {}
-    wanted, table = pa.array(sorted(set(hashes)), pa.string()), run.table("images")
-    for part in table.parts:
-        rows = table.read_part(part, ["image_sha256", "bytes"], pc.field("image_sha256").isin(wanted))
-        found |= zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
-    return found

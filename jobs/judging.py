@@ -77,10 +77,10 @@ def settle(run: Run, champion: Champion, base: Model) -> Settled:
 
 def _ask(run: Run, champion: Champion, untrained: Champion, base: Model) -> StepResult:
     started = perf_counter()
-    rows = run.table("products").read(["image_sha256", *KINDS])
+    rows = run.products(["image_sha256", "picture", *KINDS])
     trained = read_embedder(run, champion.embedder)
-    queries, answering = draw(rows["image_sha256"])
-    learnt = learnt_by(run, trained, queries)
+    queries, answering = draw(rows["image_sha256"], rows["picture"])
+    learnt = np.isin(rows["picture"].take(queries), trained.learnt)
     judged, new, files = dict[str, dict[str, float]](), 0, 0
     refused = _memorised(learnt) or _too_few(len(queries), answering)
     if not refused:
@@ -101,22 +101,17 @@ def _ask(run: Run, champion: Champion, untrained: Champion, base: Model) -> Step
     return StepResult(new, files, figures={**figures, **flat(judged), "judge_s": seconds})
 
 
-def draw(hashes: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def draw(hashes: pa.ChunkedArray, pictures: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Products to ask about, of the validation side, and to answer with, of the training side: int (a,) and (b,).
 
     The first product of each of those images whose hashes come first: nearly the same every night.
     """
     names = hashes.to_pylist()
     images, firsts = np.unique(np.array(names), return_index=True)
-    sides = split.sides_of(names)[firsts]
+    sides = split.sides_of(pictures)[firsts]
     queries = split.choose(images, np.flatnonzero(sides == split.VALIDATION), ASKED)
     answering = split.choose(images, np.flatnonzero(sides == split.TRAIN), SAMPLE - len(queries))
     return firsts[queries], firsts[answering]
-
-
-def learnt_by(run: Run, embedder: embedding.Embedder, products: np.ndarray) -> np.ndarray:
-    """Which of these products' pictures an embedder has learnt, bool (m,); `products` int (m,), indices."""
-    return np.zeros(len(products), bool)
 
 
 def judge(

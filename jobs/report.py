@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from jinja2 import Environment, PackageLoader
 
-from jobs import charts, heldout
+from jobs import charts
 from jobs.heldout import Asked
 from jobs.run import Run
+from jobs.stored import read_images
 from ml import gates, metrics
 from ml.images import normalise
 
@@ -263,7 +264,7 @@ def grid(run: Run, evaluation: Evaluation, count: int = GRID_QUERIES) -> list[li
     products, lists, codes = evaluation.products, evaluation.lists, evaluation.codes
     queries = spread(codes["articleType"], count)
     hashes = products["image_sha256"].to_pylist()
-    images = heldout.read_images(run, [hashes[index] for query in queries for index in row_of(lists, query)])
+    images = read_images(run, [hashes[index] for query in queries for index in row_of(lists, query)])
     shown = {sha: _data_uri(normalise(data, THUMBNAIL)[0]) for sha, data in images.items()}
     same = {name: metrics.hits(lists.neighbours, codes[name]) for name in ("articleType", "gender")}
 

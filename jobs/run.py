@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import psycopg
+import pyarrow as pa
 
 from infra import store
 from infra.errors import TransientError, UserError
@@ -142,6 +143,22 @@ class Run:
         if self.reading:
             self.reading.inputs[name] = TableVersion(vouched.tables[name], vouched.contents.get(name, ""))
         return self.lake.table(name, vouched.tables[name])
+
+    def products(self, columns: list[str], where: object = None) -> pa.Table:
+        """Columns of the run's products by ascending id: the order that indices of products are of everywhere.
+
+        Raises:
+            UserError: the step that writes them has not run, or an earlier release wrote them without these columns.
+        """
+        table = self.table("products")
+        if missing := [name for name in columns if name not in table.schema.names]:
+            raise UserError(
+                f"the products of run {self.name} have no {' and no '.join(missing)}: another release wrote them",
+                where=f"{self.lake.uri}/products, version {table.version}",
+                remedy=f"run `lookalike step catalog --run {self.name}` and the steps after it, or a new refresh",
+            )
+        rows = table.read(list(dict.fromkeys(["product_id", *columns])), where)
+        return rows.sort_by("product_id").select(columns)
 
     def content(self, name: str) -> str:
         """Hash of the content of table `name`, as this run has it. Raises UserError as `table` does."""

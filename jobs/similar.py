@@ -49,7 +49,7 @@ SCHEMAS = {"embeddings": EMBEDDINGS, "cells": CELLS, "lists": LISTS}
 
 def similar(run: Run) -> StepResult:
     """Compute the ten most similar members of every precomputed cell for every product of the run."""
-    settings, products = run.settings, run.table("products")
+    settings = run.settings
     tables = {name: run.lake.table(name) for name in SCHEMAS}
     fingerprint = content_hash(
         {name: str(schema) for name, schema in SCHEMAS.items()},
@@ -60,7 +60,7 @@ def similar(run: Run) -> StepResult:
     )
     if done := run.done("similar", fingerprint, tables):
         return done
-    rows = products.read(["product_id", *settings.fields])
+    rows = run.products(["product_id", *settings.fields])
     ids = rows["product_id"].to_numpy()
     cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
     embeddings = read_embeddings(run)
@@ -92,7 +92,7 @@ def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray) -> list
     size, parts = cube.panel_size(embeddings.shape[1]), []
     hidden = np.zeros(len(ids), bool)
     if read_embedder(run).arrays:
-        hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
+        hidden = split.sides_of(run.products(["picture"])["picture"]) != split.TRAIN
     shown = embeddings[:0]
     if hidden.any():
         shown = read_embeddings(run, learnt=True, rows=np.flatnonzero(hidden))

@@ -73,8 +73,8 @@ def train_embedding(run: Run) -> StepResult:
         return done
     if row := _killed(run):
         return run.remember("train_embedding", row["training"], _result(row, target.version))
-    rows = run.table("products").read(["image_sha256", *ATTRIBUTES])
-    sides = split.sides_of(rows["image_sha256"].to_pylist())
+    rows = run.products(["image_sha256", "picture", *ATTRIBUTES])
+    sides = split.sides_of(rows["picture"])
     if not {split.TRAIN, split.VALIDATION} <= set(sides.tolist()):
         raise UserError(
             f"{len(rows)} products are too few to train an embedding on: some must be left to judge it with",
@@ -85,9 +85,10 @@ def train_embedding(run: Run) -> StepResult:
     with training.checkpoints(settings, f"train_embedding-{fingerprint}") as checkpoints:
         rival = judging.settle(run, champion, base).champion
         if settings.embedding == "finetune":
-            challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), checkpoints)
+            origin = read_embedder(run, rival.embedder)
+            challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), origin, checkpoints)
         else:
-            embedder, history = fit(run, rows, sides, str(embedded["model"]))
+            embedder, history = fit(run, rows, sides, str(embedded["model"]), read_embedder(run))
             challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
         judged = _judge(run, rows, sides == split.VALIDATION, challenger, rival, base)
         return run.remember("train_embedding", fingerprint, _write(run, fingerprint, challenger, judged))
@@ -131,25 +132,30 @@ def _judge(
         "champion": (read_embedder(run, rival.embedder), rival.model, rival.tuned),
         "challenger": (challenger.embedder, challenger.model, challenger.tuned),
     }
-    queries = np.flatnonzero(held_out)
+    asked = held_out
     for embedder, _, tuned in contenders.values():
         extraction.extract(run, replace(base, tuned=tuned))
-        queries = queries[~judging.learnt_by(run, embedder, queries)]
-    asked = np.isin(np.arange(len(rows)), queries)
+        asked = asked & ~np.isin(rows["picture"], embedder.learnt)
     return {
         who: judging.judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
         for who, (embedder, model, _) in contenders.items()
     }
 
 
-def fit(run: Run, rows: pa.Table, sides: np.ndarray, model: str) -> tuple[Embedder, dict[str, list[float]]]:
-    """An embedder on the features of a model, and its history."""
+def fit(
+    run: Run, rows: pa.Table, sides: np.ndarray, model: str, origin: Embedder
+) -> tuple[Embedder, dict[str, list[float]]]:
+    """An embedder on the features of a model, and its history. It has learnt what `origin`, the model's, has."""
     attributes = {name: rows[name].to_pylist() for name in ATTRIBUTES}
     features = read_all_features(run, model)
-    return embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
+    embedder, history = embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
+    learnt = np.union1d(rows["picture"].filter(sides == split.TRAIN), origin.learnt)
+    return Embedder({**embedder.arrays, "learnt": learnt}), history
 
 
-def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkpoints: Checkpoints) -> Challenger:
+def tune(
+    run: Run, rows: pa.Table, sides: np.ndarray, model: Model, origin: Embedder, checkpoints: Checkpoints
+) -> Challenger:
     """Tune a backbone, embed all images with it, and train an embedder on those features.
 
     It goes on from the champion's weights, if those were tuned and the night goes by it: once a challenger is not
@@ -160,7 +166,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkpoints:
     from ml.finetune import Options
 
     extraction.extract(run, model)
-    head, before = fit(run, rows, sides, model.fingerprint)
+    head, before = fit(run, rows, sides, model.fingerprint, origin)
     codes = {name: embedding.encode(rows[name].to_pylist(), sides == split.TRAIN) for name in ATTRIBUTES}
     sizes = {name: len(classes) for name, (classes, _) in codes.items() if classes}
     samples = training.samples(
@@ -175,7 +181,7 @@ def tune(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkpoints:
     history = tuning.fit(backbone, head, samples, sizes, sides, options, checkpoints, progress.reach)
     tuned = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
     extraction.extract(run, tuned)
-    embedder, after = fit(run, rows, sides, tuned.fingerprint)
+    embedder, after = fit(run, rows, sides, tuned.fingerprint, origin)
     histories = {"head before tuning": before, "tuning": history, "head": after}
     return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
 

@@ -18,6 +18,7 @@ from infra.errors import TransientError, UserError
 from infra.lake import Table
 from infra.settings import Settings
 from jobs.run import Run
+from jobs.stored import CURRENT
 from ml import images
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def samples(run: Run, hashes: pa.ChunkedArray, size: tuple[int, int], target: Ca
 
     @lru_cache(maxsize=finetune.PARTS)
     def stored(part: int) -> pa.ChunkedArray:
-        return table.read_part(table.parts[part], ["bytes"])["bytes"]
+        return table.read_part(table.parts[part], ["bytes"], CURRENT)["bytes"]
 
     def load(chosen: np.ndarray) -> np.ndarray:
         pixels = np.empty((len(chosen), *size, 3), np.uint8)
@@ -52,7 +53,7 @@ def samples(run: Run, hashes: pa.ChunkedArray, size: tuple[int, int], target: Ca
 
 def _locate(run: Run, table: Table, hashes: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Where each image is stored: number of its part and row within it, int (n,) each."""
-    stored = [part["image_sha256"].to_pylist() for part in table.iter_parts(["image_sha256"])]
+    stored = [table.read_part(part, ["image_sha256"], CURRENT)["image_sha256"].to_pylist() for part in table.parts]
     where = {sha: (number, row) for number, part in enumerate(stored) for row, sha in enumerate(part)}
     parts, places = np.array([where.get(sha, (-1, -1)) for sha in hashes.to_pylist()]).reshape(-1, 2).T
     if (parts < 0).any():

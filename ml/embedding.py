@@ -123,7 +123,7 @@ class Embedder:
     `arrays` are the network's, float32, for each attribute that has a block the names of its c classes,
     `<name>_classes`, for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums`
     (j, c), how the m images of the memory look, `memory` (m, c), and their classes of `PARTS`, `<name>_memory` int16
-    (m,), the `recipe` by which they are applied, and the `layout` of them all.
+    (m,), the `recipe` by which they are applied, the `layout` of them all, and the pictures it has `learnt`, int64.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -140,6 +140,11 @@ class Embedder:
             labels = one_hot(self.arrays[f"{name}_memory"], len(self.arrays[f"{name}_classes"]))
             wide[f"{name}_memory"] = labels.astype(np.float64)
         return wide
+
+    @property
+    def learnt(self) -> np.ndarray:
+        """Numbers of the pictures that it must not be judged by, int64 (p,): see `ml.pictures`."""
+        return self.arrays.get("learnt", np.empty(0, np.int64))
 
     @property
     def fingerprint(self) -> str:

@@ -6,9 +6,12 @@ import hashlib
 import io
 import json
 import struct
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ml.pictures import thumbnail
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Decoders that may run on users' bytes; Pillow has many more, rarely used and less tested."""
@@ -58,6 +61,15 @@ class ImageError(ValueError):
         self.reason, self.detail = reason, detail
 
 
+class Stored(NamedTuple):
+    """A stored image: its file's bytes, width and height in pixels, and the thumbnail by which its picture is told."""
+
+    data: bytes
+    width: int
+    height: int
+    thumbnail: bytes
+
+
 def recipe_hash() -> str:
     """SHA-256 (hex) of `RECIPE`: an image that was stored under another one is to be stored anew."""
     return hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()
@@ -91,17 +103,28 @@ def normalise(data: bytes, long_side: int = LONG_SIDE, *, draft: bool = False) -
     Raises:
         ImageError: the bytes give no image within the limits.
     """
+    stored, image = _normalised(data, long_side, draft)
+    return stored, *image.size
+
+
+def store(data: bytes) -> Stored:
+    """What the lake keeps of an image file. Raises ImageError."""
+    stored, image = _normalised(data, LONG_SIDE, draft=False)
+    return Stored(stored, *image.size, thumbnail(_rgb(image)))
+
+
+def _normalised(data: bytes, long_side: int, draft: bool) -> tuple[bytes, Image.Image]:
     image = _open(data, MAX_PIXELS, DRAFT_MARGIN * long_side if draft else 0)
     plain = image.format in KEPT_FORMATS and image.mode in KEPT_MODES and _is_plain(image)
     if plain and max(image.size) <= long_side and len(data) <= MAX_KEPT_BYTES:
-        return data, *image.size
+        return data, image
     image = _rgb(image)
     image.thumbnail((long_side, long_side), SHRINKING)
     out = io.BytesIO()
     image.save(
         out, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING, comment=b""
     )  # else the comment of a GIF, of any length
-    return out.getvalue(), *image.size
+    return out.getvalue(), image
 
 
 def _open(data: bytes, max_pixels: int, draft_side: int = 0) -> Image.Image:

@@ -115,6 +115,15 @@ def accuracy_among(probabilities: np.ndarray, classes: np.ndarray, chosen: np.nd
     return 100 * float((likeliest == classes[asked]).mean()) if asked.any() else float("nan")
 
 
+def interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share, 0–1, of n samples that are independent (Wilson 1927); NaN of none."""
+    if not n:
+        return float("nan"), float("nan")
+    z = 1.959964
+    middle, reach = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float((middle - reach) / (1 + z * z / n)), float((middle + reach) / (1 + z * z / n))
+
+
 def agree(lists: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether one of two ranked lists begins with the other, bool (n,).
 

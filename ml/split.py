@@ -1,29 +1,26 @@
-"""Which images a model may learn from: train, validation or test, for good.
+"""Which pictures a model may learn from: train, validation, test or final, for good.
 
-The side follows from the image's hash alone, so the same picture never stands on two sides, whatever catalogue, product
-or run it comes with, and every model of the pipeline leaves out the same images.
+The side follows from the picture's number (`ml.pictures`) alone, so the same picture never stands on two sides,
+whatever file, catalogue, product or run it comes with, and every model of the pipeline leaves out the same pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-TRAIN, VALIDATION, TEST = range(3)
-TEST_SHARE, VALIDATION_SHARE = 20, 8
-"""Percent of all images."""
+TRAIN, VALIDATION, TEST, FINAL = range(4)
+PLACES = 100
+FINAL_PLACES, TEST_PLACES, VALIDATION_PLACES = range(10), range(10, 20), range(20, 28)
+"""Of the `PLACES` places, those whose pictures are held out. Choices are made by the validation side, figures told of
+the test side, and the final side is looked at for releases only."""
 
 
-def sides_of(hashes: Sequence[str]) -> np.ndarray:
-    """int8 (n,): `TRAIN`, `VALIDATION` or `TEST` for each image's SHA-256 (hex).
-
-    The first 32 bits of the hash, modulo 100, are below 20 for test, then below 28 for validation.
-    """
-    place = np.fromiter((int(sha[:8], 16) % 100 for sha in hashes), np.int64, len(hashes))
-    return np.where(
-        place < TEST_SHARE, TEST, np.where(place < TEST_SHARE + VALIDATION_SHARE, VALIDATION, TRAIN)
-    ).astype(np.int8)
+def sides_of(pictures: np.ndarray) -> np.ndarray:
+    """int8 (n,): `TRAIN`, `VALIDATION`, `TEST` or `FINAL` for each picture's number, int64 (n,), by its last digits."""
+    sides = np.full(PLACES, TRAIN, np.int8)
+    for side, places in ((FINAL, FINAL_PLACES), (TEST, TEST_PLACES), (VALIDATION, VALIDATION_PLACES)):
+        sides[list(places)] = side
+    return sides[np.asarray(pictures) % PLACES]
 
 
 def choose(hashes: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:

@@ -326,7 +326,7 @@ def _values(column: pa.ChunkedArray) -> list[str]:
 
 def _read_catalogue(run: Run) -> Catalogue:
     columns = list(dict.fromkeys([*run.fields, "subCategory", "derivedType"]))
-    rows = run.table("products").read(["product_id", *columns]).sort_by("product_id")
+    rows = run.products(["product_id", *columns])
     types = np.array(rows["derivedType"].to_pylist(), object)
     return Catalogue(rows["product_id"].to_numpy(), types, rows.group_by(columns).aggregate([]))
 
@@ -335,7 +335,7 @@ def _read_candidates(run: Run) -> Candidates:
     rows = run.table("candidates").read(["derivedType", "product_id"])
     names, chosen = rows["derivedType"].to_pylist(), rows["product_id"].combine_chunks()
     is_chosen = pc.is_in(pc.field("product_id"), value_set=chosen)
-    products = run.table("products").read(["product_id", *KIND], is_chosen).to_pylist()
+    products = run.products(["product_id", *KIND], is_chosen).to_pylist()
     kinds = {row["product_id"]: {field: row[field] for field in KIND} for row in products}
     found = run.table("embeddings").read(["product_id", "embedding"], is_chosen)
     row_of = {product_id: at for at, product_id in enumerate(found["product_id"].to_pylist())}

@@ -6,16 +6,20 @@ import sys
 import zipfile
 from collections import Counter
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
 from infra.errors import UserError
 from infra.lake import Lake
 from jobs import catalog as catalog_step
+from jobs import stored
 from jobs.step import execute
+from ml import images
 from ml.images import decode
 from tests import catalogues
-from tests.catalogues import good_files, image, open_run, pulled, row, styles, zip_bytes
+from tests.catalogues import good_files, image, open_run, pulled, row, styles, write_result, write_table, zip_bytes
 
 
 def run_catalog(lake, files, **settings):
@@ -41,10 +45,10 @@ def test_good_rows_become_products_with_attributes_derived_type_and_image(lake):
     assert (result.rows, result.rejects, sorted(found)) == (5, 0, [1, 2, 3, 4, 5])
     assert found[1]["derivedType"] == "Women Casual Shoes"
     assert found[1]["productDisplayName"] == "Product 1"
-    images = {each["image_sha256"]: each for each in run.table("images").read().to_pylist()}
-    stored = images[found[1]["image_sha256"]]
-    assert stored["bytes"] == good_files(5)["images/1.jpg"]
-    assert (stored["width"], stored["height"]) == (30, 40)
+    files = {each["image_sha256"]: each for each in run.table("images").read().to_pylist()}
+    first = files[found[1]["image_sha256"]]
+    assert first["bytes"] == good_files(5)["images/1.jpg"]
+    assert (first["width"], first["height"]) == (30, 40)
 
 
 def test_unquoted_commas_of_the_last_column_belong_to_it(lake):
@@ -387,6 +391,82 @@ def test_a_changed_archive_adds_only_its_new_images(lake):
     counts = Counter(later.table("images").read(["image_sha256"])["image_sha256"].to_pylist())
     assert set(counts.values()) == {1}
     assert len(counts) == 6
+
+
+def re_encoded(files):
+    """The same pictures, as a supplier's image server would send them one day: smaller files, other metadata."""
+    made = dict(files)
+    for name in files.keys() - {"styles.csv"}:
+        out = io.BytesIO()
+        Image.open(io.BytesIO(files[name])).resize((60, 80)).save(out, "JPEG", quality=70)
+        made[name] = out.getvalue()
+    return made
+
+
+def test_a_picture_is_the_same_when_its_file_is_another(lake):
+    files = good_files(12)
+    first, _ = run_catalog(lake, files)
+    later = pulled(open_run(lake, "2026-02-01"), zip_bytes(re_encoded(files)))
+    assert execute("catalog", later).figures["images_new"] == 12
+    before, after = products(first), products(later)
+    assert all(before[key]["image_sha256"] != after[key]["image_sha256"] for key in before)
+    assert [row["picture"] for row in before.values()] == [row["picture"] for row in after.values()]
+    assert len({row["picture"] for row in before.values()}) > 6
+
+
+def test_a_picture_seen_again_under_another_id_in_one_archive_is_the_same(lake):
+    files = good_files(6)
+    files["images/6.jpg"] = re_encoded(files)["images/3.jpg"]
+    run, _ = run_catalog(lake, files)
+    found = products(run)
+    assert found[6]["picture"] == found[3]["picture"]
+    assert found[6]["image_sha256"] != found[3]["image_sha256"]
+
+
+def test_images_stored_by_another_recipe_are_stored_anew_and_keep_their_pictures(lake, monkeypatch):
+    files = good_files(5) | {"images/1.jpg": image(1, size=(900, 1200))}
+    first, _ = run_catalog(lake, files)
+    monkeypatch.setattr(images, "LONG_SIDE", 300)
+    monkeypatch.setitem(images.RECIPE, "long_side", 300)
+    later = pulled(open_run(lake, "2026-02-01"), zip_bytes(files))
+    assert execute("catalog", later).figures["images_new"] == 5
+    sha = products(later)[1]["image_sha256"]
+    heights = {row["height"] for row in later.table("images").read().to_pylist() if row["image_sha256"] == sha}
+    assert heights == {512, 300}
+    monkeypatch.setattr(stored, "CURRENT", pc.field("recipe") == images.recipe_hash())
+    assert Image.open(io.BytesIO(stored.read_images(later, [sha])[sha])).height == 300
+    assert products(later) == products(first)  # pictures too
+
+
+def test_a_lake_of_a_release_that_told_no_pictures_gets_them(lake):
+    files = good_files(4)
+    run = pulled(open_run(lake, "2026-01-30"), zip_bytes(files))
+    old = pa.schema([field for field in catalog_step.IMAGES if field.name in ("image_sha256", "bytes")])
+    earlier = write_table(run, "images", [{"image_sha256": "0" * 64, "bytes": b""}], old)
+    later, result = run_catalog(lake, files)
+    assert result.figures["images_new"] == 4
+    assert later.table("images").schema.names == catalog_step.IMAGES.names
+    assert lake.table("images", earlier).read().num_rows == 1  # for the runs that looked at it then
+    assert all(row["picture"] >= 0 for row in products(later).values())
+
+
+def test_products_come_by_ascending_id_whatever_their_parts_are_called(lake):
+    rows = [{"product_id": number, "image_sha256": f"{number:064}"} for number in range(40)]
+    run = open_run(lake)
+    write_result(run, "catalog", tables={"products": write_table(run, "products", rows, catalog_step.PRODUCTS, 3)})
+    stored = run.table("products").read(["product_id"])["product_id"].to_pylist()
+    assert stored != sorted(stored)
+    assert run.products(["product_id"])["product_id"].to_pylist() == list(range(40))
+
+
+def test_products_of_an_earlier_release_are_a_clear_error_where_pictures_are_needed(lake):
+    run = open_run(lake)
+    old = pa.schema([field for field in catalog_step.PRODUCTS if field.name != "picture"])
+    version = write_table(run, "products", [{"product_id": 1, "image_sha256": "0" * 64}], old)
+    write_result(run, "catalog", tables={"products": version})
+    with pytest.raises(UserError, match="the products of run 2026-01-31 have no picture") as caught:
+        run.products(["picture"])
+    assert "lookalike step catalog --run 2026-01-31" in caught.value.remedy
 
 
 def test_images_are_stored_in_parts_of_bounded_size(lake, monkeypatch):

@@ -10,7 +10,7 @@ from infra.lake import Lake
 from jobs import classify, step
 from jobs.serve.search import read_classifier
 from ml import classifier, split
-from tests.catalogues import embedded, good_files, open_run, pulled, zip_bytes
+from tests.catalogues import embedded, good_files, open_run, pulled, sides_of_images, zip_bytes
 
 KINDS = ("Bags", "Shoes", "Watches")
 N = 120
@@ -153,7 +153,7 @@ def test_where_there_is_nothing_to_learn_the_run_has_no_classifier_and_the_figur
 
 def test_where_all_labelled_images_are_held_out_the_run_has_no_classifier(tmp_path):
     rows, features = catalogue()
-    held_out = [at for at in rows if split.sides_of([at[2]])[0] == split.TEST][:3]
+    held_out = [at for at in rows if sides_of_images([at[2]])[0] == split.TEST][:3]
     result = step.execute("classify", lake_with(tmp_path, held_out, features))
     assert result.figures["classifier"].startswith("none: the images of all 3 products with a subCategory are held out")
 

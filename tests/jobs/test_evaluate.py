@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
-from jobs import candidates, catalog, classify, evaluate, reference, similar
+from jobs import candidates, catalog, classify, evaluate, heldout, reference, similar
 from jobs.champion import EMBEDDERS
 from jobs.cli import app
 from jobs.extraction import SCHEMA as FEATURES
@@ -24,15 +24,20 @@ from jobs.publish import refused_gates
 from jobs.report import GRID_QUERIES, THUMBNAIL, spread
 from jobs.run import STEPS
 from jobs.step import execute
-from ml import cube, split
+from ml import cube, embedding, split
 from ml.classifier import to_bytes
 from ml.similarity import to_embedding
-from tests.catalogues import PULLS, image, open_run, row, write_result, write_table
+from tests.catalogues import PULLS, image, open_run, row, sides_of_images, write_result, write_table
 
 N = 60
 LABELS = ["Bags", "Shoes", "Topwear"]
 TEST = range(1, 13)
 """Products whose images are held out: those whose hash begins with less than 20, modulo 100."""
+EMBEDDER_FILE = embedding.Embedder(
+    {"layout": np.array(embedding.LAYOUT), "recipe": embedding.RECIPE.to_array()}
+).to_bytes()
+EMBEDDER = hashlib.sha256(EMBEDDER_FILE).hexdigest()
+"""Of a trained embedder that is not applied: what it makes of images is in the table embeddings."""
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 
 
@@ -123,6 +128,7 @@ def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes, uri: s
     trained = tables.pop("embedders")
     if trained:
         write_table(run, "embedders", trained, EMBEDDERS)
+        run.lake.write_bytes(f"embedders/{EMBEDDER}.npz", EMBEDDER_FILE)
     count = len(tables["products"])
     figures = {
         "pull": {"uri": uri},
@@ -315,7 +321,26 @@ def test_no_image_that_is_held_out_is_recommended_or_a_candidate(small_run):
     hashes = {each["product_id"]: each["image_sha256"] for each in run.table("products").read().to_pylist()}
     items = [item for each in answered(run) for item in each["items"]]
     assert items
-    assert split.TEST not in set(split.sides_of([hashes[item] for item in items]))
+    assert split.TEST not in set(sides_of_images([hashes[item] for item in items]))
+
+
+def test_pictures_that_the_embedder_has_learnt_and_those_of_the_final_side_are_not_asked(small_run, lake):
+    run = small_run()
+    before = heldout.read_products(run)
+    assert np.flatnonzero(before.sides == split.TEST).tolist() == [number - 1 for number in TEST]
+    learnt = embedding.Embedder(
+        {"layout": np.array(embedding.LAYOUT), "recipe": embedding.RECIPE.to_array(), "learnt": np.array([10**12 + 13])}
+    ).to_bytes()
+    sha256 = hashlib.sha256(learnt).hexdigest()
+    lake.write_bytes(f"embedders/{sha256}.npz", learnt)
+
+    def change(tables):
+        tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | {"sha256": sha256, "number": 0})
+        tables["products"][0]["picture"], tables["products"][1]["picture"] = 10**12 + 13, 7
+
+    sides = heldout.read_products(small_run(change)).sides
+    assert (sides[0], sides[1]) == (split.TRAIN, split.FINAL)
+    assert np.flatnonzero(sides == split.TEST).tolist() == [number - 1 for number in TEST if number > 2]
 
 
 def test_labels_of_held_out_images_change_nothing_but_the_verdict_on_them(small_run, lake):
@@ -383,7 +408,7 @@ def test_a_classifier_that_has_learnt_from_held_out_images_is_refused(small_run)
 def test_figures_of_a_trained_embedder_say_what_it_has_learnt_from(small_run, lake):
     def train(tables):
         history = {"loss": [3.5, 1.25], "articleType_accuracy": [0.5, 0.625]}
-        trained = {"sha256": "e" * 64, "number": 0, "promoted": True, "history": json.dumps(history)}
+        trained = {"sha256": EMBEDDER, "number": 0, "promoted": True, "history": json.dumps(history)}
         tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | trained)
 
     page = lake.read_bytes(execute("evaluate", small_run(train)).figures["report"]).decode()
@@ -395,7 +420,7 @@ def test_figures_of_a_trained_embedder_say_what_it_has_learnt_from(small_run, la
 
 def test_a_run_whose_embedder_has_no_row_any_more_is_measured_all_the_same(small_run, lake):
     def train(tables):
-        tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | {"sha256": "e" * 64, "number": 0})
+        tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | {"sha256": EMBEDDER, "number": 0})
 
     run = small_run(train)
     write_table(run, "embedders", [], EMBEDDERS)
@@ -521,7 +546,7 @@ class Shop:
         return tables
 
     def classifier(self, hashes: list[str]) -> dict[str, object]:
-        sides = split.sides_of(hashes)
+        sides = sides_of_images(hashes)
         named = [
             (LABELS[2 - int(shown.argmax())], own["subCategory"])
             for shown, own in zip(self.shown, self.rows, strict=True)
@@ -562,7 +587,7 @@ def lose_half_of_the_bags(shop):
 
 
 def embed_as_another_catalogue(shop):
-    shop.embedder = "e" * 64
+    shop.embedder = EMBEDDER
     shop.embedded = [np.random.default_rng(9000 + number).random(14) for number in shop.numbers]
 
 
@@ -623,7 +648,7 @@ def test_lists_that_do_not_follow_from_those_before_are_refused_where_model_and_
 
 def test_neighbours_have_no_verdict_where_the_embedder_is_another(night):
     go_live(night("2026-01-30", range(1, 601)))
-    run = night("2026-01-31", range(1, 601), lambda shop: setattr(shop, "embedder", "e" * 64))
+    run = night("2026-01-31", range(1, 601), lambda shop: setattr(shop, "embedder", EMBEDDER))
     execute("evaluate", run)
     assert detail_of(run, "neighbours") == "not compared: run 2026-01-30 was made with another model or embedder"
     assert run.result("evaluate").figures["neighbours_kept"] is None

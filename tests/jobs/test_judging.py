@@ -10,15 +10,16 @@ import pytest
 
 from infra.lake import Lake
 from jobs import judging
-from jobs.champion import find_champion
+from jobs.champion import append_row, find_champion, read_embedder, read_rows
 from jobs.extraction import choose_model
 from jobs.features import read_embeddings, read_features
 from jobs.judging import draw, judge, least_products, no_better
 from jobs.run import StepResult
 from jobs.step import execute
 from ml import metrics, split
+from ml.embedding import Embedder
 from ml.similarity import to_embedding
-from tests.catalogues import embedded, open_run
+from tests.catalogues import embedded, open_run, picture_of, sides_of_images
 
 N, D = 2_000, 16
 GENDERS, COLOURS = ("Men", "Women"), ("Red", "Blue")
@@ -103,22 +104,37 @@ def test_the_same_products_and_champion_are_asked_about_once(lake, monkeypatch):
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize(("learnt", "used"), [(0.04, True), (0.3, False)])
-def test_images_that_the_champion_has_learnt_are_not_asked_and_many_of_them_end_its_use(
-    lake, monkeypatch, learnt, used
-):
+@pytest.mark.parametrize(("every", "used"), [(25, True), (3, False)])
+def test_pictures_that_the_champion_has_learnt_are_not_asked_and_many_of_them_end_its_use(lake, every, used):
     run = catalogue(lake, "2026-01-02", "one", noise=4)
-    every = round(1 / learnt)
-    monkeypatch.setattr(judging, "learnt_by", lambda run, embedder, products: np.arange(len(products)) % every == 0)
+    rows = run.products(["image_sha256", "picture"])
+    queries, _ = draw(rows["image_sha256"], rows["picture"])
+    learnt = rows["picture"].to_numpy()[queries[::every]]
+    promote(lake, {"learnt": learnt})
     figures = execute("embed", run).figures
     assert figures["champion_used"] == used
-    of = np.sum(split.sides_of(run.table("products").read()["image_sha256"].to_pylist()) == split.VALIDATION)
-    known = len(range(0, of, every))
     if used:
-        assert figures["champion_products"] == of - known
+        assert figures["champion_products"] == len(queries) - len(learnt)
     else:
-        assert f"it has learnt {known} of the {of} images" in figures["champion_refused"]
+        assert f"it has learnt {len(learnt)} of the {len(queries)} images" in figures["champion_refused"]
         assert "champion_both_0" not in figures
+
+
+def promote(lake, arrays):
+    """Make an embedder champion that is the present one but for these arrays."""
+    row = read_rows(lake)[-1]
+    embedder = read_embedder(open_run(lake), row["sha256"])
+    data = Embedder({**embedder.arrays, **arrays}).to_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    lake.write_bytes(f"embedders/{sha256}.npz", data)
+    append_row(lake, row | {"sha256": sha256, "file": f"embedders/{sha256}.npz", "promoted": True})
+
+
+def test_a_training_says_which_pictures_it_has_learnt(lake):
+    run = catalogue(lake, "2026-01-02", "one", noise=4)
+    embedder, pictures = read_embedder(run, champion_of(lake)), run.products(["picture"])["picture"]
+    train = pictures.to_numpy()[split.sides_of(pictures) == split.TRAIN]
+    assert embedder.learnt.tolist() == sorted(set(train.tolist()))
 
 
 def test_a_champion_that_cannot_be_judged_is_not_used(lake):
@@ -131,7 +147,7 @@ def test_a_challenger_has_to_beat_the_untrained_features_where_the_champion_does
     run, foreign = catalogue(lake, "2026-01-02", "another", noise=0.1), champion_of(lake)
     figures = execute("train_embedding", run).figures
     rows = run.table("products").read(["image_sha256", *judging.KINDS])
-    asked = split.sides_of(rows["image_sha256"].to_pylist()) == split.VALIDATION
+    asked = sides_of_images(rows["image_sha256"].to_pylist()) == split.VALIDATION
     untrained = judge(to_embedding(read_features(run, "average")), rows, asked)
     assert figures["champion_both_0"] == round(untrained["both_0"], 2)
     assert champion_of(lake) == (figures["embedder"] if figures["promoted"] else foreign)
@@ -142,15 +158,16 @@ def test_the_sample_asks_the_validation_side_and_the_training_side_answers_one_p
     monkeypatch.setattr(judging, "ASKED", 20)
     images = [sha(str(number)) for number in range(600)]
     hashes = [*images[::-1], *images]  # two products an image
-    queries, answering = draw(_column(hashes))
-    sides = split.sides_of(hashes)
+    pictures = [picture_of(sha) for sha in hashes]
+    queries, answering = draw(_column(hashes), _column(pictures))
+    sides = sides_of_images(hashes)
     assert (len(queries), len(answering)) == (20, 40)
     assert set(sides[queries]) == {split.VALIDATION}
     assert set(sides[answering]) == {split.TRAIN}
     assert max(*queries, *answering) < 600  # the first of both
-    validation = sorted(image for image, side in zip(images, split.sides_of(images), strict=True) if side == 1)
+    validation = sorted(image for image, side in zip(images, sides_of_images(images), strict=True) if side == 1)
     assert sorted(hashes[at] for at in queries) == validation[:20]
-    more = draw(_column([*hashes, sha("another")]))[0]
+    more = draw(_column([*hashes, sha("another")]), _column([*pictures, picture_of(sha("another"))]))[0]
     assert len(set(more) & set(queries)) >= 19  # nearly the same
 
 

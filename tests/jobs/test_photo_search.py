@@ -28,6 +28,7 @@ from jobs.features import read_embeddings
 from jobs.search import Photo, open_source
 from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
+from jobs.stored import read_images
 from ml import protocols, split, stages
 from ml.images import ImageError, decode
 from ml.protocols import copies
@@ -261,7 +262,7 @@ def test_copies_of_held_out_photos_are_looked_for_among_all_products(night):
     run, _, searcher = night
     products = heldout.read_products(run)
     asked = sorted(set(products.hashes[products.sides == split.TEST]))[:6]
-    stored, found = heldout.read_images(run, asked), []
+    stored, found = read_images(run, asked), []
     for sha in asked:
         made = copies(decode(stored[sha]))
         seen = [searcher.see([made[kind]])[0] for kind in ("recompressed", "cropped")]

@@ -18,7 +18,7 @@ from jobs.features import read_all_features, read_embeddings, read_features, rea
 from jobs.run import Run, recorded, release
 from jobs.step import execute
 from ml import embedding, images, split
-from tests.catalogues import embedded, good_files, open_run, pulled, write_result, zip_bytes
+from tests.catalogues import embedded, good_files, open_run, pulled, sides_of_images, write_result, zip_bytes
 
 N, D = 2_000, 16
 GENDERS, TYPES, COLOURS = ("Men", "Women"), ("Shirts", "Watches", "Heels"), ("Red", "Blue")
@@ -73,7 +73,7 @@ def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
         assert np.array_equal(read_embeddings(run, embedder, base_of(run), learnt=learnt), at_once)
         some = np.array([7, 2])
         assert np.array_equal(read_embeddings(run, embedder, base_of(run), learnt=learnt, rows=some), at_once[some])
-    hidden = split.sides_of(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
+    hidden = sides_of_images(run.table("products").read(["image_sha256"])["image_sha256"].to_pylist()) != split.TRAIN
     assert hidden.any()
     assert all(values[hidden].tolist() == [None] * hidden.sum() for values in read_known(run, embedder, True).values())
     assert None not in read_known(run, embedder, False)["gender"]
@@ -86,7 +86,7 @@ def test_lists_use_all_that_the_catalogue_knows_and_measures_only_what_may_be_le
     execute("similar", run)
     rows, stored = run.table("products").read(["product_id", "image_sha256"]), run.table("embeddings").read()
     assert stored["product_id"].equals(rows["product_id"])
-    hidden = split.sides_of(rows["image_sha256"].to_pylist()) != split.TRAIN
+    hidden = sides_of_images(rows["image_sha256"].to_pylist()) != split.TRAIN
     assert [each is not None for each in stored["unlabelled"].to_pylist()] == hidden.tolist()
     assert np.array_equal(to_matrix(stored["embedding"]), read_embeddings(run))
     known = heldout.read_products(run)

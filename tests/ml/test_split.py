@@ -1,34 +1,22 @@
-"""The sides of images: by hash, for good."""
-
-import hashlib
+"""The sides of pictures: by number, for good."""
 
 import numpy as np
 
-from ml.split import TEST, TRAIN, VALIDATION, choose, sides_of
+from ml.split import FINAL, TEST, TRAIN, VALIDATION, choose, sides_of
 
 
-def test_an_image_keeps_its_side_whatever_stands_beside_it():
-    hashes = [hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(5000)]
-    sides = sides_of(hashes)
-    assert np.array_equal(sides_of(hashes[::-1])[::-1], sides)
-    assert [int(sides_of([sha])[0]) for sha in hashes[:50]] == sides[:50].tolist()
+def test_a_picture_keeps_its_side_whatever_stands_beside_it():
+    pictures = np.random.default_rng(0).integers(2**63, size=5000)
+    sides = sides_of(pictures)
+    assert np.array_equal(sides_of(pictures[::-1])[::-1], sides)
+    assert [int(sides_of(pictures[at : at + 1])[0]) for at in range(50)] == sides[:50].tolist()
 
 
-def test_the_shares_are_72_8_and_20_percent():
-    hashes = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(20000)]
-    shares = np.bincount(sides_of(hashes), minlength=3) / len(hashes)
-    assert np.abs(shares - [0.72, 0.08, 0.20]).max() < 0.01
-
-
-def test_the_first_32_bits_modulo_100_decide():
-    assert sides_of([f"{number:08x}" + "0" * 56 for number in (19, 20, 27, 28, 119, 199)]).tolist() == [
-        TEST,
-        VALIDATION,
-        VALIDATION,
-        TRAIN,
-        TEST,
-        TRAIN,
-    ]
+def test_the_last_two_digits_decide():
+    places = [0, 9, 10, 19, 20, 27, 28, 99, 100, 119, 2**62 - 4]  # the last ends in 00
+    wanted = [FINAL, FINAL, TEST, TEST, VALIDATION, VALIDATION, TRAIN, TRAIN, FINAL, TEST, FINAL]
+    assert sides_of(np.array(places)).tolist() == wanted
+    assert np.bincount(sides_of(np.arange(100))).tolist() == [72, 8, 10, 10]
 
 
 def test_those_with_the_first_hashes_are_chosen_among_the_rows_given():

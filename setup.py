@@ -69,6 +69,7 @@ setup(
             "moto[server]",
             "mypy",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "types-requests",
             "scikit-learn",

@@ -148,7 +148,7 @@ def test_half_of_what_it_says_is_what_its_memory_of_the_training_side_says(fitte
     mean, axes = memory.components(features[train, 3:])
     looks = memory.looks(features[:, 3:].astype(np.float64), mean, axes)
     for name, (_, targets) in own.items():
-        (recalled,) = memory.recall(looks, looks[train], [targets.values[train]])
+        (recalled,) = memory.recall(looks, looks[train], [targets.values[train]], memory.TEMPERATURE)
         assert network[name, 1] == pytest.approx(recalled, abs=2e-3)
         both = classifier.predict(classifier.fit(features, targets, SIDES, seed=0, stages=3).model, features)
         assert both == pytest.approx((network[name, 0] + network[name, 1]) / 2, abs=1e-5)

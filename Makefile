@@ -9,6 +9,7 @@ UV_VERSION := 0.13.8
 UV_INSTALL = uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock && uv pip install -q --python $(BIN)/python --no-deps -e .
 PIP_INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 DATASET ?=
+TESTERS ?= 2
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -36,9 +37,9 @@ java: $(STAMP)
 refresh: setup ## Refresh a catalogue through Airflow: make refresh [DATASET=path|uri] [RUN=2026-01-31]
 	@$(BIN)/lookalike refresh $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")
 
-test: setup ## Check style, types and layers, and run every test
+test: setup ## Check style, types and layers, and run every test: make test [TESTERS=2]
 	@$(MAKE) -s lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, mypy, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

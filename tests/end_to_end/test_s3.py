@@ -235,7 +235,7 @@ def test_a_policy_is_valid_and_names_every_action_and_a_place_for_it(policy):
         whole_bucket = each["Action"] == ["s3:ListBucket"]
         for place in each["Resource"]:
             # A bucket's name is written out, and objects lie below a prefix of it.
-            expected = "" if whole_bucket else r"/[A-Z_]+(/(\*|[a-z_]+|[a-z]+\.json))*"
+            expected = "" if whole_bucket else r"/[A-Z_]+(/(\*|[a-z_]+|[a-z]+(\.\*)?\.json))*"
             assert re.fullmatch(f"arn:aws:s3:::[A-Z_]+{expected}", place), place
         if whole_bucket:
             assert all(re.match("[A-Z_]+", prefix) for prefix in each["Condition"]["StringLike"]["s3:prefix"])

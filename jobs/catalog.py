@@ -402,7 +402,7 @@ class Known:
             return known
         rows = table.read(["image_sha256", "recipe", "picture", "thumbnail"])
         known.numbers = rows["picture"].to_numpy()
-        known.thumbnails = _to_array(rows["thumbnail"].to_pylist())
+        known.thumbnails = np.concatenate([known.thumbnails, *map(_to_array, rows["thumbnail"].chunks)])
         recipe = images.recipe_hash()
         kept = zip(rows["image_sha256"].to_pylist(), rows["recipe"].to_pylist(), known.numbers.tolist(), strict=True)
         known.contents = {sha: picture for sha, stored_by, picture in kept if stored_by == recipe}
@@ -415,7 +415,7 @@ class Known:
 
     def add(self, stored: dict[str, Stored]) -> list[int]:
         """Take up new contents, by SHA-256; returns their pictures."""
-        thumbnails = _to_array([image.thumbnail for image in stored.values()])
+        thumbnails = _to_array(pa.array([image.thumbnail for image in stored.values()], pa.binary()))
         numbers = pictures.identify(thumbnails, self.thumbnails, self.numbers)
         self.thumbnails = np.concatenate([self.thumbnails, thumbnails])
         self.numbers = np.concatenate([self.numbers, numbers])
@@ -423,8 +423,12 @@ class Known:
         return numbers.tolist()
 
 
-def _to_array(thumbnails: list[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, pictures.WIDTH)
+def _to_array(thumbnails: pa.BinaryArray) -> np.ndarray:
+    """The bytes of a column as they lie in memory, uint8 (n, `pictures.WIDTH`)."""
+    values, size = thumbnails.buffers()[2], len(thumbnails) * pictures.WIDTH
+    if not size:
+        return np.empty((0, pictures.WIDTH), np.uint8)
+    return np.frombuffer(values, np.uint8, size, thumbnails.offset * pictures.WIDTH).reshape(-1, pictures.WIDTH)
 
 
 def store_images(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra import airflow, spark, store
+from infra import airflow, leftovers, spark, store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.places import shown
@@ -404,6 +404,19 @@ def up() -> None:
 def down() -> None:
     """Stop what `up` started."""
     out.print("stopped" if airflow.down(_airflow_home()) else "Airflow was not running")
+
+
+@app.command("leftovers")
+def list_leftovers(
+    days: Annotated[int, typer.Option(min=1, help="Untouched for so many days; longer than any step takes.")] = 7,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete them.")] = False,
+) -> None:
+    """List what killed attempts left in the lake and no version of a table names, or delete it."""
+    lake, age = Lake(read_settings().lake), datetime.timedelta(days=days)
+    names = leftovers.remove(lake, age) if remove else leftovers.find(lake, age)
+    for name in names:
+        out.print(escape(name), soft_wrap=True)
+    out.print(f"{len(names):,} {'removed' if remove else 'files that nobody reads; --remove deletes them'}")
 
 
 @app.command()

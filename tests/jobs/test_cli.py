@@ -1,0 +1,26 @@
+"""Commands that are thin: what they say, and what they leave."""
+
+import os
+import time
+
+import pyarrow as pa
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+
+def test_leftovers_are_listed_and_removed_only_when_asked_for(lake, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_LAKE", lake.uri)
+    schema = pa.schema({"id": pa.int64()})
+    parts = [lake.write_part("things", pa.table({"id": [number]}, schema=schema)) for number in (1, 2)]
+    lake.table("things").commit(parts[:1], schema, run="r")
+    orphan = f"things/{parts[1].path}"
+    assert CliRunner().invoke(app, ["leftovers"]).stdout == "0 files that nobody reads; --remove deletes them\n"
+    os.utime(lake.path(orphan), (then := time.time() - 8 * 86_400, then))
+    listed = CliRunner().invoke(app, ["leftovers"])
+    assert listed.stdout == f"{orphan}\n1 files that nobody reads; --remove deletes them\n"
+    assert lake.exists(orphan)
+    removed = CliRunner().invoke(app, ["leftovers", "--days", "3", "--remove"])
+    assert (removed.exit_code, removed.stdout) == (0, f"{orphan}\n1 removed\n")
+    assert not lake.exists(orphan)
+    assert lake.table("things").read().num_rows == 1

@@ -9,8 +9,9 @@ that commits one of them meanwhile makes this attempt's commit refused.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -122,6 +123,8 @@ class Panels:
     starts: list[int]
     ids: np.ndarray
     cells: Cells
+    computation: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """What a worker tells this one by from another that it worked for before: parts may be the same, cells others."""
 
     def tasks(self) -> list[str]:
         """Ranges of query products `panel:start:stop`, each within a panel."""
@@ -168,23 +171,25 @@ def lists_of(panels: Panels, panel: int, start: int, stop: int) -> Part:
     return Lake(panels.uri).write_part("lists", lists_table(panels.ids, start, best, scores))
 
 
-_kept: dict[str, cube.Panel] = {}
-"""Panels that this process has read, by part; its next task needs the same ones."""
+_kept: dict[tuple[str, str], cube.Panel] = {}
+"""Panels that this process has made, by computation and part; its next task needs the same ones."""
 
 
 def _all_panels(panels: Panels) -> Iterator[cube.Panel]:
-    for at in sorted(range(len(panels.parts)), key=lambda at: panels.parts[at] not in _kept):  # those at hand first
+    at_hand = {part for computation, part in _kept if computation == panels.computation}
+    for at in sorted(range(len(panels.parts)), key=lambda at: panels.parts[at] not in at_hand):
         yield _panel(panels, at)
 
 
 def _panel(panels: Panels, at: int) -> cube.Panel:
     part = panels.parts[at]
-    if part not in _kept:
+    key = panels.computation, part
+    if key not in _kept:
         rows = Lake(panels.uri).table("embeddings", panels.version).read_part(part, ["embedding"])
         if len(_kept) == PANELS_KEPT:
             _kept.pop(next(iter(_kept)))
-        _kept[part] = cube.make_panel(to_matrix(rows["embedding"]), panels.starts[at], panels.cells)
-    return _kept[part]
+        _kept[key] = cube.make_panel(to_matrix(rows["embedding"]), panels.starts[at], panels.cells)
+    return _kept[key]
 
 
 def lists_table(ids: np.ndarray, start: int, best: np.ndarray, scores: np.ndarray) -> pa.Table:

@@ -329,14 +329,18 @@ def test_pictures_that_the_embedder_has_learnt_and_those_of_the_final_side_are_n
     before = heldout.read_products(run)
     assert np.flatnonzero(before.sides == split.TEST).tolist() == [number - 1 for number in TEST]
     learnt = embedding.Embedder(
-        {"layout": np.array(embedding.LAYOUT), "recipe": embedding.RECIPE.to_array(), "learnt": np.array([10**12 + 13])}
+        {
+            "layout": np.array(embedding.LAYOUT),
+            "recipe": embedding.RECIPE.to_array(),
+            "learnt": np.array([10**12 + 113]),
+        }
     ).to_bytes()
     sha256 = hashlib.sha256(learnt).hexdigest()
     lake.write_bytes(f"embedders/{sha256}.npz", learnt)
 
     def change(tables):
         tables["embedders"].append(dict.fromkeys(EMBEDDERS.names) | {"sha256": sha256, "number": 0})
-        tables["products"][0]["picture"], tables["products"][1]["picture"] = 10**12 + 13, 7
+        tables["products"][0]["picture"], tables["products"][1]["picture"] = 10**12 + 113, 7
 
     sides = heldout.read_products(small_run(change)).sides
     assert (sides[0], sides[1]) == (split.TRAIN, split.FINAL)

@@ -14,6 +14,7 @@ from ml.metrics import (
     agree,
     confusions,
     hits,
+    interval,
     nine_percentages,
     recall_at_k,
     share_of_hits,
@@ -175,3 +176,15 @@ def test_true_lists_of_a_catalogue_with_births_and_deaths_agree_always_and_those
     assert agree(before, after)[both].all()
     other = lists(random.integers(0, 40, (60, 60)), there_after)[1]
     assert agree(before, other)[both].mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(50, 100, 0.4038, 0.5962), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 263, 0.2553, 0.3662)],  # Newcombe 1998
+)
+def test_the_interval_of_a_share_is_wilsons(right, n, low, high):
+    assert interval(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_share_of_nothing_has_no_interval():
+    assert np.isnan(interval(float("nan"), 0)).all()

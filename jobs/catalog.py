@@ -1,7 +1,8 @@
 """catalog: raw/ → products, images, rejects.
 
 Reads the run's archive in place (nothing is extracted); writes each image content once, the products that can be used,
-and a row of `rejects` with its reason for everything that cannot. Images are named by content, so running it again adds
+and a row of `rejects` with its reason for everything that cannot; tells which picture each image
+shows (`ml.pictures`). Images are named by content, so running it again adds
 nothing, and a night with the same archive and settings is not read again.
 """
 

@@ -36,7 +36,7 @@ from jobs import charts, extraction
 from jobs.extraction import Model
 from jobs.features import to_matrix
 from jobs.run import Run
-from jobs.stored import CURRENT
+from jobs.stored import CURRENT, images_table
 from ml import backbones, classifier, embedding, features, images, metrics, similarity, split
 from ml.features import BATCH, Extractor, Features
 
@@ -319,7 +319,7 @@ def _extract(run: Run, sample: Sample, extractor: Extractor, count: int, on_imag
 
 def _pictures(run: Run, hashes: pa.Array) -> Iterator[tuple[int, bytes]]:
     """Each image of the sample: its place in `hashes` and its file's bytes, a part of the images table at a time."""
-    table = run.table("images")
+    table = images_table(run)
     for part in table.parts:
         rows = table.read_part(part, ["image_sha256", "bytes"], CURRENT & pc.field("image_sha256").isin(hashes))
         places = pc.index_in(rows["image_sha256"], value_set=hashes).to_pylist()

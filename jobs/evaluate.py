@@ -129,8 +129,11 @@ def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | N
 
 @dataclass(frozen=True)
 class Tested:
-    """How n products do whose test side is asked for, bool (n,): their lists, int (n, 10), by the image alone where
-    that may be; what unknown images were answered; and figures of both, in percent."""
+    """What the test side shows of a run of n products.
+
+    `asked`, bool (n,), are those whose lists are measured, `shown`, int (n, 10), the lists: theirs are by their images
+    alone; `unknown` is what became of unknown images, and `figures` are of both, in percent.
+    """
 
     asked: np.ndarray
     shown: np.ndarray
@@ -241,7 +244,7 @@ def _of_classifier(known: Products, predictions: Predictions, classifier: dict) 
     accuracy = float("nan") if classifier["accuracy"] is None else classifier["accuracy"]
     return {
         "subcategory_test": 100 * accuracy,
-        "subcategory_test_15": accuracy_of_largest(known, predictions),
+        "subcategory_test_15": accuracy_of_largest(known, predictions)[0],
         "subcategory_asked": sum(of_class["support"] for of_class in classifier["classes"].values()),
         "classifier_accuracy": accuracy,
     }
@@ -253,13 +256,17 @@ def _classifier(run: Run) -> dict:
     return json.loads(rows[0]) if rows else NO_CLASSIFIER
 
 
-def accuracy_of_largest(products: Products, predictions: Predictions) -> float:
-    """Accuracy (0–100) on the test side's products of the largest subCategories, told apart from each other only."""
+def accuracy_of_largest(products: Products, predictions: Predictions) -> tuple[float, int]:
+    """Accuracy (0–100) on the test side's products of the largest subCategories, told apart from each other only.
+
+    And how many products those are.
+    """
     place = {name: code for code, name in enumerate(predictions.labels)}
     classes = np.array([place.get(name, metrics.MISSING) for name in products.attributes["subCategory"]], int)
     counts = np.bincount(classes[classes != metrics.MISSING], minlength=len(place))
     test, largest = products.sides == split.TEST, np.argsort(-counts, kind="stable")[:LARGEST]
-    return metrics.accuracy_among(predictions.probabilities[test], classes[test], largest)
+    asked = int(np.isin(classes[test], largest).sum())
+    return metrics.accuracy_among(predictions.probabilities[test], classes[test], largest), asked
 
 
 def _embedder(run: Run) -> dict[str, object]:

@@ -29,7 +29,7 @@ from infra.settings import Settings
 from infra.telemetry import Progress
 from jobs.features import to_lists
 from jobs.run import Run
-from jobs.stored import CURRENT
+from jobs.stored import CURRENT, images_table
 from ml import backbones, features, images
 
 SCHEMA = pa.schema(
@@ -138,7 +138,7 @@ def _files_of(run: Run, pending: pa.Array) -> dict[str, pa.Array]:
     Raises:
         UserError: one is not stored.
     """
-    table, missing, files = run.table("images"), set(pending.to_pylist()), {}
+    table, missing, files = images_table(run), set(pending.to_pylist()), {}
     for name in table.parts:
         stored = table.read_part(name, ["image_sha256"], CURRENT)["image_sha256"].to_pylist()
         held = [sha for sha in stored if sha in missing]

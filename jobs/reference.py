@@ -16,7 +16,7 @@ from infra.errors import UserError
 from infra.settings import ATTRIBUTES
 from infra.store import StoredRun
 from jobs.run import WRITES, Run, content_hash
-from ml import embedding, gates, metrics, pictures, protocols, split
+from ml import embedding, gates, images, metrics, pictures, protocols, split
 from ml.gates import Share
 
 SAME = 0.5
@@ -34,7 +34,7 @@ SAMPLES = {
 """Figure in percent → the figure that says how many products or images it was measured on."""
 PROTOCOL = content_hash(
     [list(places) for places in (split.FINAL_PLACES, split.TEST_PLACES, split.VALIDATION_PLACES)],
-    (pictures.SIDE, pictures.NEAR),
+    (images.THUMBNAIL_SIDE, pictures.NEAR),
     (metrics.K, metrics.MISSING),
     (protocols.K, protocols.SEARCHED, protocols.KIND, protocols.ATTRIBUTES),
 )

@@ -133,31 +133,32 @@ class Run:
     publish_anyway: str = ""
     new_catalogue: bool = False
 
-    def table(self, name: str) -> Table:
-        """The version of table `name` that belongs to this run.
+    def table(self, name: str, *columns: str) -> Table:
+        """The version of table `name` that belongs to this run, which is to have these columns.
 
         Raises:
-            UserError: the step that writes it has not run for this run.
+            UserError: the step that writes it has not run for this run, or another release wrote it, without them.
         """
         vouched = self.result(WRITES[name])
         if self.reading:
             self.reading.inputs[name] = TableVersion(vouched.tables[name], vouched.contents.get(name, ""))
-        return self.lake.table(name, vouched.tables[name])
+        table = self.lake.table(name, vouched.tables[name])
+        if missing := [column for column in columns if column not in table.schema.names]:
+            raise UserError(
+                f"the {name} of run {self.name} have no {' and no '.join(missing)}: another release wrote them",
+                where=f"{self.lake.uri}/{name}, version {table.version}",
+                remedy=f"run `lookalike step {WRITES[name]} --run {self.name}` and those after it, or a new refresh",
+            )
+        return table
 
     def products(self, columns: list[str], where: object = None) -> pa.Table:
         """Columns of the run's products by ascending id: the order that indices of products are of everywhere.
 
         Raises:
-            UserError: the step that writes them has not run, or an earlier release wrote them without these columns.
+            UserError: as `table` does.
         """
-        table = self.table("products")
-        if missing := [name for name in columns if name not in table.schema.names]:
-            raise UserError(
-                f"the products of run {self.name} have no {' and no '.join(missing)}: another release wrote them",
-                where=f"{self.lake.uri}/products, version {table.version}",
-                remedy=f"run `lookalike step catalog --run {self.name}` and the steps after it, or a new refresh",
-            )
-        rows = table.read(list(dict.fromkeys(["product_id", *columns])), where)
+        wanted = list(dict.fromkeys(["product_id", *columns]))
+        rows = self.table("products", *wanted).read(wanted, where)
         return rows.sort_by("product_id").select(columns)
 
     def content(self, name: str) -> str:

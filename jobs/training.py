@@ -18,7 +18,7 @@ from infra.errors import TransientError, UserError
 from infra.lake import Table
 from infra.settings import Settings
 from jobs.run import Run
-from jobs.stored import CURRENT
+from jobs.stored import CURRENT, images_table
 from ml import images
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def samples(run: Run, hashes: pa.ChunkedArray, size: tuple[int, int], target: Ca
     """
     from ml import finetune  # imports Keras: seconds, which a step only spends once it trains
 
-    table = run.table("images")
+    table = images_table(run)
     parts, places = _locate(run, table, hashes)
 
     @lru_cache(maxsize=finetune.PARTS)

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ml.pictures import thumbnail
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Decoders that may run on users' bytes; Pillow has many more, rarely used and less tested."""
 MAX_PIXELS = 64_000_000
@@ -26,6 +24,9 @@ QUALITY, SUBSAMPLING = 95, 0
 """Of the JPEG that any other becomes."""
 SHRINKING, FITTING = Image.Resampling.LANCZOS, Image.Resampling.BILINEAR
 """Filters by which a large image becomes a stored one, and a stored one what a model takes."""
+THUMBNAIL_SIDE, THUMBNAIL_FITTING, THUMBNAIL_GAP = 8, Image.Resampling.BICUBIC, 8.0
+"""Of the thumbnail by which a picture is told: pixels a side, filter, and to about how many times its size a larger
+image is averaged first, which is faster."""
 BACKGROUND = "white"
 """Behind transparent pixels."""
 RECIPE: dict[str, object] = {
@@ -111,6 +112,12 @@ def store(data: bytes) -> Stored:
     """What the lake keeps of an image file. Raises ImageError."""
     stored, image = _normalised(data, LONG_SIDE, draft=False)
     return Stored(stored, *image.size, thumbnail(_rgb(image)))
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A small RGB image's values, uint8, row by row: `THUMBNAIL_SIDE` pixels a side, of three values each."""
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return image.resize(size, THUMBNAIL_FITTING, reducing_gap=THUMBNAIL_GAP).tobytes()
 
 
 def _normalised(data: bytes, long_side: int, draft: bool) -> tuple[bytes, Image.Image]:

@@ -469,6 +469,15 @@ def test_products_of_an_earlier_release_are_a_clear_error_where_pictures_are_nee
     assert "lookalike step catalog --run 2026-01-31" in caught.value.remedy
 
 
+def test_images_of_an_earlier_release_are_a_clear_error_where_they_are_read(lake):
+    run = open_run(lake)
+    old = pa.schema([field for field in catalog_step.IMAGES if field.name in ("image_sha256", "bytes")])
+    version = write_table(run, "images", [{"image_sha256": "0" * 64, "bytes": b""}], old)
+    write_result(run, "catalog", tables={"images": version})
+    with pytest.raises(UserError, match="the images of run 2026-01-31 have no recipe"):
+        stored.read_images(run, ["0" * 64])
+
+
 def test_images_are_stored_in_parts_of_bounded_size(lake, monkeypatch):
     monkeypatch.setattr(catalog_step, "IMAGES_A_PART", 4)
     run, _ = run_catalog(lake, good_files(11))

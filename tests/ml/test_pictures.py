@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jobs.sample import sample
-from ml.pictures import NEAR, WIDTH, identify, thumbnail
+from ml.images import thumbnail
+from ml.pictures import NEAR, WIDTH, identify
 
 NOTHING = np.empty((0, WIDTH), np.uint8), np.empty(0, np.int64)
 

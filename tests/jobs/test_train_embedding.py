@@ -266,14 +266,29 @@ def tunable(lake, monkeypatch, tmp_path):
     return run
 
 
-def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_embeds_with_it(tunable, monkeypatch):
-    run, before = tunable, tunable.result("embed").figures
-    result = execute("train_embedding", run)
+def test_a_tuned_backbone_whose_training_failed_once_is_promoted_and_the_next_refresh_embeds_with_it(
+    tunable, monkeypatch
+):
+    run, before, trained = tunable, tunable.result("embed").figures, []
+
+    def fail(*arguments):
+        trained.append(next(each for each in arguments if isinstance(each, training.Challenger)))
+        raise OSError("the lake is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_judge", fail)
+        with pytest.raises(OSError, match="away"):
+            execute("train_embedding", run)
+    (challenger,) = trained
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "load", fail)  # without images there is no epoch: it is not trained again
+        result = execute("train_embedding", run)
+    assert (result.figures["embedder"], result.figures["tuned"]) == (challenger.embedder.fingerprint, challenger.tuned)
     champion = find_champion(run.lake, before["base"])
     assert (champion.embedder, champion.tuned) == (result.figures["embedder"], result.figures["tuned"])
     assert champion.tuned
     assert champion.model != before["model"] == before["base"]
-    assert not list(run.settings.scratch.iterdir())
+    assert not list(run.settings.scratch.iterdir())  # what is committed needs no checkpoints
     row = run.lake.table("embedders").read().to_pylist()[0]
     assert [len(values["loss"]) for values in json.loads(row["history"]).values()] == [2, 1, 2]
 
@@ -295,24 +310,3 @@ def test_a_tuned_backbone_is_promoted_with_its_embedder_and_the_next_refresh_emb
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match="the tuned weights have SHA-256"):
         extraction.read_tuned(run.lake, champion.tuned)
-
-
-def test_a_training_that_fails_once_it_has_trained_is_not_done_again(tunable, monkeypatch):
-    trained = []
-
-    def fail(*arguments):
-        trained.append(next(each for each in arguments if isinstance(each, training.Challenger)))
-        raise OSError("the lake is away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_judge", fail)
-        with pytest.raises(OSError, match="away"):
-            execute("train_embedding", tunable)
-    (challenger,) = trained
-    with monkeypatch.context() as patch:
-        patch.setattr(images, "load", fail)  # without images there is no epoch
-        figures = execute("train_embedding", tunable).figures
-    assert (figures["embedder"], figures["tuned"]) == (challenger.embedder.fingerprint, challenger.tuned)
-    history = json.loads(tunable.lake.table("embedders").read()["history"][0].as_py())
-    assert len(history["tuning"]["loss"]) == 1
-    assert not list(tunable.settings.scratch.iterdir())  # what is committed needs no checkpoints

@@ -56,7 +56,18 @@ WRITES = {
 APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "lists")
-UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
+UNRECORDED = {
+    "store",
+    "store_folder",
+    "logs",
+    "scratch",
+    "lake",
+    "dataset",
+    "photo_roots",
+    "airflow_home",
+    "spark",
+    "port",
+}
 """Settings that decide no result: places, some of which hold passwords."""
 
 

@@ -59,10 +59,9 @@ def test_one_package_owns_pyspark():
 
 
 @pytest.fixture
-def session(monkeypatch):
+def session():
     """A session of two tasks at a time, each tried up to four times."""
-    monkeypatch.setenv("SPARK_MASTER", "local[2,4]")
-    made = spark.session("test")
+    made = spark.session("test", "local[2,4]")
     yield made
     made.stop()
 

@@ -24,6 +24,8 @@ YARN = ("CONTAINER_ID", "LOCAL_DIRS")
 JAVA = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "IBM_JAVA_OPTIONS", "OPENJ9_JAVA_OPTIONS")
 NEVER = ("SPARK_HOME", "PYSPARK_SUBMIT_ARGS", "PYSPARK_DRIVER_PYTHON", "PYSPARK_GATEWAY_", "SPARK_ENV_LOADED")
 """Would put another program in the place of our driver, so they count for nothing with a cluster either."""
+BOUND = ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME")
+"""Where Spark's driver listens, and what it calls itself: else the name that the host has, or has for that address."""
 NO_PROXY = ("localhost", LOOPBACK, "::1")
 
 
@@ -50,7 +52,7 @@ def sealed(env: Mapping[str, str]) -> dict[str, str]:
     spec = find_spec("pyspark")
     ours = {"SPARK_HOME": str(Path(spec.origin).parent)} if spec and spec.origin else {}
     ours["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    ours |= {"SPARK_LOCAL_IP": LOOPBACK} if local else {}
+    ours |= dict.fromkeys(BOUND, LOOPBACK) if local else {}
     return {"PYSPARK_PYTHON": sys.executable} | kept | ours | _near(kept) | _own_pyspark(kept)
 
 

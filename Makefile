@@ -62,7 +62,7 @@ wheel: setup ## Build var/lookalike-….whl, and a copy var/lookalike.zip for Sp
 	@mkdir -p var && rm -rf build var/*.whl && $(BIN)/python -c "from setuptools import build_meta; build_meta.build_wheel('var')" >/dev/null
 	@rm -rf build && cp var/lookalike-*.whl var/lookalike.zip && ls var/lookalike-*.whl var/lookalike.zip
 
-up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost
+up: setup ## Start Airflow's scheduler, DAG processor and UI on localhost: make up [LOOKALIKE_PORT=8080]
 	@$(BIN)/lookalike up
 
 down: ## Stop what `make up` started

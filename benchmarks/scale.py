@@ -57,19 +57,19 @@ class Place:
     daemons: Sequence[psutil.Process] = ()
 
 
-def connection(master: str) -> dict[str, str]:
-    made = {"conn_type": "spark", "host": master, "extra": {"conf": {"spark.executor.memory": "1g"}}}
-    return {"AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(made), "SPARK_LOCAL_IP": "127.0.0.1"}
+def on(master: str) -> dict[str, str]:
+    """Settings of a refresh whose Spark steps run there; an executor has 1 GB unless told otherwise."""
+    return {"LOOKALIKE_SPARK": master, "SPARK_LOCAL_IP": "127.0.0.1"}
 
 
 @contextmanager
 def one_core(_: Path) -> Iterator[Place]:
-    yield Place(connection("local[1]"), cpus(1))
+    yield Place(on("local[1]"), cpus(1))
 
 
 @contextmanager
 def two_cores(_: Path) -> Iterator[Place]:
-    yield Place(connection("local[2]"), cpus(2))
+    yield Place(on("local[2]"), cpus(2))
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def cluster(work: Path) -> Iterator[Place]:
         SPARK_DAEMON_MEMORY="256m",
         PYSPARK_PYTHON=sys.executable,
     ) as started:
-        yield Place(connection(master), cpus(2), started)
+        yield Place(on(master), cpus(2), started)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def on_s3(_: Path) -> Iterator[Place]:
         requests.put(f"{keys['AWS_ENDPOINT_URL']}/scale", timeout=60).raise_for_status()  # makes the bucket
         os.environ |= keys  # for this process too, which reads what the steps returned
         try:
-            yield Place(connection("local[2]") | {"LOOKALIKE_LAKE": "s3://scale/lake"}, cpus(2))
+            yield Place(on("local[2]") | {"LOOKALIKE_LAKE": "s3://scale/lake"}, cpus(2))
         finally:
             for name in keys:
                 del os.environ[name]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,38 +20,43 @@ import psutil
 import requests
 
 from infra.errors import UserError
+from infra.sealing import LOOPBACK, sealed
 from infra.settings import Settings, variables
 
 DAG = "nightly_refresh"
-PORT = 8080
+AIRFLOW = (sys.executable, "-m", "airflow")
+DATABASE = "airflow.db"
 START_S = 180
 """Seconds that the UI may take to answer for the first time; it creates its database then."""
 STOP_S = 20
 """Seconds that a process may take to end when interrupted."""
 
 
-def environment(settings: Settings, home: Path, dags: Path) -> dict[str, str]:
-    """Environment of every Airflow process on this machine; what the caller's environment already sets wins.
+def home_of(settings: Settings) -> Path:
+    """Folder of the Airflow that the settings mean: a given one, or ours in the current folder."""
+    return Path(settings.airflow_home or Path.cwd() / "var/airflow")
+
+
+def environment(settings: Settings, dags: Path) -> dict[str, str]:
+    """Environment of every Airflow process on this machine: the caller's, sealed, and what the settings say.
 
     Settings that name places go along, made absolute, because Airflow runs tasks in folders of their own.
     """
     executables = str(Path(sys.executable).parent)
-    port = os.environ.get("AIRFLOW__API__PORT", str(PORT))
     ours = {
-        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_HOME": str(home_of(settings)),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DEFAULT_TIMEZONE": "utc",  # a run is named by its date in that zone
         "AIRFLOW__CORE__PARALLELISM": str(os.cpu_count() or 2),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs / "airflow"),
-        "AIRFLOW__API__PORT": port,
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[*]"}),
-        "PYSPARK_PYTHON": sys.executable,
-        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "AIRFLOW__API__PORT": str(settings.port),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{settings.port}/execution/",
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": settings.spark}),
+        "PATH": f"{executables}:{os.environ.get('PATH', '')}",
     }
-    # Settings were read from the environment already, so these say the same, made absolute.
-    return ours | os.environ | variables(settings) | {"PATH": f"{executables}:{os.environ.get('PATH', '')}"}
+    return sealed(os.environ) | ours | variables(settings)
 
 
 @contextlib.contextmanager
@@ -76,28 +83,61 @@ def alone(home: Path) -> Iterator[None]:
         yield
 
 
-def migrate(env: dict[str, str], home: Path, log: Path) -> None:
-    """Create or upgrade Airflow's own database, once a version of Airflow: the check alone takes 7 s.
+def migrate(settings: Settings, env: dict[str, str], log: Path) -> None:
+    """Create or upgrade the database of our Airflow, once a version of it: the check alone takes 7 s.
+
+    That of somebody's own Airflow is left as it is: `check` has found it ready.
 
     Raises:
         UserError: it cannot be done; the log says why.
     """
+    home = home_of(settings)
     marker = home / f"migrated-{version('apache-airflow')}"
-    if marker.exists():
+    if settings.airflow_home or (marker.exists() and (home / DATABASE).exists()):
         return
     home.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
-        done = subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, stdout=stream, stderr=stream)
+        done = subprocess.run([*AIRFLOW, "db", "migrate"], env=env, stdout=stream, stderr=stream)
     if done.returncode:
         raise UserError("Airflow's database cannot be prepared", where=str(log), remedy="read the end of that log")
     marker.touch()
+
+
+def check(settings: Settings, env: dict[str, str]) -> str:
+    """The version of Airflow and its folder, for people.
+
+    Raises:
+        UserError: it is somebody's own, and its database is not that of this release; names the command for that.
+    """
+    home, release = home_of(settings), version("apache-airflow")
+    if settings.airflow_home and not _is_ready(home, env):
+        program = Path(sys.executable).parent / "airflow"
+        raise UserError(
+            f"its database is not prepared for Airflow {release}, and an Airflow of your own is never migrated unasked",
+            where=f"LOOKALIKE_AIRFLOW_HOME={home}",
+            remedy="unset it to use ours in var/airflow, or back that database up and run "
+            f"`AIRFLOW_HOME={shlex.quote(str(home))} {shlex.quote(str(program))} db migrate`",
+        )
+    return f"{release} in {home}"
+
+
+def _is_ready(home: Path, env: dict[str, str]) -> bool:
+    """Whether its database is that of this release; looks without making anything, as Airflow itself would."""
+    config = configparser.RawConfigParser(strict=False)
+    if not config.read(home / "airflow.cfg"):
+        return False
+    place = config.get("database", "sql_alchemy_conn", fallback="")
+    if place.startswith("sqlite:///") and not Path(place.removeprefix("sqlite:///")).exists():
+        return False
+    command = [*AIRFLOW, "db", "check-migrations", "--migration-wait-timeout", "0"]
+    return subprocess.run(command, env=env, capture_output=True).returncode == 0
 
 
 def test_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start one run of the nightly DAG in the foreground of a process, without a scheduler; output goes to `log`."""
     stream, date = log.open("ab"), f"{run}T00:00:00+00:00"  # without a zone, Airflow would take that of its settings
     return subprocess.Popen(
-        [sys.executable, "-m", "airflow", "dags", "test", DAG, date, "--conf", json.dumps(params)],
+        [*AIRFLOW, "dags", "test", DAG, date, "--conf", json.dumps(params)],
         env=env,
         stdout=stream,
         stderr=stream,
@@ -136,13 +176,13 @@ def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
     if _healthy(address):
         raise UserError(
             f"something else answers at {address}",
-            where="AIRFLOW__API__PORT",
-            remedy="stop it, or choose another port: AIRFLOW__API__PORT=8081 make up",
+            where="LOOKALIKE_PORT",
+            remedy="stop it, or choose another port: LOOKALIKE_PORT=8081 make up",
         )
     home.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
+            [*AIRFLOW, "standalone"],
             env=env,
             stdout=stream,
             stderr=stream,

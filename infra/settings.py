@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.errors import UserError
 from infra.places import absolute
+from infra.sealing import LOCAL
 
 ATTRIBUTES = (
     "gender",
@@ -23,6 +25,8 @@ ATTRIBUTES = (
     "productDisplayName",
 )
 """The nine attributes of a product, in the order of the published `styles.csv`."""
+MASTER = r"local(\[(\*|\d+)(,\d+)?\])?|spark://\S+:\d+|k8s://\S+|yarn"
+"""Addresses of Spark's master."""
 PLACES = ("dataset", "lake", "store_folder", "logs", "scratch", "weights", "classifier_weights", "photo_roots")
 """Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
 PACKAGED = ("package", "imagenet")
@@ -46,6 +50,12 @@ class Settings(BaseSettings):
     """Data folder of the embedded Postgres server."""
     logs: Path = Field(default_factory=lambda: Path.cwd() / "var/logs")
     """Folder that receives one log file a step and run."""
+    airflow_home: str = ""
+    """Folder of an Airflow of your own, which `refresh` and `up` then use and never migrate; empty: `var/airflow`."""
+    spark: str = LOCAL
+    """Spark's master for the commands of one machine: `local[*]`, `spark://host:7077`, `k8s://https://host`, `yarn`."""
+    port: int = Field(default=8080, ge=1, le=65535)
+    """Port of the UI that `up` starts, on this machine's loopback address."""
 
     fields: Annotated[tuple[str, ...], NoDecode] = (
         "gender",
@@ -129,7 +139,7 @@ class Settings(BaseSettings):
     keep_runs: int = Field(default=3, ge=2)
     """Runs kept in the store, the live one included: two at least, or nothing is left to go back to."""
 
-    @field_validator("dataset", "store_folder", "logs", "scratch")
+    @field_validator("dataset", "store_folder", "logs", "scratch", "airflow_home")
     @classmethod
     def _absolute(cls, value: Place) -> Place:
         return type(value)(absolute(str(value)))
@@ -138,6 +148,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_weights(cls, value: str) -> str:
         return value if value in PACKAGED else absolute(value)
+
+    @field_validator("spark")
+    @classmethod
+    def _master(cls, value: str) -> str:
+        if not re.fullmatch(MASTER, value):
+            raise ValueError("it is no address of a master, such as local[*], spark://host:7077 or yarn")
+        return value
 
     @field_validator("photo_roots", mode="before")
     @classmethod

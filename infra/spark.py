@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ import pyarrow as pa
 from infra.allocator import ONE_ARENA
 from infra.errors import UserError
 from infra.lake import Part
+from infra.sealing import LOCAL, seal
 
 if TYPE_CHECKING:  # imported late where it is used: it takes a second
     from pyspark import SparkConf, SparkContext
@@ -26,6 +28,8 @@ if TYPE_CHECKING:  # imported late where it is used: it takes a second
 Written = tuple[Part, dict[str, float]]
 """A part that a task wrote, and figures of how."""
 POLL_S = 0.5
+ANSWER_S = 5
+"""Seconds that a master may take to take a connection."""
 JAVA_MIN = 17
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Variables that libraries size their pools by when they are loaded, so a worker has them when it starts."""
@@ -33,8 +37,8 @@ PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "KERAS_BACK
 """Variables of the driver that workers get too. No credentials: Spark would show them; give executors their own."""
 
 
-def session(name: str) -> SparkSession:
-    """The Spark session of this process; master and resources come from spark-submit, else `local[*]`.
+def session(name: str, master: str = LOCAL) -> SparkSession:
+    """The Spark session of this process; master and resources come from spark-submit where that started it.
 
     Python workers get `spark.task.cpus` threads for each library, unless `spark.executorEnv.*` says otherwise.
 
@@ -46,7 +50,7 @@ def session(name: str) -> SparkSession:
     builder = SparkSession.builder.appName(f"lookalike-{name}").config("spark.ui.showConsoleProgress", "false")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, here or on a cluster
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need this environment, not the PATH's Python
-        builder = builder.master(os.environ.get("SPARK_MASTER", "local[*]")).config("spark.ui.enabled", "false")
+        builder = builder.master(master).config("spark.ui.enabled", "false")
     if secret := os.environ.get("_SPARK_AUTH_SECRET"):  # Spark's own variable, which a standalone driver does not read
         builder = builder.config("spark.authenticate.secret", secret)
     made = builder.getOrCreate()
@@ -87,6 +91,30 @@ def _prepare_workers(context: SparkContext) -> None:
     context.environment.update(given | context.environment)
 
 
+def check_master(master: str) -> str:
+    """The address of Spark's master; of one whose host and port it names, something answers there.
+
+    Raises:
+        UserError: nothing does.
+    """
+    places = re.findall(r"([^/,]+):(\d+)", master) if master.startswith("spark://") else []
+    if places and not any(map(_answers, places)):
+        raise UserError(
+            f"no Spark master answers at {master}",
+            where="LOOKALIKE_SPARK",
+            remedy="start it, or unset LOOKALIKE_SPARK to compute on this machine",
+        )
+    return master
+
+
+def _answers(place: tuple[str, str]) -> bool:
+    try:
+        with socket.create_connection((place[0], int(place[1])), timeout=ANSWER_S):
+            return True
+    except OSError:
+        return False
+
+
 def check_java() -> str:
     """Version of the Java that Spark would use.
 
@@ -100,14 +128,13 @@ def check_java() -> str:
         modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"Spark needs Java 17 or newer, and {java!r} does not run: {error}", remedy=remedy) from None
-    found = re.search(r'version "(?:1\.)?(\d+)', shown)
+    found = re.search(r'^.*version "(?:1\.)?(\d+).*$', shown, re.MULTILINE)
+    name = found[0] if found else shown.strip()  # before it Java may say which options it picked up
     if found is None or int(found[1]) < JAVA_MIN:
-        raise UserError(
-            f"Spark needs Java {JAVA_MIN} or newer, found {shown.splitlines()[0]}", where=java, remedy=remedy
-        )
+        raise UserError(f"Spark needs Java {JAVA_MIN} or newer, found {name}", where=java, remedy=remedy)
     if "jdk.incubator.vector" not in modules:
         raise UserError("this Java has no module jdk.incubator.vector, which Spark needs", where=java, remedy=remedy)
-    return shown.splitlines()[0]
+    return name
 
 
 def take_gpu() -> str | None:
@@ -209,6 +236,7 @@ def _hear(told: Iterable[str]) -> list[Written]:
 
 
 if __name__ == "__main__":  # `make java`: before anything is started
+    seal()
     try:
         print(check_java())
     except UserError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlencode
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra import airflow, leftovers, spark, store
+from infra import airflow, leftovers, sealing, spark, store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.places import shown
@@ -37,6 +38,8 @@ app = typer.Typer(
 out = Console(highlight=False)
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.5
+IGNORED_SHOWN = 8
+"""Variables of the shell that are named; of another Airflow there can be dozens."""
 
 Dataset = Annotated[
     str,
@@ -55,15 +58,27 @@ NewCatalogue = Annotated[
 RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]
 
 
+@app.callback()
+def seal(context: typer.Context) -> None:
+    """Seal this process; `context.obj` names what of the shell now counts for nothing."""
+    context.obj = sealing.seal()
+
+
 @app.command()
 def refresh(
-    dataset: Dataset = "", run: RunName = "", publish_anyway: PublishAnyway = "", new_catalogue: NewCatalogue = False
+    context: typer.Context,
+    dataset: Dataset = "",
+    run: RunName = "",
+    publish_anyway: PublishAnyway = "",
+    new_catalogue: NewCatalogue = False,
 ) -> None:
     """Run the nightly DAG through Airflow, here and now, and show its steps."""
     name = run or datetime.datetime.now(datetime.UTC).date().isoformat()
     check_night(name)
     settings = read_settings(**({"dataset": dataset} if dataset else {}))
-    spark.check_java()
+    env, home = airflow.environment(settings, ROOT / "dags"), airflow.home_of(settings)
+    _say_ignored(context.obj)
+    dict(_look_around(settings, env))
     opened = Run(name, settings, Lake(settings.lake))
     params: dict[str, object] = {"publish_anyway": publish_anyway.strip(), "new_catalogue": new_catalogue}
     started = time.perf_counter()
@@ -71,9 +86,8 @@ def refresh(
     log.parent.mkdir(parents=True, exist_ok=True)
     source = shown(settings.dataset)
     out.print(f"refresh of {escape(source)} as run [bold]{name}[/]; logs in {escape(str(log.parent))}", soft_wrap=True)
-    env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
-    with airflow.alone(_airflow_home()):
-        airflow.migrate(env, _airflow_home(), log)
+    with airflow.alone(home):
+        airflow.migrate(settings, env, log)
         watch = display.Watch(settings.logs, name, out)
         process = airflow.test_run(name, params, env, log)
         try:
@@ -130,12 +144,27 @@ def _command(name: str) -> str:
     return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else name
 
 
-def _airflow_home() -> Path:
-    return Path.cwd() / "var/airflow"
+def _say_ignored(names: list[str]) -> None:
+    """One line on what the shell says and this machine's own processes are not told."""
+    shown = ", ".join(names[:IGNORED_SHOWN]) + (f" and {more} more" if (more := len(names) - IGNORED_SHOWN) > 0 else "")
+    if names:
+        out.print(f"ignored of this shell: {escape(shown)} (docs/platform.md#one-machine)", style="dim", soft_wrap=True)
+
+
+def _look_around(settings: Settings, env: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """What a run needs, part for part, as it is here; raises what is wrong, before anything is computed."""
+    yield "java", spark.check_java()
+    yield "spark", spark.check_master(settings.spark)
+    yield "airflow", airflow.check(settings, env)
+    yield "lake", settings.lake
+    with _store(settings) as connection:
+        live = store.live(connection)
+    yield "store", f"answers; live run: {live.run if live else 'none'}"
 
 
 @app.command("step")
 def run_step(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(STEPS + APART)}.")],
     run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date, or latest.")],
     dataset: Dataset = "",
@@ -148,6 +177,7 @@ def run_step(
         raise UserError(
             f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(known)}"
         )
+    _say_ignored(context.obj)
     arguments = ["--run", run, *(["--dataset", dataset] if dataset else [])]
     arguments += ["--publish-anyway", publish_anyway] if publish_anyway else []
     arguments += ["--new-catalogue"] if new_catalogue else []
@@ -389,21 +419,23 @@ def _make_folder(folder: Path) -> None:
 
 
 @app.command()
-def up() -> None:
+def up(context: typer.Context) -> None:
     """Start Airflow's scheduler, DAG processor and UI in the background."""
-    spark.check_java()
     settings = read_settings()
+    env = airflow.environment(settings, ROOT / "dags")
+    _say_ignored(context.obj)
+    dict(_look_around(settings, env))
     settings.logs.mkdir(parents=True, exist_ok=True)
-    env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
     out.print("starting Airflow …")
-    address, user, password = airflow.up(env, _airflow_home(), settings.logs / "airflow-standalone.log")
+    address, user, password = airflow.up(env, airflow.home_of(settings), settings.logs / "airflow-standalone.log")
     out.print(f"Airflow:  {address}/dags/{airflow.DAG}\nlogin:    {user} / {password}\nstop:     make down")
 
 
 @app.command()
 def down() -> None:
     """Stop what `up` started."""
-    out.print("stopped" if airflow.down(_airflow_home()) else "Airflow was not running")
+    home = airflow.home_of(read_settings())
+    out.print("stopped" if airflow.down(home) else "Airflow was not running")
 
 
 @app.command("leftovers")
@@ -420,14 +452,12 @@ def list_leftovers(
 
 
 @app.command()
-def doctor() -> None:
-    """Check what this machine needs: Java, the settings, the store."""
-    out.print(f"java      {spark.check_java()}")
+def doctor(context: typer.Context) -> None:
+    """Check what this machine needs: Java, Spark, Airflow, the settings, the store."""
     settings = read_settings()
-    out.print(f"lake      {settings.lake}")
-    with _store(settings) as connection:
-        live = store.live(connection)
-    out.print(f"store     answers; live run: {live.run if live else 'none'}")
+    _say_ignored(context.obj)
+    for name, found in _look_around(settings, airflow.environment(settings, ROOT / "dags")):
+        out.print(f"{name:<9} {escape(found)}", soft_wrap=True)
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "lists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
-"""Settings that decide no result: places, some of which hold passwords."""
+UNRECORDED |= {"airflow_home", "spark", "port"}
+"""Settings that decide no result: places, some of which hold passwords, and how one machine's commands run."""
 
 
 class OutdatedError(TransientError):

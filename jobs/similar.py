@@ -71,7 +71,8 @@ def similar(run: Run) -> StepResult:
     tables["cells"] = tables["cells"].commit([part], CELLS, run=run.name)
     del embeddings
     names, starts = [part.path for part in panels], np.cumsum([0, *(part.rows for part in panels[:-1])]).tolist()
-    parts = _lists(Panels(run.lake.uri, tables["embeddings"].version, names, starts, ids, cells))
+    shared = Panels(run.lake.uri, tables["embeddings"].version, names, starts, ids, cells)
+    parts = _lists(shared, run.settings.spark)
     tables["lists"] = tables["lists"].commit(parts, LISTS, run=run.name)
     lists = sum(part.rows for part in parts)
     result = StepResult(
@@ -137,9 +138,9 @@ class Panels:
         ]
 
 
-def _lists(panels: Panels) -> list[Part]:
+def _lists(panels: Panels, master: str) -> list[Part]:
     """Compute all lists on Spark: a task for each range of query products."""
-    spark, tasks = engine.session("similar"), panels.tasks()
+    spark, tasks = engine.session("similar", master), panels.tasks()
     try:
         shared = spark.sparkContext.broadcast(panels)
 

@@ -21,16 +21,19 @@ from psycopg.conninfo import make_conninfo
 
 from infra import embedded, store
 from infra.lake import Lake
+from infra.sealing import seal
 from infra.settings import ATTRIBUTES
 
 _numbers = itertools.count()
+# The caller's settings and shell do not reach the tests; here, since some of these look at the environment when loaded.
+for _name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
+    del os.environ[_name]
+seal()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _plain_environment() -> Iterator[None]:
-    """The caller's settings do not reach the tests, and the tests' logs do not reach the caller's folders."""
-    for name in [name for name in os.environ if name.startswith("LOOKALIKE_")]:
-        del os.environ[name]
+    """The tests' logs do not reach the caller's folders."""
     with tempfile.TemporaryDirectory() as logs:
         os.environ["LOOKALIKE_LOGS"] = logs
         yield

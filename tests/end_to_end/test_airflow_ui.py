@@ -22,9 +22,11 @@ def airflow(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     # Unpausing would also start the latest night: without schedules only the run that the test triggers exists.
-    env = {"AIRFLOW__API__PORT": port, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
-    env["LOOKALIKE_DATASET"] = "sample:300?seed=1"
-    shown = lookalike(folder, "up", **env)
+    config = folder / "var/airflow/airflow.cfg"
+    config.parent.mkdir(parents=True)
+    config.write_text("[scheduler]\nuse_job_schedule = False\n")
+    env = {"LOOKALIKE_PORT": port, "LOOKALIKE_DATASET": "sample:300?seed=1"}
+    shown = lookalike(folder, "up", http_proxy="http://127.0.0.1:9", **env)  # a proxy that nothing here may be asked of
     assert shown.returncode == 0, shown.stdout + shown.stderr
     address, user, password = re.search(r"(http://\S+)/dags.*?login: +(\S+) / (\S+)", shown.stdout, re.DOTALL).groups()
     session = signed_in(address, user, password)

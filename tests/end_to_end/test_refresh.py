@@ -20,6 +20,7 @@ import pytest
 from infra.lake import Lake
 from jobs.features import to_matrix
 from ml.similarity import to_embedding
+from tests.field.test_surroundings import foreign_shell
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/fashion-product-images-small.zip"
 RUN = "2026-01-31"
@@ -41,10 +42,14 @@ def lake(folder: Path) -> Lake:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """The built-in sample, refreshed once; its folder and what the command printed."""
-    folder = tmp_path_factory.mktemp("sample")
-    done = lookalike(folder, "refresh", "--run", RUN)
+    """The built-in sample, refreshed once, from the shell of somebody with an Airflow, a Spark, a Java and a proxy.
+
+    Its folder and what the command printed.
+    """
+    folder, their = tmp_path_factory.mktemp("sample"), tmp_path_factory.mktemp("their")
+    done = lookalike(folder, "refresh", "--run", RUN, **foreign_shell(their))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert [*their.iterdir()] == []
     return folder, done.stdout
 
 

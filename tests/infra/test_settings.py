@@ -27,6 +27,9 @@ def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch)
         ("PRECISION", "int8", "float32|bfloat16"),
         ("FIELDS", "size", "unknown field size; known: gender"),
         ("FIELDS", " , ", "unknown field (none given)"),
+        ("SPARK", "master:7077", "no address of a master"),
+        ("SPARK", "", "no address of a master"),
+        ("PORT", "http", "'http'"),
         ("PHOTO_ROOTS", "/photos,https://host/photos", "'https://host/photos' is no folder"),
     ],
 )

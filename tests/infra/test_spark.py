@@ -1,6 +1,7 @@
 """Spark's surroundings: which Java will do, and items mapped to parts on a real session."""
 
 import os
+import socket
 import time
 from importlib.metadata import packages_distributions
 
@@ -53,16 +54,35 @@ def test_no_java_at_all_is_a_clear_error_with_the_remedy(tmp_path, monkeypatch):
     assert "JAVA_HOME" in caught.value.remedy
 
 
+def test_what_java_says_before_its_version_is_not_the_version(tmp_path, monkeypatch):
+    fake_java(tmp_path, "17.0.15", MODULE)
+    java = tmp_path / "bin/java"
+    java.write_text(java.read_text().replace("then ", "then echo 'Picked up JAVA_TOOL_OPTIONS: -Dx=\"11\"' >&2; "))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert spark.check_java() == 'openjdk version "17.0.15"'
+
+
+def test_a_master_that_nobody_answers_at_is_found_before_anything_is_sent_there():
+    with socket.socket() as master:
+        master.bind(("127.0.0.1", 0))
+        address = f"spark://127.0.0.1:{master.getsockname()[1]}"
+        with pytest.raises(UserError, match="no Spark master answers") as caught:
+            spark.check_master(address)
+        assert caught.value.where == "LOOKALIKE_SPARK"
+        master.listen()
+        assert spark.check_master(address) == address
+    assert [spark.check_master(name) for name in ("local[*]", "yarn", "k8s://https://host:443")]
+
+
 def test_one_package_owns_pyspark():
     """Airflow's provider asks for pyspark-client, whose files have the same names: the lock omits it."""
     assert set(packages_distributions()["pyspark"]) == {"pyspark"}
 
 
 @pytest.fixture
-def session(monkeypatch):
+def session():
     """A session of two tasks at a time, each tried up to four times."""
-    monkeypatch.setenv("SPARK_MASTER", "local[2,4]")
-    made = spark.session("test")
+    made = spark.session("test", "local[2,4]")
     yield made
     made.stop()
 

@@ -209,7 +209,7 @@ def local(tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalog_step, "IMAGES_A_PART", A_TASK)
         patch.setattr(similar_step, "TASK_QUERIES", A_TASK)
-        patch.setenv("SPARK_MASTER", "local[1]")
+        patch.setenv("LOOKALIKE_SPARK", "local[1]")
         execute("catalog", run)
         for step, following in (("embed", "similar"), ("similar", "done")):
             shutil.copytree(folders[step], folders[following])

@@ -108,7 +108,7 @@ def test_a_killed_embed_goes_on_from_its_last_commit_also_where_an_earlier_relea
     settings = {f"LOOKALIKE_{name.upper()}": str(value) for name, value in {**SIZE, "lake": lake.uri}.items()}
     process = subprocess.Popen(
         [sys.executable, "-c", EMBED],
-        env={**os.environ, **settings, "SPARK_MASTER": "local[1]", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, **settings, "LOOKALIKE_SPARK": "local[1]", "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=tmp_path,
         start_new_session=True,
     )

@@ -51,10 +51,10 @@ def test_a_night_that_computes_while_another_goes_through_vouches_for_its_own_ce
     first, second = night(lake, "2026-01-01"), night(lake, "2026-01-02", "another")
     compute = similar_step._lists
 
-    def with_another_night_in_between(panels):
+    def with_another_night_in_between(panels, master):
         monkeypatch.setattr(similar_step, "_lists", compute)
         execute("similar", second)
-        return compute(panels)
+        return compute(panels, master)
 
     monkeypatch.setattr(similar_step, "_lists", with_another_night_in_between)
     execute("similar", first)

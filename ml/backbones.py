@@ -171,8 +171,8 @@ def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
     import keras
     from keras import layers
 
-    def average(found):  # type: ignore[no-untyped-def]
-        return layers.GlobalAveragePooling2D(dtype="float32")(found)
+    def average(feature_map):  # type: ignore[no-untyped-def]
+        return layers.GlobalAveragePooling2D(dtype="float32")(feature_map)
 
     *stages, sums, last = maps
     maximum = layers.GlobalMaxPooling2D(dtype="float32")(last)
@@ -180,7 +180,7 @@ def _pooled(inputs, maps):  # type: ignore[no-untyped-def]
     places = layers.Flatten(dtype="float32")(layers.AdaptiveAveragePooling2D(grid, dtype="float32")(sums))
     return keras.Model(
         inputs,
-        [average(last), maximum, layers.Concatenate(dtype="float32")([*[average(found) for found in stages], places])],
+        [average(last), maximum, layers.Concatenate(dtype="float32")([*[average(stage) for stage in stages], places])],
     )
 
 

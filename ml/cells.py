@@ -50,7 +50,7 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
     labels, codes = zip(*(_encode(values[name]) for name in names), strict=True) if names else ((), ())
     tuple_of, first, counts = _groups(codes, n)
     tuples = [column[first] for column in codes]
-    found: dict[bytes, tuple[np.ndarray, list[dict[str, str]]]] = {}
+    cells: dict[bytes, tuple[np.ndarray, list[dict[str, str]]]] = {}
     for fields in chain.from_iterable(combinations(range(len(names)), size) for size in range(len(names) + 1)):
         known = np.arange(len(first))  # the tuples that have a value in each of these fields
         for f in fields:
@@ -62,11 +62,11 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
             inside[known[group == chosen]] = True
             at = known[representative[chosen]]
             combination = {names[f]: labels[f][tuples[f][at]] for f in fields}
-            found.setdefault(np.packbits(inside).tobytes(), (inside, []))[1].append(combination)
-    contains = np.array([inside for inside, _ in found.values()], bool).T.reshape(len(first), len(found))
+            cells.setdefault(np.packbits(inside).tobytes(), (inside, []))[1].append(combination)
+    contains = np.array([inside for inside, _ in cells.values()], bool).T.reshape(len(first), len(cells))
     atoms, atom_of_tuple = np.unique(contains, axis=0, return_inverse=True)
     return Cells(
-        [filters for _, filters in found.values()],
+        [filters for _, filters in cells.values()],
         (counts @ contains).astype(np.int64),
         atom_of_tuple.ravel()[tuple_of].astype(np.int32),
         atoms,

@@ -290,9 +290,9 @@ def label_metrics(outputs: np.ndarray, targets: Targets) -> dict[str, object]:
     right, support = (true & predicted).sum(axis=0), true.sum(axis=0)
     fields: dict[str, float | None] = {}
     for field, group in groupby(range(len(names)), lambda at: names[at].split("=", 1)[0]):
-        own = list(group)
-        known = true[:, own].any(axis=1)
-        hits = outputs[:, own].argmax(axis=1) == true[:, own].argmax(axis=1)
+        columns = list(group)
+        known = true[:, columns].any(axis=1)
+        hits = outputs[:, columns].argmax(axis=1) == true[:, columns].argmax(axis=1)
         fields[field] = float(hits[known].mean()) if known.any() else None
     precision, recall = right / np.maximum(predicted.sum(axis=0), 1), right / np.maximum(support, 1)
     return {
@@ -330,9 +330,9 @@ def from_bytes(data: bytes, sha256: str):  # type: ignore[no-untyped-def]  # →
     """
     import keras
 
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise ValueError(f"the model has SHA-256 {found}, expected {sha256}")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise ValueError(f"the model has SHA-256 {actual}, expected {sha256}")
     with tempfile.NamedTemporaryFile(suffix=".keras") as file:
         file.write(data)
         file.flush()

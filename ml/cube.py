@@ -147,8 +147,8 @@ def neighbours(embeddings: np.ndarray, rows: np.ndarray, among: np.ndarray | Non
     cells, size = find_cells({}, len(searched), 1), panel_size(embeddings.shape[1])
     panels = [make_panel(searched[at : at + size], at, cells) for at in range(0, len(searched), size)]
     blocks = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
-    found = [lists(embeddings[own], place[own], panels)[0][:, 0] for own in blocks]
-    listed = np.concatenate(found) if found else np.empty((0, K), np.int32)
+    blocks_of_lists = [lists(embeddings[block], place[block], panels)[0][:, 0] for block in blocks]
+    listed = np.concatenate(blocks_of_lists) if blocks_of_lists else np.empty((0, K), np.int32)
     return listed if among is None else np.where(listed >= 0, among[listed], -1).astype(np.int32)
 
 

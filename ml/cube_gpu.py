@@ -59,8 +59,8 @@ def lists(queries: np.ndarray, own: np.ndarray, embeddings: np.ndarray, cells: C
         mine = ops.expand_dims(ops.convert_to_tensor(own[block].astype(np.int32)), 1)
         scores = ops.where(mine == ops.arange(len(embeddings), dtype="int32"), OWN, scores)
         for cell, inside in enumerate(members):
-            chosen, found = _top(ops.take(scores, ops.convert_to_tensor(inside), axis=1))
-            _store(inside[chosen], found, best[block, cell], best_scores[block, cell])
+            chosen, chosen_scores = _top(ops.take(scores, ops.convert_to_tensor(inside), axis=1))
+            _store(inside[chosen], chosen_scores, best[block, cell], best_scores[block, cell])
     return best, best_scores
 
 
@@ -78,13 +78,13 @@ def _top(scores) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-de
     falling = ops.arange(size, 0, -1, dtype="int32")
     key = ops.where(scores > last, falling + size, ops.where(scores == last, falling, 0))
     places = ops.top_k(key, k)[1]
-    found = ops.take_along_axis(scores, places, axis=1)
-    return ops.convert_to_numpy(places), ops.convert_to_numpy(found)
+    values = ops.take_along_axis(scores, places, axis=1)
+    return ops.convert_to_numpy(places), ops.convert_to_numpy(values)
 
 
-def _store(indices: np.ndarray, found: np.ndarray, best: np.ndarray, best_scores: np.ndarray) -> None:
-    order = np.lexsort((indices, -found), axis=1)
-    indices, found = np.take_along_axis(indices, order, 1), np.take_along_axis(found, order, 1)
-    listed = found > OWN
+def _store(indices: np.ndarray, scores: np.ndarray, best: np.ndarray, best_scores: np.ndarray) -> None:
+    order = np.lexsort((indices, -scores), axis=1)
+    indices, scores = np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
+    listed = scores > OWN
     best[:, : indices.shape[1]] = np.where(listed, indices, -1)
-    best_scores[:, : indices.shape[1]] = np.where(listed, found, 0)
+    best_scores[:, : indices.shape[1]] = np.where(listed, scores, 0)

@@ -165,16 +165,16 @@ class Embedder:
         """
         if not self.arrays:
             return to_embedding(features.average)
-        found, wanted = sum(each.shape[1] for each in features), len(self.arrays["mean"])
-        if found != wanted:
-            raise ValueError(f"features have {found} dimensions, not {wanted}")
+        width, wanted = sum(columns.shape[1] for columns in features), len(self.arrays["mean"])
+        if width != wanted:
+            raise ValueError(f"features have {width} dimensions, not {wanted}")
         blocks = self.recipe.blocks
         codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in blocks}
         made = []
         for at in range(0, len(features.average), _ROWS):
             part = slice(at, at + _ROWS)
-            own = {name: each[part] for name, each in codes.items()}
-            made.append(to_embedding(_blocks(self.recipe, self._wide, features.take(part), own)))
+            codes_of_part = {name: values[part] for name, values in codes.items()}
+            made.append(to_embedding(_blocks(self.recipe, self._wide, features.take(part), codes_of_part)))
         return np.concatenate(made)
 
     def _codes(self, name: str, values: Sequence[str | None]) -> np.ndarray:
@@ -199,9 +199,9 @@ def from_bytes(data: bytes, sha256: str) -> Embedder:
         LayoutError: another release trained it, and its arrays cannot be applied.
         ValueError: the SHA-256 (hex) of `data` is not `sha256`.
     """
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise ValueError(f"the embedder has SHA-256 {found}, expected {sha256}")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise ValueError(f"the embedder has SHA-256 {actual}, expected {sha256}")
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         arrays = dict(stored)
     if (layout := int(arrays.get("layout", 1))) != LAYOUT:
@@ -247,10 +247,10 @@ def _probabilities(
     known: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Of the classes of each attribute that has a block and that the training side has, float64 (n, c)."""
-    found = {}
+    probabilities = {}
     for name in [name for name in recipe.blocks if name in arrays and name != "looks"]:
         sums = arrays.get(f"{name}_sums")
-        found[name] = _softmax(arrays, name, x) if sums is None else _softmax(arrays, recipe.joint, x) @ sums
+        probabilities[name] = _softmax(arrays, name, x) if sums is None else _softmax(arrays, recipe.joint, x) @ sums
     asked = _remembered(recipe, arrays)
     nothing = np.full(len(x), MISSING)
     unknown = [known.get(name, nothing) == MISSING for name in asked]
@@ -259,9 +259,9 @@ def _probabilities(
         labels = [arrays[f"{name}_memory"] for name in asked]
         recalled_labels = memory.recall(looks[at], arrays["memory"], labels, recipe.temperature)
         for name, recalled in zip(asked, recalled_labels, strict=True):
-            own = found[name][at]  # where the memory knows no label, the network's opinion stands for its own
-            found[name][at] += recipe.share * (recalled - recalled.sum(axis=1, keepdims=True) * own)
-    return found
+            opinion = probabilities[name][at]  # stands for the memory's where that knows no label
+            probabilities[name][at] += recipe.share * (recalled - recalled.sum(axis=1, keepdims=True) * opinion)
+    return probabilities
 
 
 def _softmax(arrays: Mapping[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
@@ -275,7 +275,7 @@ def encode(values: Sequence[str | None], learnt: np.ndarray | None = None) -> tu
 
     With `learnt`, bool (n,), only those values are classes; others are missing if they are of none.
     """
-    chosen = values if learnt is None else [value for value, own in zip(values, learnt, strict=True) if own]
+    chosen = values if learnt is None else [value for value, is_learnt in zip(values, learnt, strict=True) if is_learnt]
     classes = sorted({value for value in chosen if value is not None})
     place: dict[str | None, int] = {value: code for code, value in enumerate(classes)}
     return classes, np.array([place.get(value, MISSING) for value in values], np.int64)

@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
     def take(self, rows: slice | np.ndarray | list[int]) -> Features:
         """Those of the images that an index, a slice or a mask chooses."""
-        return Features(*(each[rows] for each in self))
+        return Features(*(column[rows] for column in self))
 
     def beside(self, columns: Sequence[str]) -> np.ndarray:
         """Some of the arrays side by side, float32 (n, sum of their widths)."""

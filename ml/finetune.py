@@ -75,9 +75,9 @@ class Batches(keras.utils.PyDataset):
         parts = rng.permutation(parts) if seed else parts
         self._batches: list[np.ndarray] = []
         for at in range(0, len(parts), PARTS):
-            own = chosen[np.isin(samples.parts[chosen], parts[at : at + PARTS])]
-            own = rng.permutation(own) if seed else own
-            self._batches += np.array_split(own, -(-len(own) // BATCH))
+            members = chosen[np.isin(samples.parts[chosen], parts[at : at + PARTS])]
+            members = rng.permutation(members) if seed else members
+            self._batches += np.array_split(members, -(-len(members) // BATCH))
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -106,8 +106,8 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     def places(size: int) -> np.ndarray:
         centre, shift = (size - 1) / 2, rng.uniform(-SHIFT, SHIFT, (m, 1)) * size
-        found = np.rint((np.arange(size) - centre) * zoom + centre + shift)
-        return np.clip(found, 0, size - 1).astype(np.intp)
+        source = np.rint((np.arange(size) - centre) * zoom + centre + shift)
+        return np.clip(source, 0, size - 1).astype(np.intp)
 
     rows, columns = places(height), places(width)
     mirrored = rng.random(m) < 0.5
@@ -128,9 +128,9 @@ def mix(images: np.ndarray, target: Any, rng: np.random.Generator) -> tuple[np.n
     share, other = rng.beta(MIXUP, MIXUP, m).astype(np.float32), rng.permutation(m)
     share = np.maximum(share, 1 - share)
 
-    def mixed(each: np.ndarray) -> np.ndarray:
-        own = share.reshape(m, *[1] * (each.ndim - 1))
-        return own * each + (1 - own) * each[other]
+    def mixed(values: np.ndarray) -> np.ndarray:
+        weight = share.reshape(m, *[1] * (values.ndim - 1))
+        return weight * values + (1 - weight) * values[other]
 
     return np.rint(mixed(images)).astype(np.uint8), keras.tree.map_structure(mixed, target)
 
@@ -191,13 +191,13 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
     while not _finished(history, options.epochs):
         epoch = len(history.get("loss", []))
         _seed_layers(model, (options.seed, epoch))
-        found = model.fit(
+        fitted = model.fit(
             Batches(samples, chosen, (options.seed, epoch)),
             validation_data=Batches(samples, validation) if len(validation) else None,
             shuffle=False,  # Keras would mix batches of all parts, in an order that no other process repeats
             verbose=0,
         ).history
-        history = {name: [*history.get(name, []), float(value)] for name, (value,) in found.items()}
+        history = {name: [*history.get(name, []), float(value)] for name, (value,) in fitted.items()}
         checkpoints[epoch + 1] = {_HISTORY: np.array(json.dumps(history)), **_state(model)}
         for earlier in checkpoints.keys() - {epoch + 1, _best(history)}:
             del checkpoints[earlier]
@@ -212,7 +212,9 @@ def predict(model, samples: Samples, chosen: np.ndarray) -> np.ndarray:  # type:
     if len(chosen):
         places = Batches(
             Samples(
-                samples.parts[chosen], lambda own: samples.load(chosen[own]), lambda own: samples.target(chosen[own])
+                samples.parts[chosen],
+                lambda batch: samples.load(chosen[batch]),
+                lambda batch: samples.target(chosen[batch]),
             ),
             np.arange(len(chosen)),
         )
@@ -286,7 +288,7 @@ def _resume(model, checkpoints: Checkpoints) -> dict[str, list[float]]:  # type:
 
 def _state(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # keras.Model
     """Values of the weights and of the optimizer, by their place."""
-    return {f"{at:06d}": keras.ops.convert_to_numpy(each) for at, each in enumerate(_variables(model))}
+    return {f"{at:06d}": keras.ops.convert_to_numpy(variable) for at, variable in enumerate(_variables(model))}
 
 
 def _set_state(model, state: dict[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]  # keras.Model
@@ -306,6 +308,6 @@ def _seed_layers(model, seed: Sequence[int]) -> None:  # type: ignore[no-untyped
 
     A layer's chance is a state of its own, which is no weight: a process that goes on from weights would begin it anew.
     """
-    states = [each for each in model.variables if each.name == "seed_generator_state"]
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     for at, state in enumerate(states):
         state.assign(np.random.SeedSequence([*seed, at]).generate_state(2))

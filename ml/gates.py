@@ -219,14 +219,14 @@ def promotes(challenger: Mapping[str, float], champion: Mapping[str, float]) -> 
 
 
 def _coverage(new: Figures, live: Reference, least: float, loss_max: float) -> Verdict:
-    own, bound = new.coverage, least
-    detail = f"{new.covered:,} of {new.products:,} products have a full list, {own.value:.2%}; at least "
+    coverage, bound = new.coverage, least
+    detail = f"{new.covered:,} of {new.products:,} products have a full list, {coverage.value:.2%}; at least "
     before = live.shares.get("coverage")
-    if before and "coverage" not in live.silent and own.size:
-        bound = max(least, before.value - allowance(before, own.size, loss_max))
+    if before and "coverage" not in live.silent and coverage.size:
+        bound = max(least, before.value - allowance(before, coverage.size, loss_max))
     detail += f"{bound:.2%} must" + (f", as {live.who} has {before.value:.2%}" if bound > least and before else "")
     remedy = "Run similar again: its lists are short or belong to other products than the run's."
-    return Verdict("coverage", own.value, bound, own.value >= bound, detail, remedy)
+    return Verdict("coverage", coverage.value, bound, coverage.value >= bound, detail, remedy)
 
 
 def _finite(new: Figures, _: Reference) -> Verdict:
@@ -264,9 +264,9 @@ def _products(new: Figures, live: Reference, shrink_max: float) -> Verdict:
 def _subcategories(new: Figures, live: Reference, shrink_max: float) -> Verdict:
     compared = []
     for name, before in live.subcategories.items():
-        found, bound = new.subcategories.get(name, 0), spared(before, shrink_max)
-        words = f"{name}: {found:,} products found, at least {bound:,} expected, as {live.who} has {before:,}"
-        compared.append(_Compared(found, bound, words, (found - bound) / before))
+        count, bound = new.subcategories.get(name, 0), spared(before, shrink_max)
+        words = f"{name}: {count:,} products found, at least {bound:,} expected, as {live.who} has {before:,}"
+        compared.append(_Compared(count, bound, words, (count - bound) / before))
     remedy = (
         "Check the source for products or values of subCategory that are missing; if the loss is meant, raise "
         "LOOKALIKE_SUBCATEGORY_SHRINK_MAX for this run."
@@ -284,10 +284,10 @@ _QUALITY_REMEDY = (
 
 def _heldout(new: Figures, live: Reference, loss_max: float) -> Verdict:
     if "heldout" in live.silent and new.untrained:
-        own = replace(live, who="the run by its untrained features", shares=new.untrained, silent={})
+        untrained = replace(live, who="the run by its untrained features", shares=new.untrained, silent={})
         remedy = "The embedder is worse than none: train one on this catalogue (train_embedding), then refresh."
-        compared = _compare(FIGURES["heldout"], new, own, lambda found, before: before.value)
-        verdict = _verdict("heldout", compared, own, remedy)
+        compared = _compare(FIGURES["heldout"], new, untrained, lambda now, before: before.value)
+        verdict = _verdict("heldout", compared, untrained, remedy)
         why = f"not compared with the live run, as {live.silent['heldout']}"
         return replace(verdict, detail=f"{verdict.detail} ({why})")
     return _quality("heldout", new, live, loss_max)
@@ -300,7 +300,7 @@ def _colour(new: Figures, live: Reference, loss_max: float) -> Verdict:
         for name in FIGURES["heldout"]
         if name in new.shares and name in live.shares
     ]
-    gain = max((found.value - before.value for found, before in both), default=0.0)
+    gain = max((now.value - before.value for now, before in both), default=0.0)
     return _quality("colour", new, live, max(loss_max, gain))
 
 
@@ -326,13 +326,13 @@ def _subcategory_quality(new: Figures, live: Reference, loss_max: float) -> Verd
 
 def _neighbours(new: Figures, live: Reference, loss_max: float) -> Verdict:
     """The rule is exact, so there is no noise, and the bound is the set one."""
-    found = new.neighbours
+    kept = new.neighbours
     words = (
-        f"{found.value:.2%} of {found.size:,} unchanged products have the list that follows from that of {live.who}, "
+        f"{kept.value:.2%} of {kept.size:,} unchanged products have the list that follows from that of {live.who}, "
         f"at least {1 - loss_max:.2%} expected: neighbours that are still there, in their order, as far as new or "
         "changed products leave room"
     )
-    compared = [_Compared(found.value, 1 - loss_max, words, found.value - 1 + loss_max)] if found.size else []
+    compared = [_Compared(kept.value, 1 - loss_max, words, kept.value - 1 + loss_max)] if kept.size else []
     remedy = "The same model and embedder gave unchanged products other lists: run embed and similar again."
     return _verdict("neighbours", compared, live, remedy)
 
@@ -348,7 +348,7 @@ class _Compared:
 
 
 def _less(loss_max: float) -> Callable[[Share, Share], float]:
-    return lambda found, before: before.value - allowance(before, found.size, loss_max)
+    return lambda now, before: before.value - allowance(before, now.size, loss_max)
 
 
 def _compare(
@@ -356,14 +356,14 @@ def _compare(
 ) -> Iterable[_Compared]:
     """Those of the figures in `words` that the live run has; one that this run lacks is a loss."""
     for name in [name for name in words if name in live.shares]:
-        found, before = new.shares.get(name), live.shares[name]
+        now, before = new.shares.get(name), live.shares[name]
         against = f"as {live.who} has {before.value:.2%} of {before.size:,}"
-        if found is None:
+        if now is None:
             yield _Compared(math.nan, math.nan, f"{words[name]}: not measured in this run, {against}", -math.inf)
             continue
-        bound = bound_of(found, before)
-        said = f"{words[name]}: {found.value:.2%} of {found.size:,} found, at least {bound:.2%} expected, {against}"
-        yield _Compared(found.value, bound, said, found.value - bound)
+        bound = bound_of(now, before)
+        said = f"{words[name]}: {now.value:.2%} of {now.size:,} found, at least {bound:.2%} expected, {against}"
+        yield _Compared(now.value, bound, said, now.value - bound)
 
 
 def _verdict(gate: str, compared: Iterable[_Compared], live: Reference, remedy: str) -> Verdict:

@@ -21,11 +21,11 @@ def medoids(embeddings: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.
     """
     by_group = np.argsort(groups, kind="stable")  # ascending indices within a group
     members_of = np.split(by_group, np.cumsum(np.bincount(groups))[:-1]) if len(groups) else []
-    found, similarity = np.empty(len(members_of), np.int64), np.empty(len(members_of))
+    chosen, similarity = np.empty(len(members_of), np.int64), np.empty(len(members_of))
     for group, members in enumerate(members_of):
         rows = embeddings[members]
         # einsum widens to float64 a buffer at a time; `rows @ total` would copy all rows.
         sums = np.einsum("ij,j->i", rows, rows.sum(axis=0, dtype=np.float64), dtype=np.float64)
         best = int(sums.argmax())
-        found[group], similarity[group] = members[best], sums[best] / len(members)
-    return found, similarity
+        chosen[group], similarity[group] = members[best], sums[best] / len(members)
+    return chosen, similarity

@@ -64,12 +64,12 @@ def recall(seen: np.ndarray, remembered: np.ndarray, labels: list[np.ndarray], t
             images without a label is missing from a row.
         temperature: that which the memory was made with.
     """
-    found = [np.empty((len(seen), each.shape[1])) for each in labels]
+    recalled = [np.empty((len(seen), classes.shape[1])) for classes in labels]
     for at in range(0, len(seen), _ROWS):
         part = slice(at, at + _ROWS)
         similarities = seen[part] @ remembered.T
         weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
         weights /= weights.sum(axis=1, keepdims=True)
-        for each, out in zip(labels, found, strict=True):
-            out[part] = weights @ each
-    return found
+        for classes, out in zip(labels, recalled, strict=True):
+            out[part] = weights @ classes
+    return recalled

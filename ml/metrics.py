@@ -61,12 +61,12 @@ def nine_percentages(
     chosen = (article_types != MISSING) & (counts[np.maximum(article_types, 0)] >= min_products)
     if asked is not None:
         chosen &= asked
-    found: dict[str, float] = {"products": int(chosen.sum())}
+    figures: dict[str, float] = {"products": int(chosen.sum())}
     for name, wrong in wrong_neighbours(neighbours, article_types, genders).items():
         for tolerance in TOLERANCES:
             right = wrong[chosen] <= round(tolerance * K)  # in tenths: 1 − 0.8 ≤ 0.2 is false in floating point
-            found[f"{name}_{tolerance:g}"] = float(100 * right.mean()) if len(right) else float("nan")
-    return found
+            figures[f"{name}_{tolerance:g}"] = float(100 * right.mean()) if len(right) else float("nan")
+    return figures
 
 
 def wrong_neighbours(neighbours: np.ndarray, article_types: np.ndarray, genders: np.ndarray) -> dict[str, np.ndarray]:

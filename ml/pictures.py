@@ -36,10 +36,10 @@ def identify(thumbnails: np.ndarray, seen: np.ndarray, numbers: np.ndarray) -> n
         numbers: int64 (s,), of those.
     """
     together = np.concatenate([seen, thumbnails])
-    found = np.concatenate([numbers, np.zeros(len(thumbnails), np.int64)])
+    together_numbers = np.concatenate([numbers, np.zeros(len(thumbnails), np.int64)])
     for place, nearest in enumerate(_nearest_before(together, len(seen)), len(seen)):
-        found[place] = found[nearest] if nearest >= 0 else _number(together[place])
-    return found[len(seen) :]
+        together_numbers[place] = together_numbers[nearest] if nearest >= 0 else _number(together[place])
+    return together_numbers[len(seen) :]
 
 
 def _number(one: np.ndarray) -> int:

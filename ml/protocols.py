@@ -61,14 +61,14 @@ class Catalogue:
     def types(self) -> dict[str, list[str]]:
         """DerivedTypes of the products of each subCategory, in alphabetical order."""
         types = self.attributes["derivedType"]
-        return {name: sorted(set(types[own]) - {None}) for name, own in self.members["subCategory"].items()}
+        return {name: sorted(set(types[members]) - {None}) for name, members in self.members["subCategory"].items()}
 
     @cached_property
     def candidates(self) -> dict[str, int]:
         """Index of each derivedType's medoid."""
         groups = self.members["derivedType"]
         rows = np.concatenate(list(groups.values())) if groups else np.empty(0, int)
-        sizes = [len(own) for own in groups.values()]
+        sizes = [len(members) for members in groups.values()]
         best, _ = medoids(self.embeddings[rows], np.repeat(np.arange(len(groups)), sizes))
         return dict(zip(groups, rows[best].tolist(), strict=True))
 
@@ -82,9 +82,9 @@ class Catalogue:
         """
         for at in range(0, len(queries), _BLOCK):
             scores = queries[at : at + _BLOCK] @ self.embeddings.T
-            for own, chances in zip(scores, probabilities[at : at + _BLOCK], strict=True):
-                decision = decide(chances, labels, _Around(self, own))
-                yield Found(decision, self._list(decision, own))
+            for scores_of_image, chances in zip(scores, probabilities[at : at + _BLOCK], strict=True):
+                decision = decide(chances, labels, _Around(self, scores_of_image))
+                yield Found(decision, self._list(decision, scores_of_image))
 
     def _list(self, decision: Decision, scores: np.ndarray) -> np.ndarray:
         members = np.arange(len(scores))
@@ -152,7 +152,7 @@ def choose_queries(
     return rows[first[:most]]
 
 
-def figures(found: Sequence[Found], wanted: Mapping[str, np.ndarray], catalogue: Catalogue) -> dict[str, float]:
+def figures(answers: Sequence[Found], wanted: Mapping[str, np.ndarray], catalogue: Catalogue) -> dict[str, float]:
     """How good the answers are, in percent of the images; NaN where there are none.
 
     `subcategory` and `derived`: the guess is right; one that was not made is wrong. `all10`: none of the products
@@ -162,17 +162,17 @@ def figures(found: Sequence[Found], wanted: Mapping[str, np.ndarray], catalogue:
     Hauskrecht 2015).
 
     Args:
-        found: of the q images.
+        answers: of the q images.
         wanted: attribute → object (q,), what they show.
         catalogue: that they were searched for in.
     """
-    right = judge(found, wanted, catalogue)
-    confidences, sure = confidences_of(found), right["derived"]
+    right = judge(answers, wanted, catalogue)
+    confidences, sure = confidences_of(answers), right["derived"]
     counts, means, shares = calibration(confidences, sure)
-    stages = np.array([each.decision.stage for each in found], object)
+    stages = np.array([answer.decision.stage for answer in answers], object)
     return {
         **{name: _percent(values) for name, values in right.items()},
-        "short": _percent(np.array([len(each.items) < K for each in found], bool)),
+        "short": _percent(np.array([len(answer.items) < K for answer in answers], bool)),
         **{f"in_{stage}": _percent(stages == stage) for stage in STAGES},
         "confidence": _percent(confidences[~np.isnan(confidences)]),
         "calibration_error": 100 * float(np.nansum(counts * np.abs(means - shares)) / counts.sum())
@@ -181,13 +181,14 @@ def figures(found: Sequence[Found], wanted: Mapping[str, np.ndarray], catalogue:
     }
 
 
-def judge(found: Sequence[Found], wanted: Mapping[str, np.ndarray], catalogue: Catalogue) -> dict[str, np.ndarray]:
+def judge(answers: Sequence[Found], wanted: Mapping[str, np.ndarray], catalogue: Catalogue) -> dict[str, np.ndarray]:
     """Which answers are right, bool (q,) each: `subcategory`, `derived`, `all10`. Arguments as those of `figures`."""
-    subcategories = [each.decision.subcategory for each in found]
-    types = [each.decision.derived_type for each in found]
+    subcategories = [answer.decision.subcategory for answer in answers]
+    types = [answer.decision.derived_type for answer in answers]
     all10 = [
-        len(each.items) > 0 and all((catalogue.attributes[name][each.items] == wanted[name][at]).all() for name in KIND)
-        for at, each in enumerate(found)
+        len(answer.items) > 0
+        and all((catalogue.attributes[name][answer.items] == wanted[name][at]).all() for name in KIND)
+        for at, answer in enumerate(answers)
     ]
     return {
         "subcategory": _equal(subcategories, wanted["subCategory"]),
@@ -212,9 +213,9 @@ def calibration(confidences: np.ndarray, right: np.ndarray) -> tuple[np.ndarray,
         return counts, sums / counts, hits / counts
 
 
-def confidences_of(found: Sequence[Found]) -> np.ndarray:
+def confidences_of(answers: Sequence[Found]) -> np.ndarray:
     """Of the derivedTypes guessed, float (q,); NaN where none was."""
-    guesses = [each.decision.derived_type for each in found]
+    guesses = [answer.decision.derived_type for answer in answers]
     return np.array([guess.confidence if guess else np.nan for guess in guesses], float)
 
 

@@ -186,8 +186,8 @@ class Lake:
         """Name → time of the last change of every file below folder `name` (`""`: the lake); none where it is not."""
         selector = fs.FileSelector(self.path(name).rstrip("/"), allow_not_found=True, recursive=True)
         with self.using():
-            found = self.filesystem.get_file_info(selector)
-        return {info.path[len(self.path("")) :]: info.mtime for info in found if info.is_file}
+            infos = self.filesystem.get_file_info(selector)
+        return {info.path[len(self.path("")) :]: info.mtime for info in infos if info.is_file}
 
     def delete(self, name: str) -> None:
         """Delete file `name`, if it is there."""

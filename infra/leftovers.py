@@ -37,9 +37,9 @@ def find(lake: Lake, older_than: timedelta) -> list[str]:
 
 def remove(lake: Lake, older_than: timedelta) -> list[str]:
     """Delete what `find` finds, and return it; files that somebody has written again since then stay."""
-    found = find(lake, older_than)
+    unread = find(lake, older_than)
     changed, before = lake.modified(""), datetime.now(UTC) - older_than
-    gone = [name for name in found if name in changed and changed[name] < before]
+    gone = [name for name in unread if name in changed and changed[name] < before]
     for name in gone:
         lake.delete(name)
     return gone

@@ -207,9 +207,9 @@ def _prepared(connection: psycopg.Connection) -> dict[str, str]:
     """The files that the store was prepared with, with their SHA-256; empty: nobody has prepared it."""
     # Not to_regclass: it may answer from a cache that does not know yet what was committed while this session waited.
     tables = "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'lookalike'"
-    found = {name for (name,) in connection.execute(tables)}
+    there = {name for (name,) in connection.execute(tables)}
     for table in ("prepared", "applied"):  # `applied`: releases before migration 0004
-        if table in found:
+        if table in there:
             return dict(connection.execute(sql.SQL("SELECT file, sha256 FROM {}").format(_table(table))).fetchall())
     return {}
 

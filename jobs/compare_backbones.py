@@ -265,17 +265,17 @@ def _figures(run: Run, sample: Sample, model: Model, built, on_images) -> dict[s
     """Every figure of a built backbone; accuracies as percentages."""
     stored = _stored(run, sample, model.fingerprint)
     timed = min(TIMED, len(sample.hashes)) if stored else len(sample.hashes)
-    found, seconds = _extract(run, sample, Extractor(built), timed, on_images)
+    extracted, seconds = _extract(run, sample, Extractor(built), timed, on_images)
     figures: dict[str, float | None] = {
         "height": model.height,
         "width": model.width,
-        "dimensions": found.average.shape[1],
+        "dimensions": extracted.average.shape[1],
         "parameters_millions": round(built.count_params() / 1e6, 3),
-        "megabytes": round(sum(each.nbytes for each in built.get_weights()) / 1e6, 1),
+        "megabytes": round(sum(weights.nbytes for weights in built.get_weights()) / 1e6, 1),
         "images_timed": timed,
         "images_per_s": round(timed / seconds, 2),
     }
-    features = stored or found
+    features = stored or extracted
     trained, _ = embedding.fit(features, sample.attributes, sample.sides, SEED)
     figures |= _judge(embedding.UNTRAINED.apply(features), sample, "untrained")
     figures |= _judge(trained.apply(features), sample, "trained")
@@ -287,8 +287,8 @@ def _stored(run: Run, sample: Sample, model: str) -> Features | None:
     table = run.lake.table("features")
     if table.version < 0 or not {*Features._fields} <= {*table.schema.names}:
         return None
-    own = (pc.field("model") == model) & pc.field("image_sha256").isin(sample.hashes)
-    rows = table.read(["image_sha256", *Features._fields], own)
+    of_sample = (pc.field("model") == model) & pc.field("image_sha256").isin(sample.hashes)
+    rows = table.read(["image_sha256", *Features._fields], of_sample)
     place = pc.index_in(sample.hashes, value_set=rows["image_sha256"].combine_chunks())
     if place.null_count:
         return None
@@ -302,16 +302,16 @@ def _extract(run: Run, sample: Sample, extractor: Extractor, count: int, on_imag
     """
     size = (extractor.height, extractor.width)
     blank = extractor(np.zeros((1, *size, 3), np.uint8))
-    features = Features(*(np.zeros((len(sample.hashes), each.shape[1]), np.float32) for each in blank))
+    features = Features(*(np.zeros((len(sample.hashes), values.shape[1]), np.float32) for values in blank))
     seconds, done, pictures = 0.0, 0, islice(_pictures(run, sample.hashes), count)
     while batch := list(islice(pictures, BATCH)):
         pixels = np.stack([images.load(data, *size) for _, data in batch])
         started = perf_counter()
-        found = extractor(pixels)
+        of_batch = extractor(pixels)
         seconds += perf_counter() - started
         places = [place for place, _ in batch]
-        for every, own in zip(features, found, strict=True):
-            every[places] = own
+        for column, values in zip(features, of_batch, strict=True):
+            column[places] = values
         done += len(batch)
         on_images(done)
     return features, seconds

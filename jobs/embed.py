@@ -19,17 +19,17 @@ def embed(run: Run) -> StepResult:
     """Give every image of the run's products a row of features of the run's model."""
     base = extraction.choose_model(run.settings)
     champion = find_champion(run.lake, base.fingerprint)
-    found = None if champion.tuned else extraction.extract(run, base)  # needed, whatever is settled
+    extracted = None if champion.tuned else extraction.extract(run, base)  # needed, whatever is settled
     # Settled here for the whole run, since a challenger may be promoted while later steps run.
     settled = judging.settle(run, champion, base)
     model = replace(base, tuned=settled.champion.tuned)
-    found = found or extraction.extract(run, model)
-    new = found.new + settled.new
+    extracted = extracted or extraction.extract(run, model)
+    new = extracted.new + settled.new
     return StepResult(
         rows=new,
-        files=found.files + settled.files,
+        files=extracted.files + settled.files,
         skipped=not new,
-        tables={"features": found.table.version},
+        tables={"features": extracted.table.version},
         # Of all features, those of this model; and similarity is measured by what the embedder makes of them.
         contents={"features": content_hash(run.content("products"), model.fingerprint, settled.champion.embedder)},
         figures={
@@ -41,7 +41,7 @@ def embed(run: Run) -> StepResult:
             "tuned": model.tuned,
             "embedder": settled.champion.embedder,
             **settled.figures,
-            **found.figures,
+            **extracted.figures,
         },
     )
 

@@ -62,31 +62,32 @@ def evaluate(run: Run) -> StepResult:
     check_chain(run, STEPS[: STEPS.index("evaluate")])
     known = heldout.read_products(run)
     live, before = _stored(run, known.ids)
-    found = _measure(run, known, live, before)
+    evaluation = _measure(run, known, live, before)
     report = f"reports/{run.name}.html"
-    run.lake.write_bytes(report, render(run, found).encode())
+    run.lake.write_bytes(report, render(run, evaluation).encode())
     measured = [
-        {"metric": name, "value": float(value)} for name, value in {**found.measured, **found.subcategories}.items()
+        {"metric": name, "value": float(value)}
+        for name, value in {**evaluation.measured, **evaluation.subcategories}.items()
     ]
     tables = {
         "metrics": pa.Table.from_pylist(measured, schema=METRICS),
-        "verdicts": pa.Table.from_pylist([asdict(verdict) for verdict in found.verdicts], schema=VERDICTS),
-        "heldout": heldout.answers(known, found.asked),
+        "verdicts": pa.Table.from_pylist([asdict(verdict) for verdict in evaluation.verdicts], schema=VERDICTS),
+        "heldout": heldout.answers(known, evaluation.asked),
     }
-    failed = [verdict.gate for verdict in found.verdicts if not verdict.passed]
+    failed = [verdict.gate for verdict in evaluation.verdicts if not verdict.passed]
     return StepResult(
-        len(found.products),
+        len(evaluation.products),
         len(tables) + 1,
         tables={name: _write(run, name, rows) for name, rows in tables.items()},
         figures={
-            **_rounded(found.measured),
-            "trained": found.trained,
-            "costly": [list(pair) for pair in found.costly],
-            "compared_with": found.baseline and found.baseline.run,
-            "why_other": found.baseline.why_other if found.baseline else "",
+            **_rounded(evaluation.measured),
+            "trained": evaluation.trained,
+            "costly": [list(pair) for pair in evaluation.costly],
+            "compared_with": evaluation.baseline and evaluation.baseline.run,
+            "why_other": evaluation.baseline.why_other if evaluation.baseline else "",
             "failed_gates": len(failed),
             "failed": failed,
-            "gates": [[verdict.gate, verdict.state, verdict.detail] for verdict in found.verdicts],
+            "gates": [[verdict.gate, verdict.state, verdict.detail] for verdict in evaluation.verdicts],
             "report": report,
             "judged_against": live and live.stored.content_hash,
             "protocol": reference.PROTOCOL,
@@ -182,32 +183,32 @@ def _compare_lists(
         then = read_unfiltered(published, before["product_id"].to_numpy()).neighbours
     except (UserError, FileNotFoundError) as error:
         return reference.Followed(), against.without("neighbours", reference.why_gone(live, error))
-    found = reference.follow(products, lists.neighbours, before, then)
-    if not found.agreed.size:
+    followed = reference.follow(products, lists.neighbours, before, then)
+    if not followed.agreed.size:
         against = against.without("neighbours", f"no product of {live.who} is unchanged")
-    return found, against
+    return followed, against
 
 
 def _of_lists(
     neighbours: np.ndarray, codes: dict[str, np.ndarray], asked: np.ndarray | None = None
 ) -> dict[str, float]:
     """The nine percentages and the colour share of the lists of the products in `asked`, bool (n,), or of all."""
-    found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
-    return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
+    figures = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], asked=asked)
+    return {**figures, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
 
 
 def _of_heldout(shown: np.ndarray, codes: dict[str, np.ndarray], held_out: np.ndarray) -> dict[str, float]:
     """Figures of the lists of held-out products: the nine percentages, and those that need no large articleTypes."""
     asked = held_out & _has_kind(codes)
     wrong = metrics.wrong_neighbours(shown, codes["articleType"], codes["gender"])["both"][asked]
-    found = {
+    figures = {
         **_of_lists(shown, codes, held_out),
         "right": 100 * (1 - float(wrong.mean()) / metrics.K) if len(wrong) else float("nan"),
         "all10": 100 * float((wrong == 0).mean()) if len(wrong) else float("nan"),
         "asked": len(wrong),
         "with_colour": int((held_out & (codes["baseColour"] != metrics.MISSING)).sum()),
     }
-    return {f"heldout_{name}": value for name, value in found.items()}
+    return {f"heldout_{name}": value for name, value in figures.items()}
 
 
 def _of_untrained(run: Run, lists: Lists, codes: dict[str, np.ndarray], held_out: np.ndarray) -> dict[str, float]:
@@ -227,16 +228,16 @@ def _by_subcategory(
     names: pa.ChunkedArray, shown: np.ndarray, codes: dict[str, np.ndarray], held_out: np.ndarray
 ) -> dict[str, float]:
     """Of each subCategory: its products, those held out that have a kind, and how many neighbours have the same (%)."""
-    own, asked = encode(names), held_out & _has_kind(codes)
+    subcategory, asked = encode(names), held_out & _has_kind(codes)
     wrong = metrics.wrong_neighbours(shown, codes["articleType"], codes["gender"])["both"]
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for code, name in enumerate(names.combine_chunks().dictionary_encode().dictionary.to_pylist()):
-        members = own == code
-        found[f"products:{name}"] = int(members.sum())
-        found[f"heldout_asked:{name}"] = count = int((members & asked).sum())
+        members = subcategory == code
+        figures[f"products:{name}"] = int(members.sum())
+        figures[f"heldout_asked:{name}"] = count = int((members & asked).sum())
         right = 1 - wrong[members & asked].mean() / metrics.K if count else float("nan")
-        found[f"{gates.QUALITY}{name}"] = 100 * float(right)
-    return found
+        figures[f"{gates.QUALITY}{name}"] = 100 * float(right)
+    return figures
 
 
 def _of_classifier(known: Products, predictions: Predictions, classifier: dict) -> dict[str, float]:
@@ -301,13 +302,13 @@ def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
     place_of = pd.Index(ids).get_indexer  # hashes the ids once, not once a part
     for part in table.parts:
         rows = table.read_part(part, ["product_id", "items", "scores"], pc.field("cell") == cell)
-        own = place_of(rows["product_id"].to_numpy())
-        rows, own = rows.filter(own >= 0).combine_chunks(), own[own >= 0]
+        place = place_of(rows["product_id"].to_numpy())
+        rows, place = rows.filter(place >= 0).combine_chunks(), place[place >= 0]
         if not len(rows):
             continue
         items, values = rows["items"].combine_chunks(), rows["scores"].combine_chunks()
         lengths = items.value_lengths().to_numpy()
-        places = np.repeat(own, lengths)
+        places = np.repeat(place, lengths)
         ranks = np.arange(len(places)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         neighbours[places, ranks] = place_of(items.flatten().to_numpy())
         scores[places, ranks] = values.flatten().to_numpy()

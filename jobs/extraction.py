@@ -213,11 +213,13 @@ def _not_brought(parts: list[Part], table: Table, newest: Table, model: Model) -
     )["image_sha256"]
     left = []
     for part in parts:
-        own = pc.invert(pc.is_in(newest.read_part(part.path, ["image_sha256"])["image_sha256"], value_set=brought))
-        if pc.all(own).as_py():
+        still_new = pc.invert(
+            pc.is_in(newest.read_part(part.path, ["image_sha256"])["image_sha256"], value_set=brought)
+        )
+        if pc.all(still_new).as_py():
             left.append(part)
-        elif pc.any(own).as_py():
-            rows = newest.read_part(part.path).filter(own).cast(SCHEMA)
+        elif pc.any(still_new).as_py():
+            rows = newest.read_part(part.path).filter(still_new).cast(SCHEMA)
             left.append(newest.lake.write_part("features", rows))
     return left
 
@@ -235,7 +237,7 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine
     rows = lake.table("images").read_part(part, ["image_sha256", "bytes"], CURRENT)
     rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=pending))
     seconds = {"load_s": load_s, "read_s": perf_counter() - started, "decode_wait_s": 0.0, "inference_s": 0.0}
-    found = []
+    batches_of_features = []
     with ThreadPoolExecutor(1) as pool:  # one batch ahead: the next is decoded while this one is embedded
         batches = [rows["bytes"].slice(at, features.BATCH) for at in range(0, len(rows), features.BATCH)]
         ahead = pool.submit(_decode, batches[0], model)
@@ -246,9 +248,9 @@ def embed_file(lake: Lake, part: str, pending: pa.Array, model: Model) -> engine
             if following is not None:
                 ahead = pool.submit(_decode, following, model)
             started = perf_counter()
-            found.append(extractor(batch))
+            batches_of_features.append(extractor(batch))
             seconds["inference_s"] += perf_counter() - started
-    columns = [np.concatenate(batches) for batches in zip(*found, strict=True)]
+    columns = [np.concatenate(batches) for batches in zip(*batches_of_features, strict=True)]
     finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in columns])
     if not finite.all():
         raise _not_finite(
@@ -328,10 +330,10 @@ def read_tuned(lake: Lake, sha256: str) -> bytes:
         UserError: the file holds others.
     """
     data = lake.read_bytes(f"backbones/{sha256}.npz")
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
         raise UserError(
-            f"the tuned weights have SHA-256 {found}",
+            f"the tuned weights have SHA-256 {actual}",
             where=lake.path(f"backbones/{sha256}.npz"),
             remedy="restore the file from a backup, or go back to another embedder by `lookalike champion --use`",
         )
@@ -352,7 +354,7 @@ def choose_model(settings: Settings, of: str = "") -> Model:
     Raises:
         UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
     """
-    name, asked, sha256 = (getattr(settings, f"{of}{each}") for each in ("backbone", "weights", "weights_sha256"))
+    name, asked, sha256 = (getattr(settings, f"{of}{setting}") for setting in ("backbone", "weights", "weights_sha256"))
     variable = f"LOOKALIKE_{of.upper()}"
     backbone = backbones.BACKBONES.get(name)
     if backbone is None:
@@ -363,16 +365,16 @@ def choose_model(settings: Settings, of: str = "") -> Model:
         )
     weights = _find_weights(name, asked, f"{variable}WEIGHTS")
     data = read_weights(weights)
-    found = hashlib.sha256(data).hexdigest() if data else weights
-    if sha256 and found != sha256.lower():
+    actual = hashlib.sha256(data).hexdigest() if data else weights
+    if sha256 and actual != sha256.lower():
         raise UserError(
-            f"the weights of {name} have SHA-256 {found if data else 'not known before Keras downloads them'}, "
+            f"the weights of {name} have SHA-256 {actual if data else 'not known before Keras downloads them'}, "
             f"expected {sha256}",
             where=f"{variable}WEIGHTS, {variable}WEIGHTS_SHA256",
             remedy=f"set {variable}WEIGHTS to the file that was meant, or correct or unset the SHA-256",
         )
     height, width = settings.input_height or backbone.height, settings.input_width or backbone.width
-    return Model(name, weights, found, height, width, settings.precision)
+    return Model(name, weights, actual, height, width, settings.precision)
 
 
 def _find_weights(backbone: str, asked: str, variable: str) -> str:

@@ -62,12 +62,15 @@ def gather(
             continue
         seen[place[wanted]] = True
         sharing = [products[firsts[image] : firsts[image + 1]] for image in place[wanted]]
-        row, own = np.repeat(np.arange(len(wanted)), [len(each) for each in sharing]), np.concatenate(sharing)
+        row, of_image = (
+            np.repeat(np.arange(len(wanted)), [len(products_of_image) for products_of_image in sharing]),
+            np.concatenate(sharing),
+        )
         rows = rows.take(wanted)
-        for at, values in enumerate(make(own, [to_matrix(rows[column])[row] for column in columns])):
+        for at, values in enumerate(make(of_image, [to_matrix(rows[column])[row] for column in columns])):
             if at == len(made):
                 made.append(np.empty((len(hashes), values.shape[1]), values.dtype))
-            made[at][own] = values
+            made[at][of_image] = values
     if not seen.all():
         raise UserError(
             f"{int((~seen).sum())} of {len(seen)} images have no features of model {model}, such as "

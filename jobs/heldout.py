@@ -70,7 +70,7 @@ class Asked:
 
     rows: np.ndarray
     searched: np.ndarray
-    found: list[Found]
+    answers: list[Found]
     figures: dict[str, float]
     calibration: tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -134,9 +134,9 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
         done = 0
         for stored in _stored(run, products.hashes[rows]):
             inputs = np.stack([images.load(data, *known.size) for data in stored])
-            found = classifier.subcategory_probabilities(known.model, inputs, known.labels)
-            probabilities[rows[done : done + len(found)]] = found
-            done += len(found)
+            of_batch = classifier.subcategory_probabilities(known.model, inputs, known.labels)
+            probabilities[rows[done : done + len(of_batch)]] = of_batch
+            done += len(of_batch)
     return Predictions(known.labels, probabilities)
 
 
@@ -145,15 +145,15 @@ def ask(products: Products, predictions: Predictions, most: int, side: int = spl
     rows = protocols.choose_queries(products.hashes, products.sides, products.attributes, most, side)
     searched = np.flatnonzero(np.isin(products.sides, protocols.SEARCHED[side]))
     catalogue = Catalogue(products.embeddings[searched], _take(products, searched))
-    found = list(catalogue.search(products.embeddings[rows], predictions.probabilities[rows], predictions.labels))
+    answers = list(catalogue.search(products.embeddings[rows], predictions.probabilities[rows], predictions.labels))
     wanted = _take(products, rows)
-    right = protocols.judge(found, wanted, catalogue)["derived"]
+    right = protocols.judge(answers, wanted, catalogue)["derived"]
     return Asked(
         rows,
         searched,
-        found,
-        {"images": len(rows), "searched": len(searched), **protocols.figures(found, wanted, catalogue)},
-        protocols.calibration(protocols.confidences_of(found), right),
+        answers,
+        {"images": len(rows), "searched": len(searched), **protocols.figures(answers, wanted, catalogue)},
+        protocols.calibration(protocols.confidences_of(answers), right),
     )
 
 
@@ -163,16 +163,16 @@ def _take(products: Products, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def answers(products: Products, asked: Asked) -> pa.Table:
     """Rows of `ANSWERS`, so that anyone can judge them again."""
-    ids, decisions = products.ids[asked.searched], [each.decision for each in asked.found]
+    ids, decisions = products.ids[asked.searched], [answer.decision for answer in asked.answers]
     guesses = {
-        "subCategory": [each.subcategory for each in decisions],
-        "derivedType": [each.derived_type for each in decisions],
+        "subCategory": [answer.subcategory for answer in decisions],
+        "derivedType": [answer.derived_type for answer in decisions],
     }
     columns: dict[str, list] = {
         "image_sha256": products.hashes[asked.rows].tolist(),
         "product_id": products.ids[asked.rows].tolist(),
-        "stage": [each.stage for each in decisions],
-        "items": [ids[each.items].tolist() for each in asked.found],
+        "stage": [answer.stage for answer in decisions],
+        "items": [ids[answer.items].tolist() for answer in asked.answers],
     }
     for name, made in guesses.items():
         columns[name] = [guess.value if guess else None for guess in made]
@@ -190,8 +190,8 @@ def find_copies(run: Run, products: Products, most: int) -> dict[str, float]:
     sight, hits = Sight(run), []
     for stored in _stored(run, products.hashes[rows], BATCH // 2):
         made = [copies(images.decode(data)) for data in stored]
-        seen = sight.see([each[kind] for kind in ("recompressed", "cropped") for each in made])
-        first = [nearest(products.embeddings @ each.embedding, 1)[0] for each in seen if isinstance(each, Seen)]
+        seen = sight.see([made_of_image[kind] for kind in ("recompressed", "cropped") for made_of_image in made])
+        first = [nearest(products.embeddings @ copy.embedding, 1)[0] for copy in seen if isinstance(copy, Seen)]
         hits.append(products.hashes[first].reshape(2, -1))
     same = np.concatenate(hits, axis=1) == products.hashes[rows] if hits else np.empty((2, 0), bool)
     shares = {"recompressed_first": same[0], "cropped_first": same[1], "duplicates_first": same.all(axis=0)}
@@ -202,6 +202,6 @@ def _stored(run: Run, hashes: np.ndarray, size: int = IMAGES_AT_ONCE) -> Iterato
     """The stored bytes of images in their order, `size` at a time."""
     for at in range(0, len(hashes), IMAGES_AT_ONCE):
         block = hashes[at : at + IMAGES_AT_ONCE].tolist()
-        found = read_images(run, block)
+        files = read_images(run, block)
         for start in range(0, len(block), size):
-            yield [found[sha] for sha in block[start : start + size]]
+            yield [files[sha] for sha in block[start : start + size]]

@@ -130,8 +130,8 @@ def judge(
     among = None if answering is None else np.flatnonzero(answering)
     neighbours[asked] = cube.neighbours(embeddings, np.flatnonzero(asked), among)
     least = least_products(len(rows))
-    found = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], least, asked)
-    return {**found, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
+    figures = metrics.nine_percentages(neighbours, codes["articleType"], codes["gender"], least, asked)
+    return {**figures, "colour_share": metrics.share_of_hits(neighbours, codes["baseColour"], asked)}
 
 
 def least_products(n: int) -> int:
@@ -149,10 +149,10 @@ def no_better(challenger: Mapping[str, float], champion: Mapping[str, float]) ->
         return few
     if promotes(challenger, champion):
         return ""
-    own, other = (f"{figures['both_0']:.1f} %" for figures in (challenger, champion))
+    new, old = (f"{figures['both_0']:.1f} %" for figures in (challenger, champion))
     return (
-        f"it is no better: all ten neighbours are right for {own} of {challenger['products']:,} held-out products, and "
-        f"for {other} by what it would replace"
+        f"it is no better: all ten neighbours are right for {new} of {challenger['products']:,} held-out products, and "
+        f"for {old} by what it would replace"
     )
 
 

@@ -205,15 +205,15 @@ def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
     Raises:
         RuntimeError: a product has none.
     """
-    matrix, found = None, np.zeros(len(ids), bool)
+    matrix, has_embedding = None, np.zeros(len(ids), bool)
     for part in embeddings.iter_parts(["product_id", "embedding"]):
         place = _positions(ids, part["product_id"].to_numpy(), "embeddings")
         values = to_matrix(part["embedding"])
         if matrix is None:
             matrix = np.empty((len(ids), values.shape[1]), np.float16)
-        matrix[place], found[place] = values, True
-    if matrix is None or not found.all():
-        raise RuntimeError(f"product {ids[np.argmin(found)]} has no embedding; nothing was published")
+        matrix[place], has_embedding[place] = values, True
+    if matrix is None or not has_embedding.all():
+        raise RuntimeError(f"product {ids[np.argmin(has_embedding)]} has no embedding; nothing was published")
     return matrix
 
 
@@ -245,12 +245,12 @@ def _lists(lists: Table, ids: pd.Index, due: int) -> Iterator[tuple[np.ndarray, 
         progress.add(len(part))
 
 
-def _verify(found: dict[str, int], figures: dict[str, object], combinations: int, cells: int) -> None:
+def _verify(counted: dict[str, int], figures: dict[str, object], combinations: int, cells: int) -> None:
     """Every product of the lake is loaded and has a list in every cell; the key of `lists` refuses a second one."""
     products = int(str(figures["products"]))
     expected = {"products": products, "combinations": combinations, "lists": products * cells}
-    if found != expected:
-        raise RuntimeError(f"the store counted {found}, the lake holds {expected}; nothing was published")
+    if counted != expected:
+        raise RuntimeError(f"the store counted {counted}, the lake holds {expected}; nothing was published")
 
 
 if __name__ == "__main__":

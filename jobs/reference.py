@@ -76,8 +76,8 @@ class Live:
 
     def made_like(self, run: Run) -> bool:
         """Whether its similarities are those of the same model and embedder."""
-        own, figures = run.result("embed").figures, self.figures("embed")
-        return all(own[name] == figures.get(name) for name in ("model", "embedder"))
+        of_run, figures = run.result("embed").figures, self.figures("embed")
+        return all(of_run[name] == figures.get(name) for name in ("model", "embedder"))
 
 
 def read_live(connection: psycopg.Connection, ids: np.ndarray) -> Live | None:
@@ -99,9 +99,9 @@ def is_sample(pulled: Mapping) -> bool:
 
 def why_new(run: Run, live: Live, products: int) -> str:
     """Why the run's catalogue, of so many products, is not the live run's; empty: it is."""
-    own, other = run.result("pull").figures, live.figures("pull")
-    if other and is_sample(own) != is_sample(other):
-        return f"the catalogue is new: this run is of {own.get('uri')}, {live.who} of {other.get('uri')}"
+    pulled, pulled_live = run.result("pull").figures, live.figures("pull")
+    if pulled_live and is_sample(pulled) != is_sample(pulled_live):
+        return f"the catalogue is new: this run is of {pulled.get('uri')}, {live.who} of {pulled_live.get('uri')}"
     if live.shared_share(products) < SAME:
         smaller = min(products, live.products)
         return f"the catalogue is new: {live.shared:,} of {smaller:,} product ids are those of {live.who}"
@@ -142,10 +142,10 @@ def _shares(run: Run, live: Live) -> tuple[dict[str, Share], dict[str, str]]:
 
 def shares_of(figures: Mapping, prefix: str = "") -> dict[str, Share]:
     """The shares that figures of evaluate hold; those that are not measured, or on nothing, are left out."""
-    found = {name: (figures.get(prefix + name), figures.get(prefix + size)) for name, size in SAMPLES.items()}
+    measured = {name: (figures.get(prefix + name), figures.get(prefix + size)) for name, size in SAMPLES.items()}
     return {
         name: Share(value / 100, int(size))
-        for name, (value, size) in found.items()
+        for name, (value, size) in measured.items()
         if value is not None and value == value and size
     }
 
@@ -203,10 +203,10 @@ def follow(products: pa.Table, neighbours: np.ndarray, before: pa.Table, neighbo
     for name in UNCHANGED:
         new, old = (pc.fill_null(rows[name], "").combine_chunks() for rows in (products, before))
         same &= pc.equal(new, old.take(pa.array(np.maximum(place, 0)))).to_numpy(zero_copy_only=False)
-    own = np.flatnonzero(same)
+    unchanged = np.flatnonzero(same)
     index_now = np.full(len(before) + 1, metrics.MISSING)  # the last one is for −1, past the end of a list
-    index_now[place[own]] = own
-    then, now = index_now[neighbours_before[place[own]]], neighbours[own]
+    index_now[place[unchanged]] = unchanged
+    then, now = index_now[neighbours_before[place[unchanged]]], neighbours[unchanged]
     now = np.where((now >= 0) & same[now], now, metrics.MISSING)
-    agreed = Share(float(metrics.agree(then, now).mean()), len(own)) if len(own) else Share(0, 0)
+    agreed = Share(float(metrics.agree(then, now).mean()), len(unchanged)) if len(unchanged) else Share(0, 0)
     return Followed(agreed, 100 * metrics.recall_at_k(now, then))

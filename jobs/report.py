@@ -127,9 +127,9 @@ class Evaluation:
     def costly(self) -> list[tuple[str, str, int]]:
         """derivedType, another that its held-out products have among their neighbours, how many of them: most first."""
         codes, names = self.codes["derivedType"], self.products["derivedType"]
-        first = dict(zip(*(each.tolist() for each in np.unique(codes, return_index=True)), strict=True))
+        first = dict(zip(*(column.tolist() for column in np.unique(codes, return_index=True)), strict=True))
         pairs = metrics.confusions(self.shown, codes, self.held_out, COSTLY)
-        return [(names[first[own]].as_py(), names[first[other]].as_py(), count) for own, other, count in pairs]
+        return [(names[first[code]].as_py(), names[first[other]].as_py(), count) for code, other, count in pairs]
 
 
 def render(run: Run, evaluation: Evaluation) -> str:
@@ -153,11 +153,11 @@ def render(run: Run, evaluation: Evaluation) -> str:
         learnt=LEARNT,
         unknown=UNKNOWN,
         copies=COPIES,
-        tenths=list(zip(*(each.tolist() for each in evaluation.asked.calibration), strict=True)),
+        tenths=list(zip(*(column.tolist() for column in evaluation.asked.calibration), strict=True)),
         costly=evaluation.costly,
         kinds=kinds(evaluation),
         subcategories=_by_subcategory(evaluation.subcategories),
-        classes=sorted((evaluation.classifier.get("classes") or {}).items(), key=lambda each: -each[1]["support"]),
+        classes=sorted((evaluation.classifier.get("classes") or {}).items(), key=lambda named: -named[1]["support"]),
         baseline=evaluation.baseline,
         changes=changes(evaluation.measured, evaluation.baseline.figures if evaluation.baseline else {}),
         reject_reasons=Counter(rejects["reason"].to_pylist()).most_common(),

@@ -100,11 +100,11 @@ def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray) -> list
         shown = read_embeddings(run, learnt=True, rows=np.flatnonzero(hidden))
     ends = np.append(0, np.cumsum(hidden))
     for at in range(0, len(ids), size):
-        own = slice(at, min(at + size, len(ids)))
-        offsets = pa.array(((ends[own.start : own.stop + 1] - ends[at]) * embeddings.shape[1]).astype(np.int32))
-        flat = pa.array(shown[ends[own.start] : ends[own.stop]].ravel())
-        unlabelled = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~hidden[own]))
-        part = pa.table([ids[own], to_lists(embeddings[own]), unlabelled], schema=EMBEDDINGS)
+        rows = slice(at, min(at + size, len(ids)))
+        offsets = pa.array(((ends[rows.start : rows.stop + 1] - ends[at]) * embeddings.shape[1]).astype(np.int32))
+        flat = pa.array(shown[ends[rows.start] : ends[rows.stop]].ravel())
+        unlabelled = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(~hidden[rows]))
+        part = pa.table([ids[rows], to_lists(embeddings[rows]), unlabelled], schema=EMBEDDINGS)
         parts.append(run.lake.write_part("embeddings", part))
     return parts
 
@@ -161,14 +161,14 @@ def _lists(panels: Panels, master: str) -> list[Part]:
 
 def lists_of(panels: Panels, panel: int, start: int, stop: int) -> Part:
     """Worker: the lists of query products `start` to `stop` of a panel, written as one part."""
-    home, own = _panel(panels, panel), np.arange(start, stop)
-    queries = home.embeddings[np.argsort(home.ranks)[own - home.start]]
+    home, indices = _panel(panels, panel), np.arange(start, stop)
+    queries = home.embeddings[np.argsort(home.ranks)[indices - home.start]]
     if engine.take_gpu() is None:
-        best, scores = cube.lists(queries, own, _all_panels(panels))
+        best, scores = cube.lists(queries, indices, _all_panels(panels))
     else:
         whole = sorted(_all_panels(panels), key=lambda panel: panel.start)
         embeddings = np.concatenate([panel.embeddings[np.argsort(panel.ranks)] for panel in whole])
-        best, scores = cube_gpu.lists(queries, own, embeddings, panels.cells)
+        best, scores = cube_gpu.lists(queries, indices, embeddings, panels.cells)
     return Lake(panels.uri).write_part("lists", lists_table(panels.ids, start, best, scores))
 
 
@@ -197,14 +197,14 @@ def lists_table(ids: np.ndarray, start: int, best: np.ndarray, scores: np.ndarra
     """Rows of the lists table, by cell then product, from (q, c, k) indices (-1: none) and scores."""
     queries, cells, _ = best.shape
     best, scores = best.transpose(1, 0, 2), scores.transpose(1, 0, 2)
-    found = best >= 0
-    offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=2).ravel())]).astype(np.int32))
+    listed = best >= 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(listed.sum(axis=2).ravel())]).astype(np.int32))
     return pa.table(
         [
             np.repeat(np.arange(cells, dtype=np.int32), queries),
             np.tile(ids[start : start + queries], cells),
-            pa.ListArray.from_arrays(offsets, pa.array(ids[best[found]])),
-            pa.ListArray.from_arrays(offsets, pa.array(scores[found])),
+            pa.ListArray.from_arrays(offsets, pa.array(ids[best[listed]])),
+            pa.ListArray.from_arrays(offsets, pa.array(scores[listed])),
         ],
         schema=LISTS,
     )

@@ -43,9 +43,9 @@ def samples(run: Run, hashes: pa.ChunkedArray, size: tuple[int, int], target: Ca
     def load(chosen: np.ndarray) -> np.ndarray:
         pixels = np.empty((len(chosen), *size, 3), np.uint8)
         for part in np.unique(parts[chosen]):
-            own = np.flatnonzero(parts[chosen] == part)
-            files = stored(int(part)).take(places[chosen[own]]).to_pylist()
-            pixels[own] = [images.load(data, *size) for data in files]
+            of_part = np.flatnonzero(parts[chosen] == part)
+            files = stored(int(part)).take(places[chosen[of_part]]).to_pylist()
+            pixels[of_part] = [images.load(data, *size) for data in files]
         return pixels
 
     return finetune.Samples(parts, load, target)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from infra.allocator import ONE_ARENA
 from infra.errors import UserError
 from infra.lake import Part
+from infra.terminal import without_noise
 
 if TYPE_CHECKING:  # imported late where it is used: it takes a second
     from pyspark import SparkConf, SparkContext
@@ -49,7 +50,8 @@ def session(name: str) -> SparkSession:
         builder = builder.master(os.environ.get("SPARK_MASTER", "local[*]")).config("spark.ui.enabled", "false")
     if secret := os.environ.get("_SPARK_AUTH_SECRET"):  # Spark's own variable, which a standalone driver does not read
         builder = builder.config("spark.authenticate.secret", secret)
-    made = builder.getOrCreate()
+    with without_noise():
+        made = builder.getOrCreate()
     try:
         _check(made.sparkContext.getConf())
     except UserError:

@@ -1,1 +1,5 @@
 """One file a step of the refresh; read top to bottom in `jobs.run.STEPS` it is the data flow."""
+
+from infra.terminal import quiet_tensorflow
+
+quiet_tensorflow()  # here, as every process that computes imports this package first, a worker of Spark's too

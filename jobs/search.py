@@ -18,7 +18,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -54,6 +54,9 @@ SEARCHES = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
+CATALOGUES = ("sample:", "kaggle:")
+"""How a data set begins that holds a catalogue."""
+K_MAX = 100
 REJECTS = pa.schema([(name, pa.string()) for name in ("image", "reason", "detail")])
 
 
@@ -227,32 +230,70 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
     Raises:
         UserError: there is no such place, it names no photo, or a column or filter is unknown.
     """
-    place, _, query = dataset.partition("?")
-    filters = dict(parse_qsl(query, keep_blank_values=True))
-    k = filters.pop("k", str(serving.K))
+    if dataset.startswith(CATALOGUES):
+        raise UserError(
+            f"{dataset!r} is a catalogue, and no folder or table of photos",
+            where="--dataset or LOOKALIKE_DATASET",
+            remedy="name the photos: `lookalike search photos/`, or --dataset photos/",
+        )
+    place, query = _split(dataset)
     uri = _uri(place)
+    filters = _filters(query, uri)
+    k = filters.pop("k", str(serving.K))
     files, path = filesystem(uri)
     with reaching(uri):
         kind = files.get_file_info(path).type
     if kind == fs.FileType.NotFound:
         raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
-    if not k.isdigit():
-        raise UserError(f"k={k!r} is no number", where=uri, remedy="write ?k=20, for 1 to 100 products")
+    if not (k.isascii() and k.isdigit() and 1 <= int(k) <= K_MAX):
+        raise UserError(f"k={k!r} is no number of 1 to {K_MAX}", where=uri, remedy="write ?k=20 for 20 products")
     if kind == fs.FileType.Directory:
         folder, photos = uri, _photos_in(files, path, uri)
     else:
         folder, photos = uri.rpartition("/")[0], _photos_of_table(files, path, uri)
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
-    unknown = [name for name in {**photos[0].filters, **filters} if name not in fields]
-    if unknown:
-        raise UserError(
-            f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
-            where=uri,
-            remedy=f"known fields: {', '.join(fields)}",
-        )
+    check_filters({**photos[0].filters, **filters}, fields, uri)
     kept = [replace(photo, filters={**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
     return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
+
+
+def check_filters(names: Iterable[str], fields: Sequence[str], where: str) -> None:
+    """Raises UserError where one of the names is no field that a filter may name."""
+    if unknown := [name for name in names if name not in fields]:
+        raise UserError(
+            f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
+            where=where,
+            remedy=f"known fields: {', '.join(fields)}",
+        )
+
+
+def _split(dataset: str) -> tuple[str, str]:
+    """The place and what follows its question mark; a path goes as far as there is one, as it may have some too."""
+    if "://" not in dataset:
+        marks = [len(dataset), *(at for at, character in enumerate(dataset) if character == "?")]
+        for at in sorted(marks, reverse=True):
+            if os.path.exists(absolute(dataset[:at])):
+                return dataset[:at], dataset[at + 1 :]
+    place, _, query = dataset.partition("?")
+    return place, query
+
+
+def _filters(query: str, uri: str) -> dict[str, str]:
+    """Field → value of `gender=Men&k=20`."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if twice := _twice([name for name, _ in pairs]):
+        raise UserError(
+            f"{twice} has two values: {', '.join(repr(value) for name, value in pairs if name == twice)}",
+            where=uri,
+            remedy="give each field once, and ask once for each value",
+        )
+    return dict(pairs)
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """The first of the names that comes a second time."""
+    return next((name for at, name in enumerate(names) if name in names[:at]), None)
 
 
 def _uri(place: str) -> str:
@@ -269,12 +310,16 @@ def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:
     with reaching(uri), files.open_input_file(path) as stream:
         data = stream.read()
     try:
-        if path.endswith(".parquet"):
-            rows = pq.read_table(io.BytesIO(data)).to_pylist()
-        elif path.endswith(".csv"):
-            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True))
+        if path.lower().endswith(".parquet"):
+            table = pq.read_table(io.BytesIO(data))
+            columns, rows = table.column_names, table.to_pylist()
+        elif path.lower().endswith(".csv"):
+            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
         else:
             raise ValueError("its name does not end in .csv or .parquet")
+        if twice := _twice(columns):
+            raise ValueError(f"it has two columns {twice}")
         if rows and ("image" not in rows[0] or None in rows[0]):
             raise ValueError(f"it has no column image, or rows longer than its header: {', '.join(map(str, rows[0]))}")
     except (ValueError, csv.Error, pa.ArrowException) as error:

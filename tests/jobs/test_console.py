@@ -3,10 +3,9 @@
 import io
 import json
 
-from rich.console import Console
-
 from infra.telemetry import log_file
 from jobs.console import Watch, closing_table
+from jobs.printing import Terminal
 from jobs.run import StepResult
 
 FINISHED = {"event": "finished", "rows": 3000, "files": 3, "rejects": 2, "seconds": 9.0, "skipped": False, "tables": {}}
@@ -14,7 +13,7 @@ FINISHED = {"event": "finished", "rows": 3000, "files": 3, "rejects": 2, "second
 
 def watch(tmp_path, terminal: bool):
     shown = io.StringIO()
-    console = Console(file=shown, force_terminal=terminal, width=100, highlight=False)
+    console = Terminal(file=shown, force_terminal=terminal, width=100)
     return Watch(tmp_path, "r", console), shown
 
 
@@ -71,7 +70,7 @@ def test_a_failure_that_no_step_foresaw_is_a_bug(tmp_path):
 
 
 def test_the_closing_table_lists_every_step_and_the_sum(tmp_path):
-    console = Console(file=(out := io.StringIO()), width=80)
+    console = Terminal(file=(out := io.StringIO()), width=80)
     console.print(
         closing_table({"pull": StepResult(1, seconds=1.5), "catalog": StepResult(20, rejects=3, seconds=2.0)})
     )

@@ -226,39 +226,41 @@ def search(
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many.")] = 10,
 ) -> None:
     """List the products most like a photo that need not be in the catalogue, and what it is taken for."""
+    from infra.places import local
     from infra.settings import read_settings
-
-    wanted, settings = _by_field(filters), read_settings()
-    if "://" in photo or Path(photo).is_dir() or photo.lower().endswith((".csv", ".parquet")):
-        _search_all(photo, settings, wanted, k)
-    else:
-        _search_one(photo, settings, wanted, k)
-
-
-def _search_one(photo: str, settings: Settings, filters: dict[str, str], k: int) -> None:
-    """Search for one photo, and show what it is taken for and the products."""
-    from infra import store
     from jobs.run import open_live
-    from jobs.serve.search import Searcher, check_fields
-    from ml.images import ImageError
+    from jobs.serve.search import check_fields
 
-    data = _read_photo(photo, settings.image_max_bytes + 1)
+    wanted, settings, place = _by_field(filters), read_settings(), local(photo)
     with _store(settings) as connection:
         run, _ = open_live(connection, settings)
-        check_fields(run, filters)
-        started = time.perf_counter()
+        check_fields(run, wanted)
+        if "://" in place or Path(place).is_dir() or place.lower().endswith((".csv", ".parquet")):
+            _search_all(place, run, wanted, k)
+        else:
+            _search_one(place, run, connection, wanted, k)
+
+
+def _search_one(photo: str, run: Run, connection: Connection, filters: dict[str, str], k: int) -> None:
+    """Search for one photo, and show what it is taken for and the products."""
+    from infra import store
+    from jobs.serve.search import Searcher, normalised
+    from ml.images import ImageError
+
+    limit = run.settings.image_max_bytes
+    data, started = _read_photo(photo, limit + 1), time.perf_counter()
+    try:
+        normalised(data, limit)  # before anybody waits for the models
         with out.status(f"loading the models of run {run.name} …"):
-            searcher = Searcher(connection, settings)
+            searcher = Searcher(connection, run.settings)
         loaded = time.perf_counter()
-        try:
-            answer = searcher.search(connection, data, filters, k)
-        except ImageError as error:
-            raise UserError(
-                f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
-            ) from None
-        ended = time.perf_counter()
-        names = store.product_names(connection, [item.product_id for item in answer.items])
-    _show_answer(photo, answer, names)
+        answer = searcher.search(connection, data, filters, k)
+    except ImageError as error:
+        raise UserError(
+            f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
+        ) from None
+    ended = time.perf_counter()
+    _show_answer(photo, answer, store.product_names(connection, [item.product_id for item in answer.items]))
     out.print(f"{1000 * (ended - loaded):.0f} ms, after {loaded - started:.1f} s to load the models", style="dim")
 
 
@@ -273,22 +275,15 @@ def _read_photo(photo: str, most: int) -> bytes:
         ) from None
 
 
-def _search_all(photos: str, settings: Settings, filters: dict[str, str], k: int) -> None:
+def _search_all(photos: str, live: Run, filters: dict[str, str], k: int) -> None:
     """Run the step search for a folder or table, and show how many photos each stage answered."""
-    from urllib.parse import urlencode
-
-    from infra import store, telemetry
+    from infra import telemetry
     from jobs import step as steps
     from jobs.run import open_run
-    from jobs.search import check_filters
+    from jobs.search import dataset_of
 
-    check_filters(filters, settings.fields, "--filter")
-    with _store(settings) as connection:
-        live = store.live(connection)
-    if live is None:
-        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
-    run = open_run(live.run, dataset=f"{photos}?{urlencode({**filters, 'k': k})}")
-    telemetry.start(settings.logs, run.name, "search", aloud=False)
+    run = open_run(live.name, dataset=dataset_of(photos, filters, k))
+    telemetry.start(run.settings.logs, run.name, "search", aloud=False)
     with out.status(f"searching for {photos} in run {run.name}; the models are loaded first …"):
         result = steps.execute("search", run)
     for name, value in result.figures.items():

@@ -18,11 +18,11 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,7 +140,7 @@ def search(run: Run) -> StepResult:
         _check_live(connection, run)
         searcher = Searcher(connection, settings)
         started, progress = perf_counter(), Progress("photos", len(source.photos))
-        for found in _in_batches(source, searcher, connection):
+        for found in in_batches(source, searcher, connection):
             rows += [each for each in found if "reason" not in each]
             rejects += [each for each in found if "reason" in each]
             progress.add(len(found))
@@ -168,7 +168,7 @@ def _check_live(connection, run: Run) -> None:  # type: ignore[no-untyped-def]  
         )
 
 
-def _in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list[dict]]:  # type: ignore[no-untyped-def]
+def in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list[dict]]:  # type: ignore[no-untyped-def]
     """Rows of `searches` and `search_rejects`, in the order of the source."""
     most = searcher.run.settings.image_max_bytes + 1
     for at in range(0, len(source.photos), serving.BATCH):
@@ -238,6 +238,10 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
         )
     place, query = _split(dataset)
     uri = _uri(place)
+    if not uri.startswith(("file://", "s3://")):
+        raise UserError(
+            "photos are read from folders and s3:// alone", where=uri, remedy="copy them into a folder first"
+        )
     filters = _filters(query, uri)
     k = filters.pop("k", str(serving.K))
     files, path = filesystem(uri)
@@ -253,19 +257,19 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
         folder, photos = uri.rpartition("/")[0], _photos_of_table(files, path, uri)
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
-    check_filters({**photos[0].filters, **filters}, fields, uri)
+    if unknown := [name for name in {**photos[0].filters, **filters} if name not in fields]:
+        raise UserError(
+            f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
+            where=uri,
+            remedy=f"known fields: {', '.join(fields)}",
+        )
     kept = [replace(photo, filters={**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
     return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
 
 
-def check_filters(names: Iterable[str], fields: Sequence[str], where: str) -> None:
-    """Raises UserError where one of the names is no field that a filter may name."""
-    if unknown := [name for name in names if name not in fields]:
-        raise UserError(
-            f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
-            where=where,
-            remedy=f"known fields: {', '.join(fields)}",
-        )
+def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
+    """What `--dataset` is to be for `k` products to each of some photos, of those that pass the filters."""
+    return f"{photos}?{urlencode({**filters, 'k': k})}"
 
 
 def _split(dataset: str) -> tuple[str, str]:
@@ -311,8 +315,8 @@ def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:
         data = stream.read()
     try:
         if path.lower().endswith(".parquet"):
-            table = pq.read_table(io.BytesIO(data))
-            columns, rows = table.column_names, table.to_pylist()
+            file = pq.ParquetFile(io.BytesIO(data))
+            columns, rows = file.schema_arrow.names, file.read().to_pylist()
         elif path.lower().endswith(".csv"):
             reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True)
             columns, rows = list(reader.fieldnames or ()), list(reader)

@@ -95,9 +95,7 @@ class Sight:
         A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most.
         """
         try:
-            if len(photo) > self._limit:
-                raise ImageError("file too large", f"more than {self._limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-            stored, _, _ = images.normalise(photo, draft=True)
+            stored = normalised(photo, self._limit)
             return {name: images.load(stored, *size) for name, size in self._sizes.items()}
         except ImageError as error:
             return error
@@ -170,6 +168,13 @@ class Searcher:
             raise TransientError(
                 f"run {live.run if live else 'none'} went live after run {self.run.name} was loaded to search in"
             )
+
+
+def normalised(photo: bytes, limit: int) -> bytes:
+    """A photo of at most `limit` bytes, as the catalogue would store it. Raises ImageError where it is none."""
+    if len(photo) > limit:
+        raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+    return images.normalise(photo, draft=True)[0]
 
 
 def check_fields(run: Run, filters: Iterable[str]) -> None:

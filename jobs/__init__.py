@@ -1,4 +1,4 @@
-"""One file a step of the refresh; read top to bottom in `jobs.run.STEPS` it is the data flow."""
+"""One file a step of the refresh; read top to bottom in `jobs.order.STEPS` it is the data flow."""
 
 from infra.terminal import quiet_tensorflow
 

@@ -6,8 +6,11 @@ What a command needs is imported in it: `--help` and a mistyped option wait for 
 from __future__ import annotations
 
 import datetime
+import os
+import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,7 +102,7 @@ def refresh(
     params: dict[str, object] = {"publish_anyway": publish_anyway.strip(), "new_catalogue": new_catalogue}
     started = time.perf_counter()
     log = settings.logs / name / "airflow.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(log.parent)
     source = shown(settings.dataset)
     out.print(Text.assemble(f"refresh of {source} as run ", (name, "bold"), f"; logs in {log.parent}"))
     env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
@@ -157,7 +160,7 @@ def _again(dataset: str, run: str) -> str:
     """The command that resumes; an address that holds more than may be shown is for its user to fill in."""
     from infra.places import shown
 
-    source = dataset if shown(dataset) == dataset else "…"
+    source = shlex.quote(dataset) if shown(dataset) == dataset else "…"
     extra = (f" DATASET={source}" if dataset else "") + (f" RUN={run}" if run else "")
     return f"make refresh{extra}"
 
@@ -235,7 +238,7 @@ def search(
     with _store(settings) as connection:
         run, _ = open_live(connection, settings)
         check_fields(run, wanted)
-        if "://" in place or Path(place).is_dir() or place.lower().endswith((".csv", ".parquet")):
+        if "://" in place or os.path.isdir(place) or place.lower().endswith((".csv", ".parquet")):
             _search_all(place, run, wanted, k)
         else:
             _search_one(place, run, connection, wanted, k)
@@ -500,7 +503,7 @@ def up() -> None:
 
     spark.check_java()
     settings = read_settings()
-    settings.logs.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.logs)
     env = airflow.environment(settings, _airflow_home(), ROOT / "dags")
     out.print("starting Airflow …")
     address, user, password = airflow.up(env, _airflow_home(), settings.logs / "airflow-standalone.log")
@@ -551,6 +554,8 @@ def doctor() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: the one place that turns errors into messages and exit codes."""
     tolerate_any_encoding()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' words to those who develop with them
     try:
         app(arguments)
     except (UserError, TransientError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ BACKGROUND = 255
 def check_file(file: Path) -> None:
     """Raises UserError where no picture could be written to this file, before anybody has drawn it."""
     problem, remedy = "", f"name a file that ends in {', '.join(KINDS)}, in a folder that is there"
-    if file.is_dir():
+    if os.path.isdir(file):  # as Path's own, but false where a name is too long
         problem = f"{file} is a folder"
     elif file.suffix.lower() not in KINDS:
         problem = f"the ending of {file.name!r} is that of no picture"
-    elif not file.parent.is_dir():
+    elif not os.path.isdir(file.parent):
         problem = f"there is no folder {file.parent}"
     if problem:
         raise UserError(problem, where=str(file), remedy=remedy)

@@ -74,7 +74,8 @@ class Photo:
     @property
     def label(self) -> str:
         """The name as it may be stored: an address may hold a signature."""
-        return shown(self.name).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        name = shown(self.name).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a file's name may be any bytes
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,9 @@ class Source:
         root, path = self._locate(name)
         if root.scheme == "file" and not os.path.isfile(path):  # a pipe would be waited for
             raise FileNotFoundError(path)
+        if root.scheme == "file":
+            with open(path, "rb") as stream:
+                return stream.read(most)
         with reaching(f"{root.scheme}://{path}"), root.files.open_input_file(path) as stream:
             return stream.read(most)
 
@@ -305,9 +309,26 @@ def _uri(place: str) -> str:
 
 
 def _photos_in(files: fs.FileSystem, folder: str, uri: str) -> list[Photo]:
+    if isinstance(files, fs.LocalFileSystem):
+        return sorted(_files_below(folder), key=lambda photo: photo.name)
     with reaching(uri):
         found = files.get_file_info(fs.FileSelector(folder, recursive=True))
     return [Photo(name, {}) for name in sorted(info.path[len(folder) + 1 :] for info in found if info.is_file)]
+
+
+def _files_below(folder: str) -> Iterator[Photo]:
+    """The files of a local folder; links are followed, to each folder once. (pyarrow knows names in UTF-8 alone.)"""
+    met, unread = set[str](), list[OSError]()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=unread.append):
+        if (real := os.path.realpath(place)) in met:
+            folders.clear()
+            continue
+        met.add(real)
+        for path in (os.path.join(place, name) for name in names):
+            if os.path.isfile(path) or os.path.islink(path):  # one that leads nowhere is a reject
+                yield Photo(os.path.relpath(path, folder), {})
+    for error in unread:
+        yield Photo(os.path.relpath(error.filename, folder), {}, ImageError("cannot be read", error.strerror or ""))
 
 
 def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:

@@ -220,6 +220,10 @@ CASES = {
         ["leftovers", "--days", "999999999999"],
         "2: Error: Invalid value for '--days': Input should be less than or equal to 36500",
     ),
+    "grid-long-name": (
+        ["grid", f"{'x' * 300}.png", "--run", RUN],
+        f"64: the picture cannot be written: File name too long | {'x' * 300}.png | name another file",
+    ),
     "no-such-command": (["[/]"], "2: Error: No such command '[/]'."),
     "no-such-option": (["status", "--[/]"], "2: Error: No such option: --[/]"),
 }
@@ -242,6 +246,16 @@ def test_fields_that_cannot_be_used_are_named(lookalike, monkeypatch, fields, pr
     monkeypatch.setenv("LOOKALIKE_FIELDS", fields)
     told = command_line(*lookalike("query", "10"))
     assert told.startswith(f"64: LOOKALIKE_FIELDS={fields!r} cannot be used: Value error, {problem}")
+
+
+@pytest.mark.parametrize("command", ["refresh", "step pull", "up"])
+def test_logs_that_cannot_be_written_are_named(lookalike, monkeypatch, tmp_path, command):
+    (tmp_path / "[file]").write_text("no folder")
+    monkeypatch.setenv("LOOKALIKE_LOGS", str(tmp_path / "[file]/logs"))
+    told = command_line(*lookalike(*command.split(), *([] if command == "up" else ["--run", RUN])))
+    assert told.startswith("64: the ")
+    assert "Not a directory" in told
+    assert f"{tmp_path}/[file]/logs" in told
 
 
 def test_where_the_terminal_knows_ascii_alone_the_rest_is_replaced(published):

@@ -139,6 +139,15 @@ def test_a_folder_is_found_whatever_its_name_looks_like(search, tmp_path, monkey
     assert search(name, tmp_path, gender="Women") == "1 answered"
 
 
+def test_photos_whose_names_are_no_utf8_or_that_links_lead_to_are_answered(search, tmp_path):
+    folder(tmp_path / "photos", {"caf\udce9.jpg": jpeg(), "in/b.jpg": jpeg(), "c.jpg": b""})
+    (tmp_path / "photos/in/again").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/broken.jpg").symlink_to("nowhere")
+    assert search(tmp_path / "photos", tmp_path) == "2 answered; 1 × empty; 1 × missing file"
+    source = open_source(str(tmp_path / "photos"), ())
+    assert [photo.label for photo in source.photos] == ["broken.jpg", "c.jpg", "caf\ufffd.jpg", "in/b.jpg"]
+
+
 def parquet(**columns: object) -> bytes:
     out = io.BytesIO()
     pq.write_table(pa.table(columns), out)
@@ -251,6 +260,11 @@ COMMANDS = {
     "folder-and-k-as-a-filter": (
         ["sub", "--filter", "k=5"],
         f"64: unknown field 'k' | the filters | known fields: {FIELDS}",
+    ),
+    "nothing": ([""], "64: the photo cannot be read: No such file or directory | give the path of an image file"),
+    "long-name": (
+        ["x" * 300],
+        f"64: the photo cannot be read: File name too long | {'x' * 300} | give the path of an image file",
     ),
     "folder-with-bracket-name": (["[/]"], "photos           1"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import unquote
 
 ADDRESS = re.compile(r"(sample|kaggle):|[A-Za-z][A-Za-z0-9+.-]+:/")
 """How what is no path begins; one slash is enough, as a password behind it is one."""
@@ -15,6 +16,11 @@ def absolute(place: str) -> str:
     if not place or ADDRESS.match(place):
         return place
     return os.path.abspath(os.path.expanduser(place))
+
+
+def local(place: str) -> str:
+    """The path of a `file:///` address; any other place as it is."""
+    return unquote(place.removeprefix("file://")) if place.startswith("file:///") else place
 
 
 def shown(place: str) -> str:

@@ -172,6 +172,8 @@ class Settings(BaseSettings):
         unknown = [name for name in value if name not in ATTRIBUTES]
         if unknown or not value:
             raise ValueError(f"unknown field {', '.join(unknown) or '(none given)'}; known: {', '.join(ATTRIBUTES)}")
+        if twice := [name for at, name in enumerate(value) if name in value[:at]]:
+            raise ValueError(f"field {twice[0]} comes twice")
         return value
 
 

@@ -20,6 +20,7 @@ from infra.allocator import ONE_ARENA
 from infra.errors import UserError
 from infra.lake import Part
 from infra.sealing import LOCAL, seal
+from infra.terminal import without_noise
 
 if TYPE_CHECKING:  # imported late where it is used: it takes a second
     from pyspark import SparkConf, SparkContext
@@ -53,7 +54,8 @@ def session(name: str, master: str = LOCAL) -> SparkSession:
         builder = builder.master(master).config("spark.ui.enabled", "false")
     if secret := os.environ.get("_SPARK_AUTH_SECRET"):  # Spark's own variable, which a standalone driver does not read
         builder = builder.config("spark.authenticate.secret", secret)
-    made = builder.getOrCreate()
+    with without_noise():
+        made = builder.getOrCreate()
     try:
         _check(made.sparkContext.getConf())
     except UserError:

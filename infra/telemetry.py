@@ -10,14 +10,25 @@ from typing import TextIO
 
 import structlog
 
+from infra.errors import UserError
+
 PROGRESS_EVERY_S = 0.5
 
 
-def start(logs: Path, run: str, step: str) -> Path:
-    """Send this process's logs to stderr and to a file of its own; returns the file."""
+def start(logs: Path, run: str, step: str, aloud: bool = True) -> Path:
+    """Send this process's logs to a file of its own and, `aloud`, to stderr; returns the file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     file = log_file(logs, run, step)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    stream = file.open("a", buffering=1, encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a", buffering=1, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"the log cannot be written: {error.strerror}", where=str(file), remedy="let LOOKALIKE_LOGS name a folder"
+        ) from None
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -26,7 +37,7 @@ def start(logs: Path, run: str, step: str) -> Path:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=_Tee(stream)),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(file=_Tee(stream) if aloud else stream),  # type: ignore[arg-type]
     )
     structlog.contextvars.bind_contextvars(run=run, step=step)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)

@@ -1,5 +1,8 @@
-"""One file a step of the refresh; read top to bottom in `jobs.run.STEPS` it is the data flow."""
+"""One file a step of the refresh; read top to bottom in `jobs.order.STEPS` it is the data flow."""
 
 from infra import compiled
+from infra.terminal import quiet_tensorflow
 
-compiled.find_place()  # every process that computes comes by here, Spark's workers too, and before numba is loaded
+# Here, as every process that computes imports this package first, a worker of Spark's too.
+compiled.find_place()
+quiet_tensorflow()

@@ -1,45 +1,64 @@
-"""`lookalike …`: parses, calls, prints. The work is in the steps and in infra."""
+"""`lookalike …`: parses, calls, prints. The work is in the steps and in infra.
+
+What a command needs is imported in it: `--help` and a mistyped option wait for nothing.
+"""
 
 from __future__ import annotations
 
 import datetime
+import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlencode
 
 import typer
-from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from infra import airflow, leftovers, sealing, spark, store
+from infra import sealing
 from infra.errors import TransientError, UserError
-from infra.lake import Lake
-from infra.places import shown
-from infra.settings import Settings, read_settings
-from infra.telemetry import log_file
-from jobs import console as display
-from jobs import step as steps
-from jobs.evaluate import result_grid
-from jobs.grid import draw_grid
-from jobs.run import APART, STEPS, Run, check_night, open_run
-from ml.images import ImageError
+from jobs.order import APART, STEPS
+from jobs.printing import Terminal, plain_table, tolerate_any_encoding
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from psycopg import Connection
+    from rich.table import Table
+
+    from infra.settings import Settings
+    from infra.store import Item
+    from jobs.console import Watch
+    from jobs.run import Run
     from jobs.serve.search import Answer
 
 app = typer.Typer(
-    help="Look-alike tables for fashion catalogues.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Look-alike tables for fashion catalogues.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would read arguments in messages as markup, and takes 0.15 s
 )
-out = Console(highlight=False)
+out = Terminal()
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.5
 IGNORED_SHOWN = 8
 """Variables of the shell that are named; of another Airflow there can be dozens."""
+DAYS_MAX = 36_500
+INT64_MAX = 2**63 - 1
+
+
+def _is_text(value: str | list[str] | None) -> str | list[str] | None:
+    """The value of an option that is stored or looked up. Raises UserError where its bytes are no UTF-8."""
+    for text in value if isinstance(value, list) else [value or ""]:
+        if not text.isprintable() and any(0xD800 <= ord(character) < 0xE000 for character in text):
+            raise UserError(
+                f"{text!r} is no UTF-8", where="the command line", remedy="type it in a terminal that writes UTF-8"
+            )
+    return value
+
 
 Dataset = Annotated[
     str,
@@ -50,10 +69,18 @@ Dataset = Annotated[
 ]
 PublishAnyway = Annotated[
     str,
-    typer.Option(metavar="REASON", help="Publish what a gate, a hold or the order of nights would refuse; say why."),
+    typer.Option(
+        metavar="REASON",
+        callback=_is_text,
+        help="Publish what a gate, a hold or the order of nights would refuse; say why.",
+    ),
 ]
 NewCatalogue = Annotated[
     bool, typer.Option("--new-catalogue", help="The catalogue shares few products with the live one, and is meant to.")
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--filter", callback=_is_text, help="field=value; give it again, for another field, to narrow."),
 ]
 RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]
 
@@ -73,6 +100,13 @@ def refresh(
     new_catalogue: NewCatalogue = False,
 ) -> None:
     """Run the nightly DAG through Airflow, here and now, and show its steps."""
+    from infra import airflow
+    from infra.lake import Lake
+    from infra.places import shown
+    from infra.settings import read_settings
+    from jobs import console as display
+    from jobs.run import Run, check_night
+
     name = run or datetime.datetime.now(datetime.UTC).date().isoformat()
     check_night(name)
     settings = read_settings(**({"dataset": dataset} if dataset else {}))
@@ -83,9 +117,9 @@ def refresh(
     params: dict[str, object] = {"publish_anyway": publish_anyway.strip(), "new_catalogue": new_catalogue}
     started = time.perf_counter()
     log = settings.logs / name / "airflow.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(log.parent)
     source = shown(settings.dataset)
-    out.print(f"refresh of {escape(source)} as run [bold]{name}[/]; logs in {escape(str(log.parent))}", soft_wrap=True)
+    out.print(Text.assemble(f"refresh of {source} as run ", (name, "bold"), f"; logs in {log.parent}"))
     with airflow.alone(home):
         airflow.migrate(settings, env, log)
         watch = display.Watch(settings.logs, name, out)
@@ -97,7 +131,7 @@ def refresh(
                     watch.poll()
                 watch.poll()
         except KeyboardInterrupt:
-            out.print(f"stopped; `{escape(_again(dataset, run))}` resumes")
+            out.print(f"stopped; `{_again(dataset, run)}` resumes")
             raise typer.Exit(130) from None
         finally:
             if process.poll() is None:
@@ -107,33 +141,40 @@ def refresh(
     _report_success(watch, opened, time.perf_counter() - started)
 
 
-def _report_failure(watch: display.Watch, run: Run, log: Path, again: str) -> None:
+def _report_failure(watch: Watch, run: Run, log: Path, again: str) -> None:
     """Say what stopped the run, and end as the step that failed did."""
-    failed, code = next(iter(watch.failed), None), display.BUG
+    from infra.telemetry import log_file
+    from jobs.console import BUG
+
+    failed, code = next(iter(watch.failed), None), BUG
     if failed:
         code = watch.exit_codes[failed]
-        out.print(f"\n[red]{failed} failed:[/] {escape(watch.failed[failed])}", soft_wrap=True)
+        out.print(Text.assemble((f"\n{failed} failed:", "red"), f" {watch.failed[failed]}"))
         log = log_file(run.settings.logs, run.name, failed)
     else:
         missing = [step for step in STEPS if step not in watch.results]
-        out.print(f"\n[red]the run ended before {missing[0] if missing else 'its end'}[/]")
-    out.print(f"  log:    {escape(str(log))}\n  resume: {escape(again)}", soft_wrap=True)
+        out.print(f"\nthe run ended before {missing[0] if missing else 'its end'}", style="red")
+    out.print(f"  log:    {log}\n  resume: {again}")
     raise typer.Exit(code)
 
 
-def _report_success(watch: display.Watch, run: Run, seconds: float) -> None:
+def _report_success(watch: Watch, run: Run, seconds: float) -> None:
+    from jobs.console import closing_table
+
     out.print()
-    out.print(display.closing_table(watch.results))
+    out.print(closing_table(watch.results))
     out.print(f"wall time   {seconds:.1f} s\n")
     report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
     product = run.products(["product_id"])["product_id"][0].as_py()
-    out.print(f"report:  {report}", soft_wrap=True)
-    out.print(f"try:     {_command('lookalike')} query {product} --filter baseColour=Blue", soft_wrap=True)
+    out.print(f"report:  {report}")
+    out.print(f"try:     {_command('lookalike')} query {product} --filter baseColour=Blue")
 
 
 def _again(dataset: str, run: str) -> str:
     """The command that resumes; an address that holds more than may be shown is for its user to fill in."""
-    source = dataset if shown(dataset) == dataset else "…"
+    from infra.places import shown
+
+    source = shlex.quote(dataset) if shown(dataset) == dataset else "…"
     extra = (f" DATASET={source}" if dataset else "") + (f" RUN={run}" if run else "")
     return f"make refresh{extra}"
 
@@ -148,11 +189,13 @@ def _say_ignored(names: list[str]) -> None:
     """One line on what the shell says and this machine's own processes are not told."""
     shown = ", ".join(names[:IGNORED_SHOWN]) + (f" and {more} more" if (more := len(names) - IGNORED_SHOWN) > 0 else "")
     if names:
-        out.print(f"ignored of this shell: {escape(shown)} (docs/platform.md#one-machine)", style="dim", soft_wrap=True)
+        out.print(f"ignored of this shell: {shown} (docs/platform.md#one-machine)", style="dim")
 
 
 def _look_around(settings: Settings, env: dict[str, str]) -> Iterator[tuple[str, str]]:
     """What a run needs, part for part, as it is here; raises what is wrong, before anything is computed."""
+    from infra import airflow, spark, store
+
     yield "java", spark.check_java()
     yield "spark", spark.check_master(settings.spark)
     yield "airflow", airflow.check(settings, env)
@@ -177,6 +220,8 @@ def run_step(
         raise UserError(
             f"there is no step {name!r}", where="lookalike step", remedy=f"choose one of {', '.join(known)}"
         )
+    from jobs import step as steps
+
     _say_ignored(context.obj)
     arguments = ["--run", run, *(["--dataset", dataset] if dataset else [])]
     arguments += ["--publish-anyway", publish_anyway] if publish_anyway else []
@@ -186,126 +231,174 @@ def run_step(
 
 @app.command()
 def query(
-    product_id: Annotated[int, typer.Argument(help="Product whose look-alikes to list.")],
-    filters: Annotated[list[str] | None, typer.Option("--filter", help="field=value; give it again to narrow.")] = None,
+    product_id: Annotated[
+        int, typer.Argument(min=-INT64_MAX, max=INT64_MAX, help="Product whose look-alikes to list.")
+    ],
+    filters: Filters = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many.")] = 10,
 ) -> None:
     """List the products most like one product, among those that the filters leave."""
-    wanted = dict(_field_value(text) for text in filters or [])
-    settings = read_settings()
-    with _store(settings) as connection:
+    from infra import store
+    from infra.settings import read_settings
+
+    wanted = _by_field(filters)
+    with _store(read_settings()) as connection:
         items = store.similar_items(connection, product_id, wanted, k)
         names = store.product_names(connection, [product_id, *(item.product_id for item in items)])
-    shown = " and ".join(f"{field}={value}" for field, value in wanted.items()) or "no filter"
-    out.print(f"[bold]{product_id}[/] {names.get(product_id, '')} — {shown}")
+    asked = " and ".join(f"{field}={value}" for field, value in wanted.items()) or "no filter"
+    out.print(Text.assemble((str(product_id), "bold"), f" {names.get(product_id, '')} — {asked}"))
     if not items:
         out.print("no product passes these filters")
         return
-    table = Table("", "product", "score", "name", box=None, pad_edge=False, header_style="bold")
-    for rank, item in enumerate(items, 1):
-        table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", names.get(item.product_id, ""))
-    out.print(table)
+    out.print(_listed(items, names))
     out.print("precomputed" if items[0].precomputed else "computed on read", style="dim")
 
 
 @app.command()
 def search(
     photo: Annotated[str, typer.Argument(help="Photo; or a folder or table (CSV, Parquet) of photos, local or s3://.")],
-    filters: Annotated[list[str] | None, typer.Option("--filter", help="field=value; give it again to narrow.")] = None,
+    filters: Filters = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many.")] = 10,
 ) -> None:
     """List the products most like a photo that need not be in the catalogue, and what it is taken for."""
-    wanted = dict(_field_value(text) for text in filters or [])
-    if "://" in photo or Path(photo).is_dir() or photo.endswith((".csv", ".parquet")):
-        _search_all(photo, wanted | {"k": str(k)})
-        return
+    from infra.places import local
+    from infra.settings import read_settings
+    from jobs.run import open_live
+    from jobs.serve.search import check_fields
+
+    wanted, settings, place = _by_field(filters), read_settings(), local(photo)
+    with _store(settings) as connection:
+        run, _ = open_live(connection, settings)
+        check_fields(run, wanted)
+        if "://" in place or os.path.isdir(place) or place.lower().endswith((".csv", ".parquet")):
+            _search_all(place, run, wanted, k)
+        else:
+            _search_one(place, run, connection, wanted, k)
+
+
+def _search_one(photo: str, run: Run, connection: Connection, filters: dict[str, str], k: int) -> None:
+    """Search for one photo, and show what it is taken for and the products."""
+    from infra import store
+    from jobs.serve.search import Searcher, normalised
+    from ml.images import ImageError
+
+    limit = run.settings.image_max_bytes
+    data, started = _read_photo(photo, limit + 1), time.perf_counter()
     try:
-        data = Path(photo).read_bytes()
+        normalised(data, limit)  # before anybody waits for the models
+        with out.status(f"loading the models of run {run.name} …"):
+            searcher = Searcher(connection, run.settings)
+        loaded = time.perf_counter()
+        answer = searcher.search(connection, data, filters, k)
+    except ImageError as error:
+        raise UserError(
+            f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
+        ) from None
+    ended = time.perf_counter()
+    _show_answer(photo, answer, store.product_names(connection, [item.product_id for item in answer.items]))
+    out.print(f"{1000 * (ended - loaded):.0f} ms, after {loaded - started:.1f} s to load the models", style="dim")
+
+
+def _read_photo(photo: str, most: int) -> bytes:
+    """A photo's bytes, at most `most` of them: a device has no end."""
+    try:
+        with open(photo, "rb") as stream:
+            return stream.read(most)
     except OSError as error:
         raise UserError(
             f"the photo cannot be read: {error.strerror}", where=photo, remedy="give the path of an image file"
         ) from None
-    from jobs.serve.search import Searcher  # with TensorFlow: seconds
-
-    settings, started = read_settings(), time.perf_counter()
-    with _store(settings) as connection:
-        searcher = Searcher(connection, settings)
-        loaded = time.perf_counter()
-        try:
-            answer = searcher.search(connection, data, wanted, k)
-        except ImageError as error:
-            raise UserError(
-                f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
-            ) from None
-        ended = time.perf_counter()
-        names = store.product_names(connection, [item.product_id for item in answer.items])
-    _show_answer(photo, answer, names)
-    out.print(f"{1000 * (ended - loaded):.0f} ms, after {loaded - started:.1f} s to load the models", style="dim")
 
 
-def _search_all(photos: str, asked: dict[str, str]) -> None:
+def _search_all(photos: str, live: Run, filters: dict[str, str], k: int) -> None:
     """Run the step search for a folder or table, and show how many photos each stage answered."""
-    with _store(read_settings()) as connection:
-        live = store.live(connection)
-    if live is None:
-        raise UserError("no run is live", where="the store", remedy="publish one with `make refresh`")
-    code = steps.main("search", ["--run", live.run, "--dataset", f"{photos}?{urlencode(asked)}"])
-    if code:
-        raise typer.Exit(code)
-    result = open_run(live.run).result("search")
+    from infra import telemetry
+    from jobs import step as steps
+    from jobs.run import open_run
+    from jobs.search import dataset_of
+
+    run = open_run(live.name, dataset=dataset_of(photos, filters, k))
+    telemetry.start(run.settings.logs, run.name, "search", aloud=False)
+    with out.status(f"searching for {photos} in run {run.name}; the models are loaded first …"):
+        result = steps.execute("search", run)
     for name, value in result.figures.items():
         out.print(f"{name:<16} {value}")
     out.print(f"tables searches ({result.rows:,} rows) and search_rejects ({result.rejects:,} rows) of the lake")
 
 
 def _show_answer(photo: str, answer: Answer, names: dict[int, str]) -> None:
-    out.print(f"[bold]{escape(photo)}[/]", soft_wrap=True)
+    out.print(photo, style="bold")
     for stage, guess in (("subCategory", answer.subcategory), ("derivedType", answer.derived_type)):
-        found = f"{escape(guess.value)}, confidence {guess.confidence:.2f}" if guess else "not asked for"
+        found = f"{guess.value}, confidence {guess.confidence:.2f}" if guess else "not asked for"
         out.print(f"{stage:<13} {found}")
-    out.print(f"searched in   {answer.stage}: {escape(answer.why)}", soft_wrap=True)
-    table = Table("", "product", "score", "name", box=None, pad_edge=False, header_style="bold")
-    for rank, item in enumerate(answer.items, 1):
-        table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", escape(names.get(item.product_id, "")))
+    out.print(f"searched in   {answer.stage}: {answer.why}")
     if answer.items:
-        out.print(table)
+        out.print(_listed(answer.items, names))
 
 
-def _field_value(text: str) -> tuple[str, str]:
-    field, equals, value = text.partition("=")
-    if not equals or not field:
-        raise UserError(f"{text!r} is no filter", where="--filter", remedy="write field=value, such as baseColour=Blue")
-    return field, value
+def _listed(items: Sequence[Item], names: dict[int, str]) -> Table:
+    """A table of products by rank."""
+    table = plain_table("", "product", "score", "name")
+    for rank, item in enumerate(items, 1):
+        table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", names.get(item.product_id, ""))
+    return table
 
 
-def _store(settings: Settings):  # type: ignore[no-untyped-def]
+def _by_field(filters: Sequence[str] | None) -> dict[str, str]:
+    """Field → value of filters such as baseColour=Blue."""
+    wanted: dict[str, str] = {}
+    for text in filters or ():
+        field, equals, value = text.partition("=")
+        if not equals or not field:
+            raise UserError(
+                f"{text!r} is no filter", where="--filter", remedy="write field=value, such as baseColour=Blue"
+            )
+        if field in wanted:
+            raise UserError(
+                f"{field} has two values, {wanted[field]!r} and {value!r}",
+                where="--filter",
+                remedy="give each field once, and ask once for each value",
+            )
+        wanted[field] = value
+    return wanted
+
+
+def _store(settings: Settings) -> AbstractContextManager[Connection]:
+    from infra import store
+
     return store.connect(settings.store, settings.store_folder)
 
 
 @app.command()
 def status() -> None:
     """Show the runs that the store holds, the live one marked, and what is held."""
+    from infra import store
+    from infra.settings import read_settings
+
     with _store(read_settings()) as connection:
         live, runs, holds = store.live(connection), store.runs(connection), store.holds(connection)
     held = {hold.content_hash for hold in holds}
-    table = Table("", "run", "loaded", "products", "lists", "", box=None, pad_edge=False, header_style="bold")
+    table = plain_table("", "run", "loaded", "products", "lists", "")
     for run in runs:
         mark = "live" if live and run.run_id == live.run_id else "held" if run.content_hash in held else ""
         figures = [f"{run.figures.get(name, 0):,}" for name in ("products", "lists")]
         reason = str(run.manifest.get("published_anyway", ""))
-        note = f"published anyway: {escape(reason)}" if reason else ""
-        table.add_row(mark, escape(run.run), f"{run.loaded_at:%Y-%m-%d %H:%M}", *figures, note)
+        note = f"published anyway: {reason}" if reason else ""
+        table.add_row(mark, run.run, f"{run.loaded_at:%Y-%m-%d %H:%M}", *figures, note)
     out.print(table if runs else "the store holds no run; `make refresh` publishes one")
     for hold in holds:
-        reason = f": {escape(hold.reason)}" if hold.reason else ""
-        out.print(f"held since {hold.held_at:%Y-%m-%d %H:%M}: the content of run {escape(hold.run)}{reason}")
+        reason = f": {hold.reason}" if hold.reason else ""
+        out.print(f"held since {hold.held_at:%Y-%m-%d %H:%M}: the content of run {hold.run}{reason}")
 
 
 @app.command()
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; shown by status.")] = "",
+    reason: Annotated[str, typer.Option(callback=_is_text, help="Why; shown by status.")] = "",
 ) -> None:
     """Make the run before the live one live again, and hold what was live: no night publishes it until `unhold`."""
+    from infra import store
+    from infra.settings import read_settings
+
     with _store(read_settings()) as connection:
         live = store.rollback(connection, reason)
         held = store.holds(connection)[0]
@@ -314,14 +407,17 @@ def rollback(
 
 @app.command()
 def unhold(
-    run: Annotated[str, typer.Argument(help="Run whose content may be published again; default: all.")] = "",
+    run: Annotated[
+        str, typer.Argument(callback=_is_text, help="Run whose content may be published again; default: all.")
+    ] = "",
 ) -> None:
     """Let what was rolled back be published again."""
+    from infra import store
+    from infra.settings import read_settings
+
     with _store(read_settings()) as connection:
         ended = store.unhold(connection, run or None)
-    out.print(
-        "\n".join(f"no longer held: the content of run {escape(hold.run)}" for hold in ended) or "nothing is held"
-    )
+    out.print("\n".join(f"no longer held: the content of run {hold.run}" for hold in ended) or "nothing is held")
 
 
 @app.command()
@@ -331,6 +427,10 @@ def evaluate(
     copies: Annotated[int, typer.Option(min=0, help="Held-out photos whose copies to look for; 0: none.")] = 500,
 ) -> None:
     """Measure a run on all products and on held-out ones, and compare it with the live run."""
+    from jobs import console as display
+    from jobs import step as steps
+    from jobs.run import Run, open_run
+
     opened = open_run(run, evaluate_queries=queries, evaluate_copies=copies)
     with out.status(f"evaluating run {opened.name}"):
         figures = steps.execute("evaluate", opened).figures
@@ -339,7 +439,7 @@ def evaluate(
     for table in display.evaluation_tables(figures, before):
         out.print(table, end="\n\n")
     report = opened.lake.path(str(figures["report"]))
-    out.print(f"report:  {report}\nimages:  table heldout of {opened.settings.lake}", soft_wrap=True)
+    out.print(f"report:  {report}\nimages:  table heldout of {opened.settings.lake}")
 
 
 @app.command()
@@ -347,29 +447,38 @@ def champion(
     use: Annotated[str, typer.Option(help="Number of the embedder to go back to, or untrained.")] = "",
 ) -> None:
     """List the trained embedders, the champion marked, or go back to one; a night uses it if it is better than none."""
+    from infra.lake import Lake
+    from infra.settings import read_settings
     from jobs import champion as champions
     from jobs import extraction
+    from jobs.console import embedders_table
 
     settings = read_settings()
     lake, base = Lake(settings.lake), extraction.choose_model(settings).base
     if use:
         champions.use(lake, base, champions.parse_number(use))
     used = champions.find_champion(lake, base).embedder
-    table = display.embedders_table(champions.read_rows(lake), used)
+    table = embedders_table(champions.read_rows(lake), used)
     out.print(table if table.row_count else "no embedder is trained; `make train` trains one")
 
 
 @app.command()
 def grid(
-    file: Annotated[Path, typer.Argument(help="PNG file to write.")],
-    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date.")],
+    file: Annotated[Path, typer.Argument(help="Picture to write: .png, .jpg or .webp.")],
+    run: Annotated[str, typer.Option("--run", help="Name of the run: its logical date, or latest.")],
     rows: Annotated[int, typer.Option(min=1, max=50, help="Products to show.")] = 6,
 ) -> None:
     """Draw products of a run with their ten neighbours."""
-    settings = read_settings()
-    pictures = result_grid(Run(run, settings, Lake(settings.lake)), rows)
-    Image.fromarray(draw_grid(pictures)).save(file, optimize=True)
-    out.print(f"{file}: {rows} products, each followed by its ten most similar")
+    from jobs.evaluate import result_grid
+    from jobs.grid import check_file, write_grid
+    from jobs.run import open_run
+
+    check_file(file)
+    opened = open_run(run)
+    with out.status(f"drawing products of run {opened.name} …"):
+        pictures = result_grid(opened, rows)
+        write_grid(file, pictures)
+    out.print(f"{file}: {len(pictures)} products, each followed by its ten most similar")
 
 
 @app.command("compare-backbones")
@@ -381,7 +490,8 @@ def compare_backbones(
     folder: Annotated[Path, typer.Option("--out", help="Folder for the table and the plot.")] = Path("var/backbones"),
 ) -> None:
     """Measure the accuracy and speed of the backbones whose weights are at hand, by one protocol."""
-    from jobs import compare_backbones as comparing  # with the models' libraries: seconds
+    from jobs import compare_backbones as comparing
+    from jobs.run import open_run
 
     choices, opened = comparing.parse_choices(backbones), open_run(run)
     taken, rows = comparing.take_sample(opened, sample), []
@@ -396,14 +506,13 @@ def compare_backbones(
             out.print(f"stopped; {len(rows)} of {len(choices)} backbones are done")
     if rows:
         found = comparing.describe(opened, taken, rows)
-        Console(highlight=False, width=max(out.width, comparing.WIDTH)).print(comparing.table(found))
+        Terminal(width=max(out.width, comparing.WIDTH)).print(comparing.table(found))
         for row in rows:
             if row.missing:
-                out.print(f"{row.backbone} was not measured: {escape(row.missing)}", soft_wrap=True)
+                out.print(f"{row.backbone} was not measured: {row.missing}")
         out.print(
             f"{found.images:,} images of run {found.run}, {found.queries:,} held-out queries, {found.device}; "
-            f"% of the ten nearest that are right\n{folder}/backbones.csv, .json, .png",
-            soft_wrap=True,
+            f"% of the ten nearest that are right\n{folder}/backbones.csv, .json, .png"
         )
     if len(rows) < len(choices):
         raise typer.Exit(130)
@@ -421,11 +530,14 @@ def _make_folder(folder: Path) -> None:
 @app.command()
 def up(context: typer.Context) -> None:
     """Start Airflow's scheduler, DAG processor and UI in the background."""
+    from infra import airflow
+    from infra.settings import read_settings
+
     settings = read_settings()
     env = airflow.environment(settings, ROOT / "dags")
     _say_ignored(context.obj)
     dict(_look_around(settings, env))
-    settings.logs.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.logs)
     out.print("starting Airflow …")
     address, user, password = airflow.up(env, airflow.home_of(settings), settings.logs / "airflow-standalone.log")
     out.print(f"Airflow:  {address}/dags/{airflow.DAG}\nlogin:    {user} / {password}\nstop:     make down")
@@ -434,38 +546,53 @@ def up(context: typer.Context) -> None:
 @app.command()
 def down() -> None:
     """Stop what `up` started."""
+    from infra import airflow
+    from infra.settings import read_settings
+
     home = airflow.home_of(read_settings())
     out.print("stopped" if airflow.down(home) else "Airflow was not running")
 
 
 @app.command("leftovers")
 def list_leftovers(
-    days: Annotated[int, typer.Option(min=1, help="Untouched for so many days; longer than any step takes.")] = 7,
+    days: Annotated[
+        int, typer.Option(min=1, max=DAYS_MAX, help="Untouched for so many days; longer than any step takes.")
+    ] = 7,
     remove: Annotated[bool, typer.Option("--remove", help="Delete them.")] = False,
 ) -> None:
     """List what killed attempts left in the lake and no version of a table names, or delete it."""
+    from infra import leftovers
+    from infra.lake import Lake
+    from infra.settings import read_settings
+
     lake, age = Lake(read_settings().lake), datetime.timedelta(days=days)
     names = leftovers.remove(lake, age) if remove else leftovers.find(lake, age)
     for name in names:
-        out.print(escape(name), soft_wrap=True)
+        out.print(name)
     out.print(f"{len(names):,} {'removed' if remove else 'files that nobody reads; --remove deletes them'}")
 
 
 @app.command()
 def doctor(context: typer.Context) -> None:
     """Check what this machine needs: Java, Spark, Airflow, the settings, the store."""
+    from infra import airflow
+    from infra.settings import read_settings
+
     settings = read_settings()
     _say_ignored(context.obj)
     for name, found in _look_around(settings, airflow.environment(settings, ROOT / "dags")):
-        out.print(f"{name:<9} {escape(found)}", soft_wrap=True)
+        out.print(f"{name:<9} {found}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: the one place that turns errors into messages and exit codes."""
+    tolerate_any_encoding()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' words to those who develop with them
     try:
-        app()
+        app(arguments)
     except (UserError, TransientError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        Terminal(stderr=True).print(Text.assemble(("error:", "red"), f" {error}"))
         raise SystemExit(error.exit_code) from None
 
 

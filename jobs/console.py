@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from infra.telemetry import log_file
+from jobs.printing import Terminal, plain_table
 from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
 from jobs.run import STEPS, StepResult
 
@@ -40,16 +40,16 @@ FIRST_COLUMN = 52
 class Watch:
     """Follows the logs of one run from now on; `poll` shows what is new and remembers how each step ended."""
 
-    def __init__(self, logs: Path, run: str, console: Console) -> None:
+    def __init__(self, logs: Path, run: str, console: Terminal) -> None:
         self._files = {step: log_file(logs, run, step) for step in STEPS}
         self._seen = {step: file.stat().st_size if file.exists() else 0 for step, file in self._files.items()}
         self._console = console
         self._bars: dict[str, TaskID] = {}
         self.progress = Progress(
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),
             BarColumn(40),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -88,12 +88,12 @@ class Watch:
             self.failed.pop(step, None)
             result = StepResult.of(event)
             self.results[step] = result
-            line = f"[green]✓[/] {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
-            self._console.print(line, soft_wrap=True)
+            figures = f" {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
+            self._console.print(Text.assemble(("✓", "green"), figures))
         elif kind == "failed":
             self._drop_bar(step)
             self.failed[step], self.exit_codes[step] = str(event.get("message", "")), event.get("exit_code", BUG)
-            self._console.print(f"[red]✗[/] {step:<11} failed", highlight=False)
+            self._console.print(Text.assemble(("✗", "red"), f" {step:<11} failed"))
 
     def _drop_bar(self, step: str) -> None:
         if step in self._bars:
@@ -118,7 +118,7 @@ def _human(value: object) -> str:
 
 def closing_table(results: dict[str, StepResult]) -> Table:
     """Steps, rows, rejects, seconds of a finished run."""
-    table = Table("step", box=None, pad_edge=False, header_style="bold")
+    table = plain_table("step")
     for name in ("rows", "rejects", "seconds"):
         table.add_column(name, justify="right")
     for step, result in results.items():
@@ -131,7 +131,7 @@ def closing_table(results: dict[str, StepResult]) -> Table:
 
 def embedders_table(rows: list[dict], used: str) -> Table:
     """The rows of the table of embedders, oldest first; the newest promoted one with the SHA-256 `used` is marked."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in ("", "number", "run", "catalogue", "both right", "before", "promoted", "why"):
         table.add_column(name, overflow="fold")
     newest = max((row["number"] for row in rows if row["promoted"] and row["sha256"] == used), default=None)
@@ -141,11 +141,11 @@ def embedders_table(rows: list[dict], used: str) -> Table:
         table.add_row(
             "used" if row["number"] == newest else "",
             str(row["number"]),
-            escape(row["run"] or row["sha256"]),
+            row["run"] or row["sha256"],
             (row["catalogue"] or "not noted")[:9],
             *shares,
             "yes" if row["promoted"] else "no",
-            escape(row["reason"] or ""),
+            row["reason"] or "",
         )
     return table
 
@@ -188,7 +188,7 @@ def evaluation_tables(figures: Mapping[str, Any], before: Mapping[str, Any]) -> 
             note = learnt if words.startswith("all products") else ""
             against.add_row(words + note, f"{new:.2f}", f"{old:.2f}", f"{new - old:+.2f}")
         if figures["why_other"]:
-            against.caption = f"the differences do not say which is better: {escape(figures['why_other'])}"
+            against.caption = f"the differences do not say which is better: {figures['why_other']}"
         tables.append(against)
     return tables
 
@@ -198,8 +198,8 @@ def _gates(verdicts: Sequence[Sequence[str]]) -> Table:
     table = Table(title="gates", title_justify="left", box=None, pad_edge=False, show_header=False)
     for gate, state, detail in verdicts:
         colour = {"passed": "green", "failed": "red"}.get(state, "yellow")
-        words = "" if state == "passed" else escape(detail.removeprefix("not compared: "))
-        table.add_row(gate, f"[{colour}]{state}[/]", words)
+        words = "" if state == "passed" else detail.removeprefix("not compared: ")
+        table.add_row(gate, Text(state, colour), words)
     return table
 
 
@@ -220,7 +220,7 @@ def _named(title: str, values: Mapping[str, float | None]) -> Table:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False)
     table.add_column(first, min_width=FIRST_COLUMN)
     for name in others:
         table.add_column(name, justify="right")

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
+from infra.errors import UserError
+
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of the files that a picture can be written to."""
 GAP, QUERY_GAP, MARGIN = 6, 22, 14
 BACKGROUND = 255
+
+
+def check_file(file: Path) -> None:
+    """Raises UserError where no picture could be written to this file, before anybody has drawn it."""
+    problem, remedy = "", f"name a file that ends in {', '.join(KINDS)}, in a folder that is there"
+    if os.path.isdir(file):  # as Path's own, but false where a name is too long
+        problem = f"{file} is a folder"
+    elif file.suffix.lower() not in KINDS:
+        problem = f"the ending of {file.name!r} is that of no picture"
+    elif not os.path.isdir(file.parent):
+        problem = f"there is no folder {file.parent}"
+    if problem:
+        raise UserError(problem, where=str(file), remedy=remedy)
+
+
+def write_grid(file: Path, rows: list[list[np.ndarray]]) -> None:
+    """Draw rows as `draw_grid` does, into a file. Raises UserError where it cannot be written."""
+    try:
+        Image.fromarray(draw_grid(rows)).save(file)
+    except OSError as error:
+        raise UserError(
+            f"the picture cannot be written: {error.strerror or error}", where=str(file), remedy="name another file"
+        ) from None
 
 
 def draw_grid(rows: list[list[np.ndarray]], height: int = 120, width: int = 90) -> np.ndarray:

@@ -27,11 +27,8 @@ from infra import store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import Settings, read_settings
+from jobs.order import STEPS
 
-STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
-"""The steps of a refresh, in order."""
-APART = ("train_embedding", "search")
-"""Steps that a refresh does without."""
 LATEST = "latest"
 """Stands for the run that is live: the newest published one that nobody rolled back."""
 WRITES = {

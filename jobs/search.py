@@ -18,11 +18,11 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +54,9 @@ SEARCHES = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
+CATALOGUES = ("sample:", "kaggle:")
+"""How a data set begins that holds a catalogue."""
+K_MAX = 100
 REJECTS = pa.schema([(name, pa.string()) for name in ("image", "reason", "detail")])
 
 
@@ -71,7 +74,8 @@ class Photo:
     @property
     def label(self) -> str:
         """The name as it may be stored: an address may hold a signature."""
-        return shown(self.name).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        name = shown(self.name).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a file's name may be any bytes
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ class Source:
         root, path = self._locate(name)
         if root.scheme == "file" and not os.path.isfile(path):  # a pipe would be waited for
             raise FileNotFoundError(path)
+        if root.scheme == "file":
+            with open(path, "rb") as stream:
+                return stream.read(most)
         with reaching(f"{root.scheme}://{path}"), root.files.open_input_file(path) as stream:
             return stream.read(most)
 
@@ -137,7 +144,7 @@ def search(run: Run) -> StepResult:
         _check_live(connection, run)
         searcher = Searcher(connection, settings)
         started, progress = perf_counter(), Progress("photos", len(source.photos))
-        for found in _in_batches(source, searcher, connection):
+        for found in in_batches(source, searcher, connection):
             rows += [each for each in found if "reason" not in each]
             rejects += [each for each in found if "reason" in each]
             progress.add(len(found))
@@ -165,7 +172,7 @@ def _check_live(connection, run: Run) -> None:  # type: ignore[no-untyped-def]  
         )
 
 
-def _in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list[dict]]:  # type: ignore[no-untyped-def]
+def in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list[dict]]:  # type: ignore[no-untyped-def]
     """Rows of `searches` and `search_rejects`, in the order of the source."""
     most = searcher.run.settings.image_max_bytes + 1
     for at in range(0, len(source.photos), serving.BATCH):
@@ -227,25 +234,34 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
     Raises:
         UserError: there is no such place, it names no photo, or a column or filter is unknown.
     """
-    place, _, query = dataset.partition("?")
-    filters = dict(parse_qsl(query, keep_blank_values=True))
-    k = filters.pop("k", str(serving.K))
+    if dataset.startswith(CATALOGUES):
+        raise UserError(
+            f"{dataset!r} is a catalogue, and no folder or table of photos",
+            where="--dataset or LOOKALIKE_DATASET",
+            remedy="name the photos: `lookalike search photos/`, or --dataset photos/",
+        )
+    place, query = _split(dataset)
     uri = _uri(place)
+    if not uri.startswith(("file://", "s3://")):
+        raise UserError(
+            "photos are read from folders and s3:// alone", where=uri, remedy="copy them into a folder first"
+        )
+    filters = _filters(query, uri)
+    k = filters.pop("k", str(serving.K))
     files, path = filesystem(uri)
     with reaching(uri):
         kind = files.get_file_info(path).type
     if kind == fs.FileType.NotFound:
         raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
-    if not k.isdigit():
-        raise UserError(f"k={k!r} is no number", where=uri, remedy="write ?k=20, for 1 to 100 products")
+    if not (k.isascii() and k.isdigit() and 1 <= int(k) <= K_MAX):
+        raise UserError(f"k={k!r} is no number of 1 to {K_MAX}", where=uri, remedy="write ?k=20 for 20 products")
     if kind == fs.FileType.Directory:
         folder, photos = uri, _photos_in(files, path, uri)
     else:
         folder, photos = uri.rpartition("/")[0], _photos_of_table(files, path, uri)
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
-    unknown = [name for name in {**photos[0].filters, **filters} if name not in fields]
-    if unknown:
+    if unknown := [name for name in {**photos[0].filters, **filters} if name not in fields]:
         raise UserError(
             f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
             where=uri,
@@ -255,26 +271,80 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
     return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
 
 
+def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
+    """What `--dataset` is to be for `k` products to each of some photos, of those that pass the filters."""
+    return f"{photos}?{urlencode({**filters, 'k': k})}"
+
+
+def _split(dataset: str) -> tuple[str, str]:
+    """The place and what follows its question mark; a path goes as far as there is one, as it may have some too."""
+    if "://" not in dataset:
+        marks = [len(dataset), *(at for at, character in enumerate(dataset) if character == "?")]
+        for at in sorted(marks, reverse=True):
+            if os.path.exists(absolute(dataset[:at])):
+                return dataset[:at], dataset[at + 1 :]
+    place, _, query = dataset.partition("?")
+    return place, query
+
+
+def _filters(query: str, uri: str) -> dict[str, str]:
+    """Field → value of `gender=Men&k=20`."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if twice := _twice([name for name, _ in pairs]):
+        raise UserError(
+            f"{twice} has two values: {', '.join(repr(value) for name, value in pairs if name == twice)}",
+            where=uri,
+            remedy="give each field once, and ask once for each value",
+        )
+    return dict(pairs)
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """The first of the names that comes a second time."""
+    return next((name for at, name in enumerate(names) if name in names[:at]), None)
+
+
 def _uri(place: str) -> str:
     return shown(place) if "://" in place else Path(absolute(place)).resolve().as_uri()
 
 
 def _photos_in(files: fs.FileSystem, folder: str, uri: str) -> list[Photo]:
+    if isinstance(files, fs.LocalFileSystem):
+        return sorted(_files_below(folder), key=lambda photo: photo.name)
     with reaching(uri):
         found = files.get_file_info(fs.FileSelector(folder, recursive=True))
     return [Photo(name, {}) for name in sorted(info.path[len(folder) + 1 :] for info in found if info.is_file)]
+
+
+def _files_below(folder: str) -> Iterator[Photo]:
+    """The files of a local folder; links are followed, to each folder once. (pyarrow knows names in UTF-8 alone.)"""
+    met, unread = set[str](), list[OSError]()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=unread.append):
+        if (real := os.path.realpath(place)) in met:
+            folders.clear()
+            continue
+        met.add(real)
+        for path in (os.path.join(place, name) for name in names):
+            if os.path.isfile(path) or os.path.islink(path):  # one that leads nowhere is a reject
+                yield Photo(os.path.relpath(path, folder), {})
+    for error in unread:
+        yield Photo(os.path.relpath(error.filename, folder), {}, ImageError("cannot be read", error.strerror or ""))
 
 
 def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:
     with reaching(uri), files.open_input_file(path) as stream:
         data = stream.read()
     try:
-        if path.endswith(".parquet"):
-            rows = pq.read_table(io.BytesIO(data)).to_pylist()
-        elif path.endswith(".csv"):
-            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True))
+        if path.lower().endswith(".parquet"):
+            file = pq.ParquetFile(io.BytesIO(data))
+            columns, rows = file.schema_arrow.names, file.read().to_pylist()
+        elif path.lower().endswith(".csv"):
+            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
         else:
             raise ValueError("its name does not end in .csv or .parquet")
+        if twice := _twice(columns):
+            raise ValueError(f"it has two columns {twice}")
         if rows and ("image" not in rows[0] or None in rows[0]):
             raise ValueError(f"it has no column image, or rows longer than its header: {', '.join(map(str, rows[0]))}")
     except (ValueError, csv.Error, pa.ArrowException) as error:

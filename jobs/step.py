@@ -18,6 +18,7 @@ import structlog
 
 from infra import telemetry
 from infra.errors import TransientError, UserError
+from infra.terminal import visible
 from jobs.run import WRITES, OutdatedError, Reading, Run, StepResult, open_run, recorded, release
 
 
@@ -61,16 +62,18 @@ def main(step: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--publish-anyway", default="", metavar="REASON", help="publish what would be refused; say why")
     parser.add_argument("--new-catalogue", action="store_true", help="publish another catalogue than the live one")
     given = parser.parse_args(arguments)
-    log = structlog.get_logger()
+    log, started = structlog.get_logger(), False
     try:
         run = open_run(given.run, **({"dataset": given.dataset} if given.dataset else {}))
         run = replace(run, publish_anyway=given.publish_anyway.strip(), new_catalogue=given.new_catalogue)
         telemetry.start(run.settings.logs, run.name, step)
+        started = True
         log.info("started")
         result = execute(step, run)
     except (UserError, TransientError) as error:
-        log.error("failed", kind=type(error).__name__, exit_code=error.exit_code, message=str(error))
-        print(f"\n{step} failed: {error}", file=sys.stderr)
+        if started:
+            log.error("failed", kind=type(error).__name__, exit_code=error.exit_code, message=str(error))
+        print(f"\n{step} failed: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except Exception:
         log.exception("failed", kind="bug", message="unexpected error; the traceback is below")

@@ -14,10 +14,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from infra import store
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
-from jobs import catalog, extraction
+from jobs import catalog, extraction, similar
+from jobs.features import read_embeddings
 from jobs.run import Run, StepResult, recorded
+from jobs.step import execute
 from ml.images import recipe_hash
 from ml.split import FINAL_PLACES, PLACES, sides_of
 
@@ -171,3 +174,56 @@ def folder(path: Path, files: dict[str, bytes]) -> Path:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
     return path
+
+
+def extracted(run: Run, files: dict[str, bytes]) -> np.ndarray:
+    """Take a run of these files as far as similar, without Spark: its products' embeddings, float32 (n, d), by id."""
+    execute("catalog", pulled(run, zip_bytes(files)))
+    model, table = extraction.choose_model(run.settings), run.table("images")
+    hashes = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()
+    parts = [extraction.embed_file(run.lake, part, hashes, model)[0] for part in table.parts]
+    version = run.lake.table("features").commit(parts, extraction.SCHEMA, run=run.name).version
+    figures = {"model": model.fingerprint, "backbone": model.name, "tuned": "", "embedder": "untrained"}
+    write_result(run, "embed", tables={"features": version}, figures=figures | {"base": model.fingerprint})
+    embeddings = read_embeddings(run)
+    list_nearest(run, embeddings)
+    return embeddings
+
+
+def list_nearest(run: Run, embeddings: np.ndarray) -> None:
+    """Write what similar would for the products by id with these embeddings, float32 (n, d): one cell, its lists."""
+    ids, scores = run.products(["product_id"])["product_id"].to_pylist(), embeddings @ embeddings.T
+    np.fill_diagonal(scores, -1)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    lists = [([ids[at] for at in nearest], scores[row, nearest]) for row, nearest in enumerate(best)]
+    rows: dict[str, list[dict]] = {
+        "embeddings": [
+            {"product_id": number, "embedding": embedding, "unlabelled": None}
+            for number, embedding in zip(ids, embeddings, strict=True)
+        ],
+        "cells": [{"cell": 0, "members": len(ids), "filters": "[{}]"}],
+        "lists": [
+            {"cell": 0, "product_id": number, "items": items, "scores": nearest}
+            for number, (items, nearest) in zip(ids, lists, strict=True)
+        ],
+    }
+    tables = {name: write_table(run, name, rows[name], schema) for name, schema in similar.SCHEMAS.items()}
+    write_result(run, "similar", tables=tables)
+
+
+def serve(run: Run, embeddings: np.ndarray) -> None:
+    """Load the products of a run into its store and make it live; answers are computed on read."""
+    products = run.products(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
+    with (
+        store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection,
+        connection.transaction(),
+    ):
+        run_id = store.begin(connection, run.name, run.name, run.settings.fields, manifest(run))
+        store.load_products(connection, run_id, products, embeddings)
+        store.attach(connection, run_id, {"products": len(products)})
+        store.flip(connection, run_id)
+
+
+def manifest(run: Run) -> dict[str, object]:
+    """What the run was made of, as publish writes it."""
+    return {"run": run.name, "results": {name: asdict(result) for name, result in run.results().items()}}

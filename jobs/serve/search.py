@@ -7,7 +7,7 @@ sight of the live run and answers many photos. What a photo is taken for and whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -95,9 +95,7 @@ class Sight:
         A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most.
         """
         try:
-            if len(photo) > self._limit:
-                raise ImageError("file too large", f"more than {self._limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-            stored, _, _ = images.normalise(photo, draft=True)
+            stored = normalised(photo, self._limit)
             return {name: images.load(stored, *size) for name, size in self._sizes.items()}
         except ImageError as error:
             return error
@@ -164,17 +162,29 @@ class Searcher:
         return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
 
     def _check(self, connection: psycopg.Connection, filters: Mapping[str, str]) -> None:
-        known = self.run.fields
-        unknown = [field for field in filters if field not in known]
-        if unknown:
-            raise UserError(
-                f"unknown field {unknown[0]!r}", where="the filters", remedy=f"known fields: {', '.join(known)}"
-            )
+        check_fields(self.run, filters)
         live = store.live(connection)
         if live is None or live.run_id != self.run_id:
             raise TransientError(
                 f"run {live.run if live else 'none'} went live after run {self.run.name} was loaded to search in"
             )
+
+
+def normalised(photo: bytes, limit: int) -> bytes:
+    """A photo of at most `limit` bytes, as the catalogue would store it. Raises ImageError where it is none."""
+    if len(photo) > limit:
+        raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+    return images.normalise(photo, draft=True)[0]
+
+
+def check_fields(run: Run, filters: Iterable[str]) -> None:
+    """Raises UserError where a run cannot be filtered by one of these fields."""
+    known = run.fields
+    unknown = [field for field in filters if field not in known]
+    if unknown:
+        raise UserError(
+            f"unknown field {unknown[0]!r}", where="the filters", remedy=f"known fields: {', '.join(known)}"
+        )
 
 
 def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:

@@ -19,7 +19,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from infra.lake import Lake
-from jobs.run import APART, STEPS, WRITES
+from jobs.order import APART, STEPS
+from jobs.run import WRITES
 from jobs.sample import COLUMNS, sample
 from tests.catalogues import zip_bytes
 from tests.faulty_proxy import Asked, FaultyProxy, one_in_ten

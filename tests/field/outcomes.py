@@ -5,6 +5,7 @@ The cases rebuild reports of people who do this job. A case's line was decided b
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from infra.errors import TransientError, UserError
@@ -36,3 +37,14 @@ def error_line(error: UserError | TransientError, lake: Lake) -> str:
     line = " | ".join(words) if any(words) else str(error)
     line = line.replace(lake.uri.removeprefix("file://").removesuffix("/lake"), "…")
     return f"transient: {line}" if isinstance(error, TransientError) else line
+
+
+def command_line(code: int, said: str, error: str) -> str:
+    """What a command said: its answer's first line and how many products it lists, or its exit code and error."""
+    if code == 2:  # a mistake that typer finds
+        return f"2: {error.splitlines()[-1]}"
+    if code:
+        message = re.split(r"^(?:error|\w+ failed): ", error, maxsplit=1, flags=re.MULTILINE)[1]
+        return f"{code}: " + re.sub(r"\n  (?:where|remedy): +", " | ", message).strip()
+    listed = re.findall(r"^\d+ +\d+ +-?\d\.\d{4} ", said, re.MULTILINE)
+    return said.splitlines()[0] + (f"; {len(listed)} listed" if listed else "")

@@ -3,10 +3,9 @@
 import io
 import json
 
-from rich.console import Console
-
 from infra.telemetry import log_file
-from jobs.console import Watch, closing_table
+from jobs.console import Watch, _gates, closing_table, embedders_table
+from jobs.printing import Terminal
 from jobs.run import StepResult
 
 FINISHED = {"event": "finished", "rows": 3000, "files": 3, "rejects": 2, "seconds": 9.0, "skipped": False, "tables": {}}
@@ -14,7 +13,7 @@ FINISHED = {"event": "finished", "rows": 3000, "files": 3, "rejects": 2, "second
 
 def watch(tmp_path, terminal: bool):
     shown = io.StringIO()
-    console = Console(file=shown, force_terminal=terminal, width=100, highlight=False)
+    console = Terminal(file=shown, force_terminal=terminal, width=100)
     return Watch(tmp_path, "r", console), shown
 
 
@@ -70,8 +69,25 @@ def test_a_failure_that_no_step_foresaw_is_a_bug(tmp_path):
     assert seen.exit_codes == {"embed": 1}
 
 
+def test_what_a_step_says_of_names_and_paths_is_shown_as_it_is(tmp_path):
+    seen, shown = watch(tmp_path, terminal=False)
+    log(tmp_path, "pull", FINISHED | {"figures": {"bytes": "[/] :dress:"}, "rejects": 0})
+    seen.poll()
+    assert shown.getvalue() == "✓ pull            9.0 s  bytes [/] :dress:\n"
+
+
+def test_the_tables_of_an_evaluation_show_what_users_wrote(tmp_path):
+    verdicts = _gates([("coverage", "failed", "[/] :dress:"), ("shrink", "passed", "")])
+    row = {"number": 1, "promoted": True, "sha256": "a", "judged": "", "run": "[/]", "catalogue": "", "reason": "[b]"}
+    console = Terminal(file=(shown := io.StringIO()), width=100)
+    console.print(verdicts, embedders_table([row], "a"))
+    words = shown.getvalue().split()
+    assert words[:5] == ["gates", "coverage", "failed", "[/]", ":dress:"]
+    assert {"[/]", "[b]"} <= set(words[7:])
+
+
 def test_the_closing_table_lists_every_step_and_the_sum(tmp_path):
-    console = Console(file=(out := io.StringIO()), width=80)
+    console = Terminal(file=(out := io.StringIO()), width=80)
     console.print(
         closing_table({"pull": StepResult(1, seconds=1.5), "catalog": StepResult(20, rejects=3, seconds=2.0)})
     )

@@ -1,8 +1,11 @@
 """The picture of lists: every image at its place, whatever its size."""
 
 import numpy as np
+import pytest
+from PIL import Image
 
-from jobs.grid import GAP, MARGIN, QUERY_GAP, draw_grid
+from infra.errors import UserError
+from jobs.grid import GAP, KINDS, MARGIN, QUERY_GAP, check_file, draw_grid, write_grid
 
 RED, BLUE = np.array([255, 0, 0], np.uint8), np.array([0, 0, 255], np.uint8)
 
@@ -28,3 +31,20 @@ def test_images_of_another_shape_are_fitted_and_centred():
 
 def test_rows_may_differ_in_length():
     assert draw_grid([[block(RED)], [block(RED), block(BLUE)]], 10, 10).shape[0] == 2 * 10 + GAP + 2 * MARGIN
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_can_be_written_in_any_case(tmp_path, kind):
+    for file in (tmp_path / f"a{kind}", tmp_path / f"b{kind.upper()}"):
+        check_file(file)
+        write_grid(file, [[block(RED), block(BLUE)]])
+        assert Image.open(file).size == draw_grid([[block(RED), block(BLUE)]]).shape[1::-1]
+
+
+@pytest.mark.parametrize("name", ["grid", "grid.txt", "no/such/x.png", "folder.png", ".png"])
+def test_a_file_that_cannot_be_a_picture_is_refused_before_the_work(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError) as caught:
+        check_file(tmp_path / name)
+    assert name in caught.value.where
+    assert ".png" in caught.value.remedy

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -22,9 +22,10 @@ from infra import store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES
-from jobs import classify, extraction, heldout, similar
+from jobs import classify, cli, heldout, similar
 from jobs.cli import app
 from jobs.features import read_embeddings
+from jobs.printing import Terminal
 from jobs.search import Photo, open_source
 from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
@@ -32,7 +33,7 @@ from jobs.stored import read_images
 from ml import protocols, split, stages
 from ml.images import ImageError, decode
 from ml.protocols import copies
-from tests.catalogues import folder, open_run, pulled, row, styles, write_result, write_table, zip_bytes
+from tests.catalogues import extracted, folder, manifest, open_run, row, serve, styles, write_result, write_table
 
 RUN = "2026-01-31"
 N = 96
@@ -60,42 +61,14 @@ def photo(number: int, kind: str = "JPEG", shift: int = 0, background: str = "wh
 
 
 def live_run(lake, uri, name=RUN):
-    """A run of the drawn catalogue that is live in the store at `uri`, as the steps would have made it."""
+    """A run of the drawn catalogue that is live in the store at `uri`."""
+    files = {f"images/{i}.jpg": photo(i) for i in range(N)}
     run = open_run(lake, name, store=uri, **SIZE)
-    rows = [attributes(number) for number in range(N)]
-    pulled(run, zip_bytes({"styles.csv": styles(rows), **{f"images/{i}.jpg": photo(i) for i in range(N)}}))
-    execute("catalog", run)
-    model, table = extraction.choose_model(run.settings), run.table("images")
-    hashes = run.table("products").read(["image_sha256"])["image_sha256"].combine_chunks()
-    parts = [extraction.embed_file(lake, part, hashes, model)[0] for part in table.parts]
-    features = lake.table("features").commit(parts, extraction.SCHEMA, run=name)
-    figures = {"model": model.fingerprint, "backbone": model.name, "tuned": "", "embedder": "untrained"}
-    figures["base"] = model.fingerprint
-    write_result(run, "embed", tables={"features": features.version}, figures=figures)
-    products, embeddings = run.table("products").read().sort_by("product_id"), read_embeddings(run)
-    rows = [{"product_id": number, "embedding": own, "unlabelled": None} for number, own in enumerate(embeddings)]
-    write_result(run, "similar", tables={"embeddings": write_table(run, "embeddings", rows, similar.EMBEDDINGS)})
+    embeddings = extracted(run, files | {"styles.csv": styles([*map(attributes, range(N))])})
     execute("classify", run)
     execute("candidates", run)
-    publish(run, products, embeddings)
+    serve(run, embeddings)
     return run
-
-
-def publish(run, products, embeddings):
-    with (
-        store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection,
-        connection.transaction(),
-    ):
-        run_id = store.begin(connection, run.name, run.name, run.settings.fields, manifest(run))
-        columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
-        store.load_products(connection, run_id, products.select(columns), embeddings)
-        store.attach(connection, run_id, {"products": N})
-        store.flip(connection, run_id)
-
-
-def manifest(run):
-    """What the run was made of, as publish writes it."""
-    return {"run": run.name, "results": {step: asdict(result) for step, result in run.results().items()}}
 
 
 @pytest.fixture(scope="module")
@@ -683,6 +656,15 @@ def test_the_command_shows_every_stage_the_products_and_the_milliseconds(lookali
     assert "searched in   derivedType: subCategory and derivedType are certain enough" in shown
     assert sum(f"Product {i}" in shown for i in range(N)) >= 4
     assert " ms, after " in shown
+
+
+def test_on_a_terminal_the_command_says_what_it_waits_for(lookalike, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "out", Terminal(file=(shown := io.StringIO()), force_terminal=True, width=200))
+    folder(tmp_path, {"[in]/a.jpg": photo(0, shift=6)})
+    for place in ("[in]/a.jpg", "[in]"):
+        lookalike(tmp_path / place)
+    assert f"loading the models of run {RUN} …" in shown.getvalue()
+    assert f"searching for {tmp_path}/[in] in run {RUN}; the models are loaded first …" in shown.getvalue()
 
 
 def test_the_command_answers_a_folder_by_the_step(lookalike, tmp_path):

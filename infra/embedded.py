@@ -87,9 +87,19 @@ def uri(folder: Path) -> str:
         ) from None
     if folder not in _joined:
         _joined.add(folder)
-        atexit.register(_leave, folder)
+        atexit.register(leave, folder)
     sockets, port = _address(folder)
     return f"postgresql://postgres:@/postgres?host={quote(os.fsencode(sockets))}&port={port}"
+
+
+def leave(folder: Path) -> None:
+    """Sign this process off, as its end does, and stop the server if it was the last."""
+    folder = folder.resolve()
+    with suppress(FileNotFoundError), _users(folder) as users:  # the folder may have been deleted
+        if os.getpid() in users:
+            users.remove(os.getpid())
+            if not users:
+                _stop(folder)
 
 
 def _refuse_others(folder: Path) -> None:
@@ -131,15 +141,6 @@ def _users(folder: Path) -> Iterator[list[int]]:
             file.flush()
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where another thread has forked meanwhile
-
-
-def _leave(folder: Path) -> None:
-    """Sign this process off, and stop the server if it was the last."""
-    with suppress(FileNotFoundError), _users(folder) as users:  # the folder may have been deleted
-        if os.getpid() in users:
-            users.remove(os.getpid())
-            if not users:
-                _stop(folder)
 
 
 def _give(path: Path, folder: Path) -> None:
@@ -280,8 +281,9 @@ def _holds_sockets(place: Path) -> bool:
 
 def _reason(said: str) -> str:
     """What Postgres' programs say is wrong, in one line."""
-    told = re.findall(r"(?:FATAL|PANIC|DETAIL|HINT|error|detail|hint): +(.+)", said)
-    return " ".join(told or said.splitlines()[-1:]) or "it gives no reason"
+    why = r"(?:FATAL|PANIC|DETAIL|HINT|error|detail|hint): +(.+)|LOG: +((?:could not|invalid|unrecognized) .+)"
+    told = [line or logged for line, logged in re.findall(why, said)]
+    return "; ".join(told or said.splitlines()[-1:]) or "it gives no reason"
 
 
 # Making ---------------------------------------------------------------------------------------------------------------

@@ -16,11 +16,27 @@ from infra import embedded, store
 from infra.errors import TransientError, UserError
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Folder of a store that was made, and whose server has stopped; to be copied, as making one takes seconds."""
+    folder = tmp_path_factory.mktemp("stopped") / "data"
+    embedded.uri(folder)
+    embedded.leave(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
+def new(tmp_path):
     """Folder of a store that does not exist yet; its server stops with the test."""
     yield tmp_path / "data"
     embedded.leave(tmp_path / "data")
+
+
+@pytest.fixture
+def folder(new, stopped):
+    """Folder of a store of this test's own whose server has stopped."""
+    subprocess.run(["cp", "-a", stopped, new], check=True)
+    return new
 
 
 def servers(folder: Path) -> list[int]:
@@ -36,44 +52,42 @@ def start_in_a_process(folder: Path) -> subprocess.Popen:
     return process
 
 
-def test_the_embedded_server_lives_until_its_last_process_ends_even_if_another_was_killed(tmp_path):
-    killed, first, last = (start_in_a_process(tmp_path / "data") for _ in range(3))
+def test_the_embedded_server_lives_until_its_last_process_ends_even_if_another_was_killed(folder):
+    killed, first, last = (start_in_a_process(folder) for _ in range(3))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    joined = start_in_a_process(tmp_path / "data")
+    joined = start_in_a_process(folder)
     for process in (first, joined):
         process.communicate()
-        assert servers(tmp_path / "data")
+        assert servers(folder)
     last.communicate()
-    assert not servers(tmp_path / "data")
+    assert not servers(folder)
 
 
-def test_the_embedded_server_has_our_settings_even_in_a_folder_made_without_them_and_alter_system_wins(tmp_path):
+def test_the_embedded_server_has_our_settings_even_in_a_folder_made_without_them_and_alter_system_wins(folder):
     def shown(name):
         with psycopg.connect(uri) as connection:
             return connection.execute(f"SHOW {name}").fetchone()[0]
 
-    process = start_in_a_process(tmp_path / "data")
-    process.communicate()
-    main = tmp_path / "data/postgresql.conf"
+    main = folder / "postgresql.conf"
     main.write_text(main.read_text().replace("include_if_exists = 'lookalike.conf'", ""))
-    (tmp_path / "data/lookalike.conf").unlink()
-    (tmp_path / "data/postgresql.auto.conf").write_text("maintenance_work_mem = '100MB'")
-    uri = embedded.uri(tmp_path / "data")
+    (folder / "lookalike.conf").unlink()
+    (folder / "postgresql.auto.conf").write_text("maintenance_work_mem = '100MB'")
+    uri = embedded.uri(folder)
     assert (shown("wal_level"), shown("fsync"), shown("maintenance_work_mem")) == ("minimal", "on", "100MB")
 
 
-def test_an_embedded_server_that_died_is_started_again(tmp_path):
-    uri = embedded.uri(tmp_path / "data")
-    [server] = map(psutil.Process, servers(tmp_path / "data"))
+def test_an_embedded_server_that_died_is_started_again(folder):
+    uri = embedded.uri(folder)
+    [server] = map(psutil.Process, servers(folder))
     server.kill()
     server.wait(30)
-    assert embedded.uri(tmp_path / "data") == uri
+    assert embedded.uri(folder) == uri
     with psycopg.connect(uri) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_forked_child_that_ends_leaves_the_server_running(tmp_path):
+def test_a_forked_child_that_ends_leaves_the_server_running(folder):
     # In a process of its own: a child of this one would delete, as it exits, this session's temporary folders.
     code = (
         "import os, sys, pathlib as p, infra.embedded as e\n"
@@ -83,7 +97,7 @@ def test_a_forked_child_that_ends_leaves_the_server_running(tmp_path):
         "else: e.uri(folder); sys.exit()\n"
         "print(e.psutil.pid_exists(int((folder / 'postmaster.pid').read_text().split()[0])))"
     )
-    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert found.stdout.split()[-1] == "True", found.stderr
 
 
@@ -114,8 +128,6 @@ def test_a_file_in_place_of_the_folder_is_a_user_error(tmp_path):
 
 
 def test_a_start_that_was_killed_is_continued_wherever_it_was(folder):
-    embedded.uri(folder)
-    embedded.leave(folder)
     new = folder / embedded.NEW
     new.mkdir()
     (new / embedded.WHOLE).touch()
@@ -126,25 +138,23 @@ def test_a_start_that_was_killed_is_continued_wherever_it_was(folder):
     assert not new.exists()
 
 
-def test_a_start_that_was_killed_amid_initdb_is_begun_anew(folder):
-    (folder / embedded.NEW / "base").mkdir(parents=True)
-    with psycopg.connect(embedded.uri(folder)) as connection:
+def test_a_start_that_was_killed_amid_initdb_is_begun_anew(new):
+    (new / embedded.NEW / "base").mkdir(parents=True)
+    with psycopg.connect(embedded.uri(new)) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_several_that_use_a_new_store_at_once_all_find_one_server(folder):
+def test_several_that_use_a_new_store_at_once_all_find_one_server(new):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(embedded.uri(folder))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(embedded.uri(new))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(found), len(set(found)), len(servers(folder))) == (4, 1, 1)
+    assert (len(found), len(set(found)), len(servers(new))) == (4, 1, 1)
 
 
 def test_the_number_of_a_server_that_is_gone_may_be_another_process_by_now(folder):
-    embedded.uri(folder)
-    embedded.leave(folder)
     with subprocess.Popen(["sleep", "60"]) as other:
         (folder / "postmaster.pid").write_text(f"{other.pid}\n{folder}\n1\n5432\n{folder}\n\n0 0\nready\n")
         with psycopg.connect(embedded.uri(folder)) as connection:
@@ -189,8 +199,6 @@ def test_a_store_of_another_postgres_is_refused_and_left_alone(tmp_path):
 
 
 def test_a_server_that_does_not_start_says_why(folder):
-    embedded.uri(folder)
-    embedded.leave(folder)
     (folder / "postgresql.auto.conf").write_text("shared_buffers = much")
     with pytest.raises(TransientError, match='invalid value for parameter "shared_buffers": "much"') as error:
         embedded.uri(folder)

@@ -327,8 +327,9 @@ def _kill_servers_of_a_deleted_store(folder: Path) -> None:
     """End servers whose data were deleted under them: as they stop they would remove the new server's socket."""
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "postgres" and str(folder) in (process.info["cmdline"] or []):
-            process.kill()
-            process.wait(STOP_S)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                process.wait(STOP_S)
 
 
 def _configure(data: Path) -> None:

@@ -13,7 +13,7 @@ import datetime
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -117,6 +117,19 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
             ) from error
         except psycopg.OperationalError as error:
             raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
+
+
+def check(uri: str, folder: Path) -> None:
+    """Try the store before work begins that ends in it: reach it, or start the embedded one, and change nothing.
+
+    The embedded one then runs until this process ends. A store of an older release is as good as one of this: `publish`
+    prepares it.
+
+    Raises:
+        UserError, TransientError: as `connect` does for a caller that `prepares`.
+    """
+    with suppress(OlderStoreError), connect(uri, folder) as connection:
+        _refuse_newer(_prepared(connection), _files())
 
 
 def _place(uri: str) -> str:

@@ -1,13 +1,6 @@
-"""The store on a real Postgres: connecting, the embedded server, and loading."""
-
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+"""The store on a real Postgres: connecting and loading."""
 
 import numpy as np
-import psutil
 import psycopg
 import pyarrow as pa
 import pytest
@@ -74,91 +67,47 @@ def test_a_mere_reader_can_connect_to_a_prepared_store_and_know_its_live_run(con
     connection.execute("DROP ROLE test_reader")
 
 
-# The embedded server ---------------------------------------------------------------------------------------------
+def test_with_a_server_of_ones_own_the_shells_variables_count(empty_database, tmp_path, monkeypatch):
+    monkeypatch.setenv("PGPORT", "1")
+    monkeypatch.setenv("PGAPPNAME", "mine")
+    with store.connect(f"{empty_database} port=5432", tmp_path) as connection:
+        assert connection.execute("SHOW application_name").fetchone() == ("mine",)
+    monkeypatch.setenv("PGSERVICE", "nowhere")
+    with pytest.raises(TransientError, match="nowhere"), store.connect(empty_database, tmp_path):
+        pass
 
 
-def servers(folder: Path) -> list[int]:
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in (p.info["cmdline"] or [])]
-
-
-def start_in_a_process(folder: Path) -> subprocess.Popen:
-    code = (
-        "import sys, pathlib as p, infra.embedded as e; print(e.uri(p.Path(sys.argv[1])), flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout.readline()
-    return process
-
-
-def test_the_embedded_server_lives_until_its_last_process_ends_even_if_another_was_killed(tmp_path):
-    killed, first, last = (start_in_a_process(tmp_path / "data") for _ in range(3))
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    joined = start_in_a_process(tmp_path / "data")
-    for process in (first, joined):
-        process.communicate()
-        assert servers(tmp_path / "data")
-    last.communicate()
-    assert not servers(tmp_path / "data")
-
-
-def test_the_embedded_server_has_our_settings_even_in_a_folder_made_without_them_and_alter_system_wins(tmp_path):
-    def shown(name):
-        with psycopg.connect(uri) as connection:
-            return connection.execute(f"SHOW {name}").fetchone()[0]
-
-    process = start_in_a_process(tmp_path / "data")
-    process.communicate()
-    main = tmp_path / "data/postgresql.conf"
-    main.write_text(main.read_text().replace("include_if_exists = 'lookalike.conf'", ""))
-    (tmp_path / "data/lookalike.conf").unlink()
-    (tmp_path / "data/postgresql.auto.conf").write_text("maintenance_work_mem = '100MB'")
+def test_a_password_is_taken_from_the_variables_that_libpq_knows(tmp_path, monkeypatch):
     uri = embedded.uri(tmp_path / "data")
-    assert (shown("wal_level"), shown("fsync"), shown("maintenance_work_mem")) == ("minimal", "on", "100MB")
+    with psycopg.connect(uri, autocommit=True) as admin:
+        admin.execute("CREATE ROLE test_careful LOGIN PASSWORD 'hunter2'")
+        access = tmp_path / "data/pg_hba.conf"
+        access.write_text("local all test_careful scram-sha-256\n" + access.read_text())
+        admin.execute("SELECT pg_reload_conf()")
+        login = make_conninfo(uri, user="test_careful")
+        with pytest.raises(TransientError, match="no password supplied"), store.connect(login, tmp_path):
+            pass
+        (tmp_path / "passwords").write_text("*:*:*:test_careful:hunter2\n")
+        (tmp_path / "passwords").chmod(0o600)
+        for name, value in {"PGPASSWORD": "hunter2", "PGPASSFILE": str(tmp_path / "passwords")}.items():
+            with monkeypatch.context() as patch:
+                patch.setenv(name, value)
+                with store.connect(login, tmp_path) as connection:
+                    assert store.live(connection) is None
+    embedded.leave(tmp_path / "data")
 
 
-def test_an_embedded_server_that_died_is_started_again(tmp_path):
-    uri = embedded.uri(tmp_path / "data")
-    [server] = map(psutil.Process, servers(tmp_path / "data"))
-    server.kill()
-    server.wait(30)
-    assert embedded.uri(tmp_path / "data") == uri
-    with psycopg.connect(uri) as connection:
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-
-
-def test_a_forked_child_that_ends_leaves_the_server_running(tmp_path):
-    # In a process of its own: a child of this one would delete, as it exits, this session's temporary folders.
-    code = (
-        "import os, sys, pathlib as p, infra.embedded as e\n"
-        "folder = p.Path(sys.argv[1])\n"
-        "print(e.uri(folder))\n"
-        "if child := os.fork(): os.waitpid(child, 0)\n"
-        "else: e.uri(folder); sys.exit()\n"
-        "print(e.psutil.pid_exists(int((folder / 'postmaster.pid').read_text().split()[0])))"
-    )
-    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], capture_output=True, text=True)
-    assert found.stdout.split()[-1] == "True", found.stderr
-
-
-def test_a_path_too_long_for_a_unix_socket_works(tmp_path):
-    process = start_in_a_process(tmp_path / ("a" * 80) / ("b" * 80))
-    assert servers(tmp_path / ("a" * 80) / ("b" * 80))
-    process.communicate()
-
-
-def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError) as error:
-        embedded.uri(tmp_path)
-    assert "LOOKALIKE_STORE_FOLDER" in error.value.where
-    assert os.listdir(tmp_path) == ["notes.txt"]
-
-
-def test_a_file_in_place_of_the_folder_is_a_user_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file"):
-        embedded.uri(tmp_path / "file")
+def test_the_shells_search_path_changes_neither_what_is_made_nor_what_is_found(
+    empty_database, tmp_path, load_run, monkeypatch
+):
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=nowhere")
+    with store.connect(empty_database, tmp_path, prepares=True) as connection:
+        old = load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+        load_run(connection, "b", IDS, VECTORS, lists=LISTS)
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
+        assert [item.product_id for item in store.similar_items_by_vector(connection, VECTORS[1], {}, 1)] == [2]
+        assert store.prune(connection, 1) == [old]
+        assert names(connection) == ["b"]
 
 
 # Loading ---------------------------------------------------------------------------------------------------------

@@ -104,6 +104,19 @@ def test_a_reader_that_wants_to_publish_or_go_back_is_told_so(logins, tmp_path):
         assert "lookalike_loader" in error.value.remedy
 
 
+def test_a_check_takes_an_older_store_which_publish_prepares_and_refuses_a_newer_one(
+    connection, empty_database, tmp_path, newer, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "SQL", newer)
+        store.check(empty_database, tmp_path)
+        store.prepare(connection)
+    before = everything(connection)
+    with pytest.raises(UserError, match="a newer release prepared the store"):
+        store.check(empty_database, tmp_path)
+    assert everything(connection) == before
+
+
 # Preparing ---------------------------------------------------------------------------------------------------------
 
 

@@ -200,9 +200,8 @@ def _look_around(settings: Settings, env: dict[str, str]) -> Iterator[tuple[str,
     yield "spark", spark.check_master(settings.spark)
     yield "airflow", airflow.check(settings, env)
     yield "lake", settings.lake
-    with _store(settings) as connection:
-        live = store.live(connection)
-    yield "store", f"answers; live run: {live.run if live else 'none'}"
+    store.check(settings.store, settings.store_folder)
+    yield "store", "answers"
 
 
 @app.command("step")

@@ -303,7 +303,9 @@ def followed(files: dict[str, Member], links: list[Link], where: str) -> tuple[l
     paths = sorted(files)
     for path, target, place in links:
         if place is None:
-            left_out.append(LeftOut(path, "link out of the source", f"it leads to {target[:200]!r}"))
+            left_out.append(
+                LeftOut(path, "link out of the source", f"it leads to {target[:200]!r}; `cp -rL` makes a file of it")
+            )
         elif place in files:
             copies.append(replace(files[place], name=path))
         elif place and not path.startswith(f"{place}/"):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 from infra.errors import TransientError
 from infra.lake import ATTEMPTS, BUCKET, again, client, reaching
@@ -18,6 +18,9 @@ DOWNLOAD_PART, DOWNLOADS = 8 * 2**20, 4
 """Bytes that a download asks for at once, and how many such requests are under way."""
 VERSION = "?versionId="
 """Ends an address with the version of the object that is meant."""
+
+NO_VERSION = "null"
+"""Version of an object of a bucket that keeps none."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,25 @@ class Place:
         return {"Bucket": self.bucket, "Key": self.key, **version}
 
 
-def size(place: Place) -> int | None:
-    """Bytes of the object; None where there is none. Raises as `reaching` does."""
+def find(place: Place) -> tuple[Place, int] | None:
+    """The object and its bytes; None where there is none. Raises as `reaching` does."""
+    if found := _head(place):
+        return place, int(found["ContentLength"])
+    if place.version != NO_VERSION:
+        return None
+    newest = replace(place, version="")  # not every server knows by that name what it keeps no versions of
+    found = _head(newest)
+    return (newest, int(found["ContentLength"])) if found and found.get("VersionId", NO_VERSION) == NO_VERSION else None
+
+
+def _head(place: Place) -> dict[str, Any] | None:
     from botocore.exceptions import ClientError
 
     # What the store answers to a version that it never gave, or that is a deletion.
     absent = (400, 404, 405) if place.version else (404,)
     with reaching(str(place)):
         try:
-            return int(client().head_object(**place.names)["ContentLength"])
+            return client().head_object(**place.names)  # type: ignore[no-any-return]
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] not in absent:
                 raise

@@ -403,23 +403,25 @@ def _fetch_s3(uri: str, workspace: Workspace) -> Fetched:
         place = objects.Place.of(uri)
     except ValueError as error:
         raise _wrong(uri, str(error), "give s3://bucket/key or s3://bucket/prefix; a variable may be unset") from None
-    size = objects.size(place) if place.key and (place.version or not place.key.endswith("/")) else None
-    if size is not None:
-        archives.refuse_excess(size, size, str(place), workspace.limit)
+    uri = str(place)
+    found = objects.find(place) if place.key and (place.version or not place.key.endswith("/")) else None
+    if found:
+        place, size = found
+        archives.refuse_excess(size, size, uri, workspace.limit)
         spool = workspace.spool()
         objects.download(place, spool, _meter(size))
-        return _as_zip(str(place), spool, workspace)
+        return _as_zip(uri, spool, workspace)
     listed = [] if place.version else objects.below(place)
     if not listed:
         remedy = "check bucket, key and version (`aws s3 ls` lists them) and AWS_ENDPOINT_URL"
-        raise _wrong(str(place), "isn't there", remedy)
+        raise _wrong(uri, "isn't there", remedy)
     if workspace.sha256:
-        raise _no_archive(str(place))
+        raise _no_archive(uri)
     members = [
         Member(item.key[len(place.prefix) :].lstrip("/"), size, partial(objects.Stream, item, size))
         for item, size in listed
     ]
-    return _packed(str(place), members, [], workspace, _read_ahead)
+    return _packed(uri, members, [], workspace, _read_ahead)
 
 
 def _read_ahead(members: Iterable[Member]) -> Iterator[Member]:
@@ -524,6 +526,7 @@ def _packed(
     reading: Callable[[Iterable[Member]], Iterable[Member]] = iter,
 ) -> Fetched:
     """`members` in the order of their names, packed."""
+    left_out = sorted(left_out)
     if left_out:
         samples = [" ".join(item) for item in left_out[:5]]
         structlog.get_logger().warning("left out", source=uri, left_out=len(left_out), such_as=samples)

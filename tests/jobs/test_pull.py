@@ -261,6 +261,12 @@ def test_a_prefix_on_s3_with_odd_letters_and_doubled_slashes_is_read(tmp_path, o
     assert contents(run) == many
 
 
+def test_without_versions_an_object_is_the_version_null(tmp_path, objects):
+    run = a_run(tmp_path, objects({"a.zip": zipped()}) + "/a.zip?versionId=null")
+    pull(run)
+    assert contents(run) == FILES
+
+
 def test_the_version_asked_for_is_pulled(tmp_path, bucket):
     client = boto3.client("s3", region_name="us-east-1")
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -270,6 +276,8 @@ def test_the_version_asked_for_is_pulled(tmp_path, bucket):
     pull(run)
     assert contents(run) == FILES
     assert row(run)["uri"].endswith(f"/a.zip?versionId={old}")
+    with pytest.raises(UserError, match="isn't there"):
+        pull(a_run(tmp_path, f"s3://{bucket}/a.zip?versionId=null"))
     client.delete_object(Bucket=bucket, Key="a.zip")
     for absent in ("a.zip?versionId=none", "a.zip"):
         with pytest.raises(UserError, match="isn't there") as caught:

@@ -683,7 +683,7 @@ def client() -> Any:  # boto3 has no types
 @lru_cache(maxsize=4)
 def _client_of(identity: tuple[str | None, ...]) -> Any:
     """Made once a process and identity: it takes longer than a request, and is safe to share between threads."""
-    import boto3  # 0.3 s, and only what writes to S3 needs it
+    import boto3  # 0.3 s, and only what writes to S3 or pulls from it needs it
     from botocore.config import Config
 
     retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}

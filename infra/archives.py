@@ -1,20 +1,25 @@
 """Archives of unknown origin: what is unsafe to unpack is refused, everything else becomes one deterministic zip.
 
-Nothing is extracted to a path and no link is followed; memory stays bounded whatever an archive declares. The names of
-members are kept as they are, so that who reads the zip can reject the bad ones one by one.
+Nothing is extracted to a path; memory stays bounded whatever an archive declares. The names of members are kept as they
+are, so that who reads the zip can reject the bad ones one by one. A link to what the source itself holds is followed by
+name alone, so that the zip holds plain files; what cannot become one is told (`LeftOut`).
 """
 
 from __future__ import annotations
 
 import gzip
+import stat
 import struct
 import tarfile
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from posixpath import normpath
+from typing import BinaryIO, NamedTuple, Protocol
 
 from infra.errors import TransientError, UserError
 
@@ -25,6 +30,11 @@ HEADER_MAX = 2**20
 """Largest tar header (a long name, PAX records), in bytes: `tarfile` reads one into memory whatever it declares."""
 NAME_MAX = 2**16 - 1
 """Bytes that the name of a zip member may have."""
+PATH_MAX, JUMPS_MAX = 4096, 40
+"""Bytes of a path that is followed, and links on the way, both as Linux has them."""
+COPIES_MAX = 10**6
+"""Files that the links of a source may add: links to folders of links grow without a bound."""
+CATALOGUE = "styles.csv"
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -54,28 +64,53 @@ class Member:
     open: Callable[[], AbstractContextManager[Readable]]
 
 
-def kind(stream: BinaryIO, where: str) -> str:
-    """`zip`, `tar` or `gzip`, told by the first bytes.
+class LeftOut(NamedTuple):
+    """What of a source is no file of the zip, and why."""
+
+    file: str
+    reason: str
+    detail: str
+
+
+class Link(NamedTuple):
+    """A symbolic link: its path, its target as written, and the path in the source that it leads to (None: outside)."""
+
+    path: str
+    target: str
+    place: str | None
+
+
+def kind(stream: BinaryIO, where: str, packing: str = "") -> str:
+    """`zip`, `tar` or `gzip`, told by the first bytes; where it was unpacked, `packing` says of what and is no `gzip`.
 
     Raises:
         UserError: it is none of them.
     """
     stream.seek(0)
     head = stream.read(512)
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(b"\x1f\x8b") and not packing:
         return "gzip"
     if head.startswith(b"PK"):
         return "zip"
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" or _begins_old_tar(head):
         return "tar"
     if zipfile.is_zipfile(stream):  # a zip behind something else, as self-extracting ones are
         return "zip"
     found = f"it starts with {head[:24]!r}" if head else "it is empty"
     raise UserError(
-        f"the source is neither a zip nor a tar: {found}",
+        f"{packing or 'the source'} is neither a zip nor a tar: {found}",
         where=where,
         remedy="give a .zip, .tar, .tar.gz or .tgz that holds styles.csv and images/",
     )
+
+
+def _begins_old_tar(head: bytes) -> bool:
+    """Whether it is a tar's header without a sign, as before POSIX: its checksum is right."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def check_zip(stream: BinaryIO, where: str, limit: int) -> int:
@@ -86,8 +121,12 @@ def check_zip(stream: BinaryIO, where: str, limit: int) -> int:
     Raises:
         UserError: damaged, empty, encrypted, packed by an unusual method, or a bomb (declared size, ratio, overlap).
     """
+    if not zipfile.is_zipfile(stream):
+        raise _damaged("its end is missing; it was cut, is a part of several, or something was appended", where)
     with _damage_told(where), zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
+        if members and min(member.header_offset for member in members) < 0:
+            raise _damaged("its beginning is missing; it was cut, or is the last part of several", where)
         refuse_excess(sum(member.file_size for member in members), _size(stream), where, limit)
         end = 0
         for member in sorted(members, key=lambda member: member.header_offset):
@@ -138,26 +177,146 @@ def gunzip(stream: BinaryIO, sink: BinaryIO, where: str, limit: int) -> None:
             sink.write(chunk)
 
 
-def tar_members(stream: BinaryIO, where: str) -> tuple[list[Member], int]:
-    """The plain files of an uncompressed tar, and how many members are something else (links, devices, sparse files).
+def has_links(stream: BinaryIO, where: str) -> bool:
+    """Whether a zip holds symbolic links. Raises UserError where it is damaged."""
+    if not zipfile.is_zipfile(stream):
+        return False
+    with _damage_told(where), zipfile.ZipFile(stream) as archive:
+        return any(_is_link(member) for member in archive.infolist())
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+def zip_members(stream: BinaryIO, where: str) -> tuple[list[Member], list[LeftOut]]:
+    """The files of a zip that `check_zip` has let pass, those that its links lead to among them, and what is left out.
+
+    Raises:
+        UserError: damaged, or its links lead to too many files.
+    """
+    archive = zipfile.ZipFile(stream)
+    files: dict[str, Member] = {}
+    targets: dict[str, str] = {}
+    left_out = []
+    with _damage_told(where):
+        for member in archive.infolist():
+            path = normpath(member.filename.replace("\\", "/"))
+            if member.is_dir():
+                continue
+            if path in files or path in targets:
+                left_out.append(LeftOut(member.filename, "duplicate name", "the first file of this name is used"))
+            elif _is_link(member):
+                with archive.open(member) as content:
+                    targets[path] = content.read(PATH_MAX + 1).decode("utf-8", "surrogateescape")
+            else:
+                files[path] = Member(member.filename, member.file_size, partial(archive.open, member))
+    return _all_members(files, targets, left_out, where)
+
+
+def tar_members(stream: BinaryIO, where: str) -> tuple[list[Member], list[LeftOut]]:
+    """The files of an uncompressed tar, those that its links lead to among them, and what is left out.
 
     As tar has it, the last of several members of one name counts.
 
     Raises:
-        UserError: damaged.
+        UserError: damaged, or its links lead to too many files.
     """
     stream.seek(0)
-    found: dict[str, Member] = {}
-    left_out = 0
+    files: dict[str, Member] = {}
+    targets: dict[str, str] = {}
+    left_out = []
     with _damage_told(where), tarfile.open(fileobj=_Headers(stream), mode="r:") as archive:  # type: ignore[call-overload]
         for entry in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # or all headers stay in memory
-            if entry.isreg() and not entry.issparse() and len(entry.name.encode("utf-8", "replace")) <= NAME_MAX:
-                opening = _span(stream, entry.offset_data, entry.size)
-                found[entry.name] = Member(entry.name, entry.size, opening)
-            elif not entry.isdir():
-                left_out += 1
-    return list(found.values()), left_out
+            path, earlier = normpath(entry.name), normpath(entry.linkname)
+            if entry.isdir():
+                continue
+            if len(entry.name.encode("utf-8", "replace")) > NAME_MAX:
+                left_out.append(LeftOut(entry.name[:200], "name too long", f"more than {NAME_MAX:,} bytes"))
+            elif entry.isreg() and not entry.issparse():
+                files[path] = Member(entry.name, entry.size, _span(stream, entry.offset_data, entry.size))
+                targets.pop(path, None)
+            elif entry.islnk() and earlier in files:
+                files[path] = replace(files[earlier], name=entry.name)
+                targets.pop(path, None)
+            elif entry.issym() or (entry.islnk() and earlier in targets):
+                targets[path] = entry.linkname if entry.issym() else targets[earlier]
+                files.pop(path, None)
+            else:
+                left_out.append(LeftOut(entry.name, *_no_file(entry)))
+    return _all_members(files, targets, left_out, where)
+
+
+def _no_file(entry: tarfile.TarInfo) -> tuple[str, str]:
+    """Why a member of a tar is no file: reason and detail."""
+    if entry.islnk():
+        return "broken link", f"a hard link to {entry.linkname!r}, which the archive does not hold before it"
+    if entry.issparse():
+        return "sparse file", "its holes are not filled: pack it without -S"
+    return "no plain file", "a device, a pipe or of an unknown kind"
+
+
+def _all_members(
+    files: dict[str, Member], targets: dict[str, str], left_out: list[LeftOut], where: str
+) -> tuple[list[Member], list[LeftOut]]:
+    links = [Link(path, target, _place(path, targets)) for path, target in targets.items()]
+    copies, unfollowed = followed(files, links, where)
+    return [*files.values(), *copies], left_out + unfollowed
+
+
+def _place(path: str, targets: dict[str, str]) -> str | None:
+    """Where in an archive `path` leads by its links (path → target); None: out of it, or round and round."""
+    done: list[str] = []
+    ahead, jumps = path.split("/")[::-1], 0
+    if len(path) > PATH_MAX:
+        return None
+    while ahead:
+        part = ahead.pop()
+        if part == "..":
+            if not done:
+                return None
+            done.pop()
+        elif part not in ("", "."):
+            done.append(part)
+            target = targets.get("/".join(done))
+            if target is not None:
+                jumps += 1
+                if jumps > JUMPS_MAX or target.startswith("/") or len(target) > PATH_MAX:
+                    return None
+                done.pop()
+                ahead += target.split("/")[::-1]
+    return "/".join(done)
+
+
+def followed(files: dict[str, Member], links: list[Link], where: str) -> tuple[list[Member], list[LeftOut]]:
+    """What `links` lead to among `files` (path → file), under the links' names, and the links that lead elsewhere.
+
+    A link to a folder becomes a copy of the files in it. One to a folder that the link itself or a whole catalogue lies
+    in does not: all of that is there once already, and would be there twice.
+
+    Raises:
+        UserError: they lead to more than COPIES_MAX files.
+    """
+    copies: list[Member] = []
+    left_out = []
+    paths = sorted(files)
+    for path, target, place in links:
+        if place is None:
+            left_out.append(
+                LeftOut(path, "link out of the source", f"it leads to {target[:200]!r}; `cp -rL` makes a file of it")
+            )
+        elif place in files:
+            copies.append(replace(files[place], name=path))
+        elif place and not path.startswith(f"{place}/"):
+            inside = paths[bisect_left(paths, f"{place}/") : bisect_left(paths, f"{place}0")]  # "0" follows "/"
+            if not inside:
+                left_out.append(LeftOut(path, "broken link", f"the source holds no file {target[:200]!r}"))
+            elif not any(name.rpartition("/")[2] == CATALOGUE for name in inside):
+                copies += [replace(files[name], name=path + name[len(place) :]) for name in inside]
+        if len(copies) > COPIES_MAX:
+            raise _bomb(f"its links lead to more than {COPIES_MAX:,} files", where)
+    return copies, left_out
 
 
 class _Headers:
@@ -245,11 +404,12 @@ def _damage_told(where: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise UserError(
-            f"the archive is damaged: {error}",
-            where=where,
-            remedy="fetch or pack it again; `unzip -t` or `tar -t` tests it",
-        ) from error
+        raise _damaged(str(error), where) from error
+
+
+def _damaged(found: str, where: str) -> UserError:
+    remedy = "fetch or pack it again (`unzip -t` or `tar -t` tests it), or join its parts (`cat a.zip.0* > a.zip`)"
+    return UserError(f"the archive is damaged: {found}", where=where, remedy=remedy)
 
 
 def _size(stream: BinaryIO) -> int:

@@ -6,7 +6,7 @@ a commit that would change nothing is none. Every commit carries the application
 the snapshot it was computed on, so a commit from a stale snapshot is refused instead of doubling or undoing rows.
 
 Three libraries speak to S3: pyarrow reads, boto3 writes and delta-rs keeps the log. Each repeats by itself, after a
-random and growing wait, what failed by 5xx, slow-down, a broken connection or a timeout. `_again` repeats the little
+random and growing wait, what failed by 5xx, slow-down, a broken connection or a timeout. `again` repeats the little
 that they leave to their caller, and `reaching` tells what is left, as a user's mistake or as passing. On a local disk
 a file is on the disk itself before it has its name, and so before a commit names it.
 """
@@ -21,14 +21,14 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +47,8 @@ from infra.errors import StaleError, TransientError, UserError
 TRANSACTION = "lookalike"
 SETTING = "LOOKALIKE_LAKE"
 """The variable that chooses the lake."""
+BUCKET = re.compile(r"[\w.-]+(/|$)")
+LAKE = re.compile(r"file:///[^/?#][^?#]*|s3://[\w.-]+(/[^?#%]*)?")
 ROW_GROUP = 2**18
 """Rows of a row group: a filter skips those it cannot match, and a read decodes several at once."""
 OVERTAKEN = 10
@@ -55,8 +57,6 @@ UPLOAD_PART = 16 * 2**20
 """Bytes of a part of a multipart upload: S3 takes 10,000 of them."""
 READ_AHEAD = 2**20
 """Bytes that `Lake.reading` asks for at once: thousands of small images a request."""
-DOWNLOAD_PART, DOWNLOADS = 8 * 2**20, 4
-"""Bytes that a download asks for at once, and how many such requests are under way."""
 ATTEMPTS = 10
 """Requests that each library makes before it gives up: with growing waits, for a minute or more."""
 CONNECT_S, STALL_S = 10, 20
@@ -82,7 +82,7 @@ class UnreachedError(TransientError):
     """The object store failed, or could not be reached."""
 
 
-_again = Retrying(
+again = Retrying(
     retry=retry_if_exception_type(UnreachedError),
     stop=stop_after_attempt(6) | stop_after_delay(30),
     wait=wait_random_exponential(multiplier=0.2, max=10),
@@ -103,9 +103,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake at `uri`; cheap to build, so tasks on workers build their own from the string."""
+    """A lake at `uri`; cheap to build, so tasks on workers build their own from the string.
+
+    Raises:
+        UserError: `uri` is no address of a place, or one that the libraries read in different ways.
+    """
 
     uri: str
+
+    def __post_init__(self) -> None:
+        if not LAKE.fullmatch(self.uri) or "//" in self.uri.partition("://")[2]:
+            raise UserError(
+                f"the lake's address {self.uri!r} is none",
+                where=SETTING,
+                remedy="give file:///absolute/path, with three slashes, or s3://bucket/prefix, without # ? % and //",
+            )
 
     @cached_property
     def _location(self) -> tuple[fs.FileSystem, str]:
@@ -150,7 +162,7 @@ class Lake:
             with self.using(), _renamed(Path(self.path(name))) as stream:
                 yield stream
 
-    @_again.wraps
+    @again.wraps
     def read_bytes(self, name: str) -> bytes:
         """Content of file `name`. Raises FileNotFoundError."""
         with self.using(), self.filesystem.open_input_file(self.path(name)) as stream:
@@ -160,7 +172,7 @@ class Lake:
     def reading(self, name: str) -> Iterator[BinaryIO]:
         """A seekable binary stream of file `name`, read in place and far ahead. Raises FileNotFoundError."""
 
-        @_again.wraps
+        @again.wraps
         def opened() -> pa.NativeFile:
             with self.using():
                 return self.filesystem.open_input_file(self.path(name))
@@ -168,20 +180,20 @@ class Lake:
         with opened() as file, io.BufferedReader(_InPlace(self.uri, file), READ_AHEAD) as stream:
             yield stream
 
-    @_again.wraps
+    @again.wraps
     def folders(self, name: str) -> list[str]:
         """Names of the folders in folder `name`, sorted; none where it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
         with self.using():
             return sorted(info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
 
-    @_again.wraps
+    @again.wraps
     def exists(self, name: str) -> bool:
         """Whether file `name` is stored."""
         with self.using():
             return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
-    @_again.wraps
+    @again.wraps
     def modified(self, name: str) -> dict[str, datetime]:
         """Name → time of the last change of every file below folder `name` (`""`: the lake); none where it is not."""
         selector = fs.FileSelector(self.path(name).rstrip("/"), allow_not_found=True, recursive=True)
@@ -194,7 +206,7 @@ class Lake:
         if self.on_s3:
             bucket, key = self.path(name).split("/", 1)
             with reaching(self.uri):
-                _client().delete_object(Bucket=bucket, Key=key)
+                client().delete_object(Bucket=bucket, Key=key)
         else:
             with self.using():
                 Path(self.path(name)).unlink(missing_ok=True)
@@ -238,7 +250,7 @@ class _InPlace(io.RawIOBase):
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size()}[whence]
         return self._at
 
-    @_again.wraps
+    @again.wraps
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         with reaching(self._uri):
             data = self._file.read_at(len(buffer), self._at)
@@ -308,7 +320,7 @@ class _Upload:
     """
 
     def __init__(self, uri: str, bucket: str, key: str) -> None:
-        self._s3, self._uri = _client(), uri
+        self._s3, self._uri = client(), uri
         self._object = {"Bucket": bucket, "Key": key}
         self._waiting, self._id, self._size = bytearray(), "", 0
         self._etags: list[dict[str, object]] = []
@@ -351,25 +363,6 @@ class _Upload:
             return getattr(self._s3, operation)(**self._object, **arguments)
 
 
-def download(uri: str, sink: BinaryIO, advance: Callable[[int], None]) -> None:
-    """Copy the object at an `s3://` URI into a file, in pieces: one that breaks off is fetched again, alone.
-
-    `advance` is told the bytes as they come.
-
-    Raises:
-        UserError: the store refused.
-        TransientError: it could not be reached, or the object changed meanwhile.
-    """
-    from boto3.s3.transfer import TransferConfig
-
-    place = urlparse(uri)
-    config = TransferConfig(
-        multipart_chunksize=DOWNLOAD_PART, max_concurrency=DOWNLOADS, num_download_attempts=ATTEMPTS
-    )
-    with reaching(uri):
-        _client().download_fileobj(place.netloc, place.path.lstrip("/"), sink, Callback=advance, Config=config)
-
-
 @dataclass(frozen=True)
 class Table:
     """A snapshot of a Delta table: what it held when `version` was looked up (or the version asked for)."""
@@ -391,7 +384,7 @@ class Table:
     def _delta(self):  # type: ignore[no-untyped-def]  # DeltaTable, imported late: it takes 0.2 s
         return None if self.asked == -1 else self._open()
 
-    @_again.wraps
+    @again.wraps
     def _open(self):  # type: ignore[no-untyped-def]
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -457,7 +450,7 @@ class Table:
         empty = self.schema.empty_table()
         return empty.select(columns) if columns else empty
 
-    @_again.wraps
+    @again.wraps
     def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
         """Rows of one committed file."""
         path = self.lake.path(f"{self.name}/{part}")
@@ -501,7 +494,7 @@ class Table:
             return Table(self.lake, self.name, self.version)
         attempt = uuid.uuid4().hex
 
-        @_again.wraps
+        @again.wraps
         def send() -> None:
             try:
                 with self.lake.using():
@@ -661,12 +654,13 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Filesystem and path of a `file://` or `s3://` URI.
 
     Raises:
-        UserError: another scheme.
+        UserError: another scheme, no absolute path, no bucket, or a key that pyarrow refuses.
     """
-    parsed = urlparse(uri)
-    if parsed.scheme == "file":
-        return fs.LocalFileSystem(), unquote(parsed.path).rstrip("/")
-    if parsed.scheme == "s3":
+    scheme, _, place = uri.partition("://")
+    path = place.rstrip("/")
+    if scheme.lower() == "file" and place.startswith("/"):
+        return fs.LocalFileSystem(), unquote(path)
+    if scheme.lower() == "s3" and BUCKET.match(path) and "//" not in path:
         s3 = fs.S3FileSystem(
             endpoint_override=os.environ.get("AWS_ENDPOINT_URL") or None,
             region=_region(),
@@ -674,7 +668,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
             request_timeout=STALL_S,  # on Linux too: curl's time without a byte
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         )
-        return s3, f"{parsed.netloc}{parsed.path}".rstrip("/")
+        return s3, path
     raise UserError(
         f"{uri!r} is not a place this pipeline can use",
         where="LOOKALIKE_LAKE or the data set",
@@ -682,14 +676,14 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     )
 
 
-def _client() -> Any:  # boto3 has no types
+def client() -> Any:  # boto3 has no types
     return _client_of(tuple(os.environ.get(name) for name in IDENTITY))
 
 
 @lru_cache(maxsize=4)
 def _client_of(identity: tuple[str | None, ...]) -> Any:
     """Made once a process and identity: it takes longer than a request, and is safe to share between threads."""
-    import boto3  # 0.3 s, and only what writes to S3 needs it
+    import boto3  # 0.3 s, and only what writes to S3 or pulls from it needs it
     from botocore.config import Config
 
     retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}

@@ -13,10 +13,11 @@ import csv
 import hashlib
 import io
 import os
+import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ from jobs.run import Run, StepResult, content_hash
 from ml import images, pictures
 from ml.images import ImageError, Stored
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
 IMAGES_A_PART = 992
 """At most 1,000, and a multiple of the 32 that the embed step takes a call."""
@@ -46,10 +47,14 @@ DECODERS = min(4, os.cpu_count() or 1)
 """Threads: each may hold an image of the largest size, and small ones gain nothing from more."""
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
+DRIVE = re.compile("[A-Za-z]:")
+"""How a path of Windows begins that is no path within an archive; `Look 12:30/` is one."""
 MAX_ID = 2**63 - 1
 MAX_LINES_A_RECORD = 20
 LINE_MAX = 2**20
 """Bytes of a line of styles.csv."""
+KINDS_SHOWN = 5
+"""Kinds of files that a message lists."""
 MAX_REJECTS = 10**6
 """Rows of `rejects` that memory is kept for: two bytes of a hostile file are a row of hundreds."""
 
@@ -104,17 +109,34 @@ class Rejects:
             )
         self.rows.append({"product_id": product_id, "file": file, "reason": reason, "detail": detail})
 
+    def of_products(self) -> str:
+        """The reasons of rows of styles.csv, each with how many and one of them."""
+        return self._shown(self.products, lambda row: f"{row['product_id'] or ''} in {row['file']}")
+
+    def of_files(self) -> str:
+        """The reasons of files, each with how many and one of them."""
+        counts = Counter(str(row["reason"]) for row in self.rows) - self.products
+        return self._shown(counts, lambda row: f"{row['file']}: {row['detail']}")
+
+    def _shown(self, counts: Counter[str], sample: Callable[[dict], str]) -> str:
+        first = {row["reason"]: row for row in reversed(self.rows)}
+        return "; ".join(
+            f"{count} × {reason} (such as {sample(first[reason])})" for reason, count in counts.most_common()
+        )
+
 
 def catalog(run: Run) -> StepResult:
     """Turn the pulled archive into products, images and rejects."""
-    settings, pulled = run.settings, run.table("pulls")
+    settings, pulled = run.settings, run.table("pulls", "left_out")
     rules = [CODE_VERSION, images.recipe_hash(), pictures.NEAR]
     fingerprint = content_hash(rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes)
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if done := run.done("catalog", fingerprint, tables):
         return replace(done, figures=done.figures | {"images_new": 0})
-    (origin,) = pulled.read(["uri", "archive"]).to_pylist()
+    (origin,) = pulled.read(["uri", "archive", "left_out"]).to_pylist()
     rejects = Rejects()
+    for item in origin["left_out"] or ():
+        rejects.file(None, item["file"], item["reason"], item["detail"])
     with _opened(run.lake, origin["archive"]) as archive:
         source = find_members(archive, origin["uri"], rejects)
         with source.open_styles() as stream:
@@ -123,7 +145,7 @@ def catalog(run: Run) -> StepResult:
         products = _attach_images(rows, source, rejects)
         known = Known.of(tables["images"])
         parts, products = store_images(source, products, known, rejects, settings.image_max_bytes)
-    _check_share(rejects, found, len(products), settings.reject_max, source.styles)
+    _check_share(rejects, found, len(products), settings.reject_max, source)
     figures = {
         "products": len(products),
         "images_new": sum(part.rows for part in parts),
@@ -157,12 +179,16 @@ def _opened(lake: Lake, name: str) -> Iterator[zipfile.ZipFile]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the catalogue lies in its archive: members by path, the path of styles.csv, image paths by product id."""
+    """Where the catalogue lies in its archive: members by path, the path of styles.csv, image paths by product id.
+
+    `elsewhere` are the files that lie neither there nor in the folder images.
+    """
 
     archive: zipfile.ZipFile
     members: dict[str, zipfile.ZipInfo]
     styles: str
     images: dict[int, str]
+    elsewhere: list[str]
 
     @contextmanager
     def open_styles(self) -> Iterator[IO[bytes]]:
@@ -184,38 +210,70 @@ def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source
     """The shallowest `styles.csv` and the image files in the folder `images` beside it.
 
     Raises:
-        UserError: no member is called styles.csv.
+        UserError: no member is called styles.csv, or several catalogues are there.
     """
-    members = _members(archive, rejects)
+    members, hidden = _members(archive, rejects)
     styles = [name for name in members if PurePosixPath(name).name == "styles.csv"]
     if not styles:
-        shown = ", ".join(list(members)[:5]) or "no files"
+        unread = f"{len(hidden)} × hidden (such as {hidden[0]})" if hidden else ""
+        found = [_listed(list(members)), unread, rejects.of_files()]
         raise UserError(
-            f"the source has no styles.csv; it holds {shown}{' …' if len(members) > 5 else ''}",
+            f"the source has no styles.csv; {'; '.join(text for text in found if text)}",
             where=uri,
             remedy="give a source (LOOKALIKE_DATASET) with styles.csv and a folder images beside it",
         )
-    chosen = min(styles, key=lambda name: (name.count("/"), name))
+    chosen, *others = sorted(styles, key=lambda name: (name.count("/"), name))
+    for other in others:
+        if not _is_copy(members, chosen, other):
+            raise UserError(
+                f"the source holds two catalogues, {chosen} and {other}",
+                where=uri,
+                remedy="give the one: its folder, or an archive of that alone",
+            )
     folder = str(PurePosixPath(chosen).parent / "images") + "/"
-    images = _image_members([name for name in members if name.startswith(folder)], rejects)
-    return Source(archive, members, chosen, images)
+    inside = [name for name in members if name.startswith(folder)]
+    elsewhere = [name for name in members if not name.startswith(folder) and name not in styles]
+    return Source(archive, members, chosen, _image_members(inside, rejects), elsewhere)
 
 
-def _members(archive: zipfile.ZipFile, rejects: Rejects) -> dict[str, zipfile.ZipInfo]:
-    """Members by their path within the archive, written one way: tar writes `./a/b`, old Windows tools `a\\b`."""
+def _is_copy(members: dict[str, zipfile.ZipInfo], chosen: str, other: str) -> bool:
+    """Whether `other` is `chosen` once more, deeper: the archives of Kaggle hold a whole catalogue twice."""
+    contents = {(members[name].CRC, members[name].file_size) for name in (chosen, other)}
+    return len(contents) == 1 and other.count("/") > chosen.count("/")
+
+
+def _listed(names: list[str]) -> str:
+    """What files there are, those of one folder and suffix as one: `it holds products.csv, 40 × images/*.jpg`."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        kinds.setdefault((str(path.parent), path.suffix), []).append(name)
+    shown = [
+        named[0] if len(named) == 1 else f"{len(named)} × {folder.removeprefix('.') and folder + '/'}*{suffix}"
+        for (folder, suffix), named in sorted(kinds.items(), key=lambda kind: len(kind[1]))
+    ]
+    return f"it holds {', '.join(shown[:KINDS_SHOWN]) or 'no files'}{' …' if len(shown) > KINDS_SHOWN else ''}"
+
+
+def _members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
+    """Members by their path within the archive, written one way: tar writes `./a/b`, old Windows tools `a\\b`.
+
+    And the names of those that are hidden, as what tools leave behind is.
+    """
     members: dict[str, zipfile.ZipInfo] = {}
+    hidden = []
     for member in archive.infolist():
         name = member.filename.replace("\\", "/")
         parts = PurePosixPath(name).parts
         if name.endswith("/"):
             continue
-        if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
+        if not parts or parts[0] == "/" or ".." in parts or DRIVE.match(name):
             rejects.file(None, name, "unsafe name", "the name is no path within the archive; the file was not used")
         elif "__MACOSX" in parts or any(part.startswith(".") for part in parts):
-            continue
+            hidden.append(name)
         elif members.setdefault("/".join(parts), member) is not member:
             rejects.file(None, name, "duplicate name", "the first file of this name is used")
-    return members
+    return members, hidden
 
 
 def _image_members(names: list[str], rejects: Rejects) -> dict[int, str]:
@@ -520,25 +578,24 @@ def _store(data: bytes) -> Stored | ImageError:
         return error
 
 
-def _check_share(rejects: Rejects, rows: int, usable: int, limit: float, styles: str) -> None:
+def _check_share(rejects: Rejects, rows: int, usable: int, limit: float, source: Source) -> None:
     """Stop where too many rows of styles.csv are rejected; files that no row asks for are no products and don't count.
 
     Raises:
-        UserError: the share is above `limit`, or no product is left.
+        UserError: the share is above `limit`, or no product is left; it tells of the files too that were not used.
     """
     rejected = rejects.products.total()
     share = rejected / rows
     if share <= limit and usable:
         return
-    reasons = rejects.products.most_common(3)
-    examples = [next(row for row in rejects.rows if row["reason"] == reason) for reason, _ in reasons]
-    shown = "; ".join(
-        f"{count} × {reason} (such as {example['product_id'] or ''} in {example['file']})"
-        for (reason, count), example in zip(reasons, examples, strict=True)
-    )
+    files = [rejects.of_files()] if len(rejects.rows) > rejected else []
+    if source.elsewhere and rejects.products["no image"]:
+        files.append(f"outside the folder images {_listed(source.elsewhere)}")
+    unused = f"; files that no product has: {'; '.join(files)}" if files else ""
     raise UserError(
-        f"{rejected} of {rows} products ({share:.1%}) cannot be used, at most {limit:.1%} may be: {shown}",
-        where=styles,
+        f"{rejected} of {rows} products ({share:.1%}) cannot be used, at most {limit:.1%} may be: "
+        f"{rejects.of_products()}{unused}",
+        where=source.styles,
         remedy="mend the source, or allow more with LOOKALIKE_REJECT_MAX",
     )
 

@@ -26,30 +26,37 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 import requests
 import structlog
-from pyarrow import fs
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from infra import archives, disk
-from infra.archives import CHUNK, Member
+from infra import archives, disk, objects
+from infra.archives import CHUNK, LeftOut, Link, Member
 from infra.errors import TransientError, UserError
-from infra.lake import Lake, download, filesystem, reaching
+from infra.lake import Lake
 from infra.places import shown
 from infra.telemetry import Progress
 from jobs import step
 from jobs.run import Run, StepResult, content_hash
 from jobs.sample import COLUMNS, sample
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 SAMPLE_SEED = 7
 PULLS = pa.schema(
-    {"uri": pa.string(), "archive": pa.string(), "sha256": pa.string(), "bytes": pa.int64(), "members": pa.int32()}
+    {
+        "uri": pa.string(),
+        "archive": pa.string(),
+        "sha256": pa.string(),
+        "bytes": pa.int64(),
+        "members": pa.int32(),
+        "left_out": pa.list_(pa.struct([(name, pa.string()) for name in LeftOut._fields])),
+    }
 )
+"""`left_out` is what of the source is not in the archive, and why: links out of it, devices and the like."""
 MB = 10**6
 TIMEOUT_S = (10, 60)
 """Seconds to connect, and between two pieces of an answer."""
@@ -74,11 +81,11 @@ FORMS = "a .zip/.tar path, a folder, file://, s3://, https://, kaggle:owner/name
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source within reach: URI without credentials, a seekable zip, and how many links and devices were left out."""
+    """A source within reach: URI without credentials, a seekable zip, and what of the source is not in it."""
 
     uri: str
     archive: BinaryIO
-    left_out: int = 0
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,10 @@ def pull(run: Run) -> StepResult:
     with _source_errors(shown(dataset)), disk.told(scratch, SCRATCH, disk.FULL), ExitStack() as held:
         fetched = fetch(dataset, Workspace(limit, held, scratch, expected))
         sha256 = _sha256(fetched.archive)
-        archive, fingerprint = f"raw/{sha256}.zip", content_hash(CODE_VERSION, sha256, fetched.uri)
+        content = content_hash(sha256, fetched.left_out) if fetched.left_out else sha256
+        archive, fingerprint = f"raw/{sha256}.zip", content_hash(CODE_VERSION, content, fetched.uri)
         target, stored = run.lake.table("pulls"), run.lake.exists(archive)
-        contents = {"pulls": sha256}  # whatever its address: a catalogue that moved is not read again
+        contents = {"pulls": content}  # whatever its address: a catalogue that moved is not read again
         done = run.done("pull", fingerprint, {"pulls": target})
         if stored and done:
             return replace(done, contents=contents, figures=done.figures | {"added": False})
@@ -119,8 +127,9 @@ def pull(run: Run) -> StepResult:
         if not stored:
             _store(run.lake, archive, fetched.archive, sha256)
     row = {"uri": fetched.uri, "archive": archive, "sha256": sha256, "bytes": size, "members": members}
-    figures = {**row, "added": not stored, "left_out": fetched.left_out}
-    target = target.commit([run.lake.write_part("pulls", pa.Table.from_pylist([row], PULLS))], PULLS, run=run.name)
+    figures = {**row, "added": not stored, "left_out": len(fetched.left_out)}
+    rows = pa.Table.from_pylist([{**row, "left_out": [item._asdict() for item in fetched.left_out]}], PULLS)
+    target = target.commit([run.lake.write_part("pulls", rows)], PULLS, run=run.name)
     result = StepResult(rows=1, files=members, tables={"pulls": target.version}, figures=figures)
     return replace(run.remember("pull", fingerprint, result), contents=contents)
 
@@ -178,11 +187,12 @@ def fetch(dataset: str, workspace: Workspace) -> Fetched:
 
 
 def _path(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
-        problem = f"is on another machine, {parts.hostname!r}"
+    """Path of a `file://` address, whose `#` and `?` are letters of it."""
+    host, slash, path = uri.partition("://")[2].partition("/")
+    if host.lower() not in ("", "localhost"):
+        problem = f"is on another machine, {host.rpartition('@')[2]!r}"
         raise _wrong(shown(uri), problem, "give file:///absolute/path, with three slashes")
-    return unquote(parts.path)
+    return unquote(slash + path)
 
 
 # Built-in and Kaggle
@@ -369,6 +379,9 @@ def _web_errors(uri: str) -> Iterator[None]:
         raise _wrong(uri, f"can't be fetched ({type(error).__name__})", remedy) from None
     except requests.RequestException as error:
         raise TransientError(f"{uri}: the server can't be reached or broke off ({type(error).__name__})") from None
+    except ValueError:  # the library's own, of an address that it is sent on to: not UTF-8, half an IPv6 address
+        remedy = "open it in a browser and give the address that it leads to"
+        raise _wrong(uri, "can't be fetched: the server sends on to an address that is none", remedy) from None
 
 
 def _spool(chunks: Iterable[bytes], spool: BinaryIO, uri: str, size: int, limit: int) -> None:
@@ -386,25 +399,29 @@ def _spool(chunks: Iterable[bytes], spool: BinaryIO, uri: str, size: int, limit:
 
 
 def _fetch_s3(uri: str, workspace: Workspace) -> Fetched:
-    with reaching(uri):
-        files, path = filesystem(uri)
-        found = files.get_file_info(path)
-        if found.type == fs.FileType.NotFound:
-            raise _wrong(uri, "isn't there", "check bucket and key (`aws s3 ls` lists them) and AWS_ENDPOINT_URL")
-        if found.is_file:
-            archives.refuse_excess(found.size, found.size, uri, workspace.limit)
-            spool = workspace.spool()
-            download(uri, spool, _meter(found.size))
-            return _as_zip(uri, spool, workspace)
-        if workspace.sha256:
-            raise _no_archive(uri)
-        listed = files.get_file_info(fs.FileSelector(path, recursive=True))
-        members = [
-            Member(entry.path[len(path) + 1 :], entry.size, partial(files.open_input_stream, entry.path))
-            for entry in listed
-            if entry.is_file
-        ]
-        return _packed(uri, members, 0, workspace, _read_ahead)
+    try:
+        place = objects.Place.of(uri)
+    except ValueError as error:
+        raise _wrong(uri, str(error), "give s3://bucket/key or s3://bucket/prefix; a variable may be unset") from None
+    uri = str(place)
+    found = objects.find(place) if place.key and (place.version or not place.key.endswith("/")) else None
+    if found:
+        place, size = found
+        archives.refuse_excess(size, size, uri, workspace.limit)
+        spool = workspace.spool()
+        objects.download(place, spool, _meter(size))
+        return _as_zip(uri, spool, workspace)
+    listed = [] if place.version else objects.below(place)
+    if not listed:
+        remedy = "check bucket, key and version (`aws s3 ls` lists them) and AWS_ENDPOINT_URL"
+        raise _wrong(uri, "isn't there", remedy)
+    if workspace.sha256:
+        raise _no_archive(uri)
+    members = [
+        Member(item.key[len(place.prefix) :].lstrip("/"), size, partial(objects.Stream, item, size))
+        for item, size in listed
+    ]
+    return _packed(uri, members, [], workspace, _read_ahead)
 
 
 def _read_ahead(members: Iterable[Member]) -> Iterator[Member]:
@@ -432,7 +449,9 @@ def _fetch_disk(path: str, workspace: Workspace) -> Fetched:
         if not path:
             raise FileNotFoundError
         mode = place.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # also of a path that is too long, goes round in links or holds a zero byte
         raise _wrong(repr(shown(path)), "isn't there", f"check the path, or give {FORMS}") from None
     if stat.S_ISREG(mode):
         return _as_zip(place.as_uri(), workspace.held.enter_context(place.open("rb")), workspace)
@@ -440,27 +459,37 @@ def _fetch_disk(path: str, workspace: Workspace) -> Fetched:
         raise _wrong(repr(path), "is neither a file nor a folder", f"give {FORMS}")
     if workspace.sha256:
         raise _no_archive(repr(path))
-    members, left_out = _folder_members(place)
+    members, left_out = _folder_members(place, place.as_uri())
     return _packed(place.as_uri(), members, left_out, workspace)
 
 
-def _folder_members(folder: Path) -> tuple[list[Member], int]:
-    """The plain files below `folder`, and how many links and devices lie there, which aren't followed."""
+def _folder_members(folder: Path, where: str) -> tuple[list[Member], list[LeftOut]]:
+    """The files below `folder`, those that its links lead to among them, and what is left out."""
 
     def stop(error: OSError) -> None:
         raise error
 
-    members, left_out = [], 0
-    for root, folders, files in os.walk(folder, onerror=stop):
-        left_out += sum(os.path.islink(os.path.join(root, name)) for name in folders)
-        for name in files:
+    files, links, left_out = {}, [], []
+    for root, folders, names in os.walk(folder, onerror=stop):
+        for name in (*names, *folders):
             path = os.path.join(root, name)
-            found = os.lstat(path)
+            inside, found = os.path.relpath(path, folder), os.lstat(path)
             if stat.S_ISREG(found.st_mode):
-                members.append(Member(os.path.relpath(path, folder), found.st_size, partial(io.FileIO, path)))
-            else:
-                left_out += 1
-    return members, left_out
+                files[inside] = Member(inside, found.st_size, partial(io.FileIO, path))
+            elif stat.S_ISLNK(found.st_mode):
+                links.append(Link(inside, os.readlink(path), _place(path, folder)))
+            elif not stat.S_ISDIR(found.st_mode):
+                left_out.append(LeftOut(inside, "no plain file", "a device, a pipe or a socket"))
+    copies, unfollowed = archives.followed(files, links, where)
+    return [*files.values(), *copies], left_out + unfollowed
+
+
+def _place(link: str, folder: Path) -> str | None:
+    """Where below `folder` a link leads, all links on the way followed; None: out of it, or round and round."""
+    place = os.path.relpath(os.path.realpath(link), os.path.realpath(folder))
+    if place.split("/")[0] == ".." or os.path.islink(os.path.join(folder, place)):
+        return None
+    return "" if place == "." else place
 
 
 def _as_zip(uri: str, stream: BinaryIO, workspace: Workspace) -> Fetched:
@@ -476,36 +505,40 @@ def _as_zip(uri: str, stream: BinaryIO, workspace: Workspace) -> Fetched:
             f"fetch the archive from where the checksum is from, or correct what follows {CHECKSUM}",
         )
     kind = archives.kind(stream, uri)
-    if kind == "zip":
-        return Fetched(uri, stream)
     if kind == "gzip":
         # Unpacked first: the members of a packed tar can't be read in another order than its own.
-        tar = workspace.spool()
-        archives.gunzip(stream, tar, uri, workspace.limit)
-        stream = tar
-    members, left_out = archives.tar_members(stream, uri)
+        unpacked = workspace.spool()
+        archives.gunzip(stream, unpacked, uri, workspace.limit)
+        stream, kind = unpacked, archives.kind(unpacked, uri, "the source is packed by gzip, and inside")
+    if kind == "zip" and not archives.has_links(stream, uri):
+        return Fetched(uri, stream)
+    if kind == "zip":
+        archives.check_zip(stream, uri, workspace.limit)
+    members, left_out = (archives.zip_members if kind == "zip" else archives.tar_members)(stream, uri)
     return _packed(uri, members, left_out, workspace)
 
 
 def _packed(
     uri: str,
     members: list[Member],
-    left_out: int,
+    left_out: list[LeftOut],
     workspace: Workspace,
     reading: Callable[[Iterable[Member]], Iterable[Member]] = iter,
 ) -> Fetched:
     """`members` in the order of their names, packed."""
+    left_out = sorted(left_out)
     if left_out:
-        structlog.get_logger().warning("links and devices are left out", source=uri, left_out=left_out)
+        samples = [" ".join(item) for item in left_out[:5]]
+        structlog.get_logger().warning("left out", source=uri, left_out=len(left_out), such_as=samples)
     if not members:
-        raise _wrong(
-            uri, "holds no file", "give a folder or archive that holds styles.csv and images/; links don't count"
-        )
+        such_as = f"; {len(left_out)} left out, such as {': '.join(left_out[0])}" if left_out else ""
+        remedy = "give a folder or archive that holds styles.csv and images/ (`cp -rL` makes files of links)"
+        raise _wrong(uri, f"holds no file{such_as}", remedy)
     total = sum(member.size for member in members)
     archives.refuse_excess(total, total, uri, workspace.limit)
     spool = workspace.spool()
     archives.pack(reading(sorted(members, key=lambda member: member.name)), spool, _meter(total))
-    return Fetched(uri, spool, left_out)
+    return Fetched(uri, spool, tuple(left_out))
 
 
 def _meter(total: int, done: int = 0) -> Callable[[int], None]:
@@ -527,6 +560,8 @@ def _source_errors(uri: str) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise _wrong(uri, f"may not be read: {error}", "give the user that runs this the right to read it") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise TransientError(f"{uri} changed while it was read: {error}") from None
 
 
 def _no_archive(source: str) -> UserError:

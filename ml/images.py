@@ -6,10 +6,11 @@ import hashlib
 import io
 import json
 import struct
+import zlib
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Decoders that may run on users' bytes; Pillow has many more, rarely used and less tested."""
@@ -54,6 +55,11 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Ov
 """What Pillow's decoders raise on damaged bytes."""
 
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PACKED_MAX = 64
+"""Packed texts and profiles of a PNG that are looked at: a file of many more is made to keep its reader busy."""
+
+
 class ImageError(ValueError):
     """A file that gives no image. `reason` is one of `empty`, `not an image`, `too many pixels`, `damaged`."""
 
@@ -82,19 +88,19 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         ImageError: the bytes give no image within the limits.
     """
-    return np.asarray(_rgb(_open(data, max_pixels)))
+    return np.asarray(_rgb(_open(data, max_pixels)[0]))
 
 
 def load(data: bytes, height: int, width: int) -> np.ndarray:
     """`decode`, then resized to uint8 (height, width, 3). Raises ImageError."""
-    return np.asarray(_rgb(_open(data, MAX_PIXELS)).resize((width, height), FITTING))
+    return np.asarray(_rgb(_open(data, MAX_PIXELS)[0]).resize((width, height), FITTING))
 
 
 def normalise(data: bytes, long_side: int = LONG_SIDE, *, draft: bool = False) -> tuple[bytes, int, int]:
     """What the lake stores of an image file: its bytes, width and height in pixels.
 
-    A plain image within `long_side` and `MAX_KEPT_BYTES` keeps its bytes; any other becomes an RGB JPEG (no chroma
-    subsampling, no metadata) of at most `long_side` pixels on the long side.
+    A plain image within `long_side` and `MAX_KEPT_BYTES` keeps its bytes, a PNG without those that spoil it; any other
+    becomes an RGB JPEG (no chroma subsampling, no metadata) of at most `long_side` pixels on the long side.
 
     With `draft` the decoder itself halves, quarters or eighths a JPEG of which both sides stay `DRAFT_MARGIN` times
     `long_side` or longer: a photo of 12 megapixels takes two thirds of the time or less, and its pixels then differ by
@@ -121,7 +127,7 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def _normalised(data: bytes, long_side: int, draft: bool) -> tuple[bytes, Image.Image]:
-    image = _open(data, MAX_PIXELS, DRAFT_MARGIN * long_side if draft else 0)
+    image, data = _open(data, MAX_PIXELS, DRAFT_MARGIN * long_side if draft else 0)
     plain = image.format in KEPT_FORMATS and image.mode in KEPT_MODES and _is_plain(image)
     if plain and max(image.size) <= long_side and len(data) <= MAX_KEPT_BYTES:
         return data, image
@@ -134,8 +140,64 @@ def _normalised(data: bytes, long_side: int, draft: bool) -> tuple[bytes, Image.
     return out.getvalue(), image
 
 
-def _open(data: bytes, max_pixels: int, draft_side: int = 0) -> Image.Image:
-    """The decoded first frame, in the file's own mode; `draft_side` pixels a side suffice, 0: decode all there are."""
+def _open(data: bytes, max_pixels: int, draft_side: int = 0) -> tuple[Image.Image, bytes]:
+    """The decoded first frame, in the file's own mode, and the bytes that it is of.
+
+    `draft_side` pixels a side suffice, 0: decode all there are. These are `data`, or a PNG's without what spoils it.
+    """
+    try:
+        return _decoded(data, max_pixels, draft_side), data
+    except ImageError:
+        mended = _without_bad_extras(data)
+        if mended == data:
+            raise
+    return _decoded(mended, max_pixels, draft_side), mended
+
+
+def _without_bad_extras(data: bytes) -> bytes:
+    """A PNG without the ancillary chunks that Pillow refuses the whole file for; any other bytes as they are.
+
+    These are such with a wrong checksum, which any reader drops (PNG specification, 13.2), and packed texts and
+    profiles that unpack to more than Pillow takes.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, at, packed = [_PNG], len(_PNG), 0
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from("!I4s", data, at)
+        chunk = data[at : at + 12 + length]
+        at += len(chunk)
+        content = _packed(kind, chunk[8:-4])
+        packed += content is not None
+        if packed > _PACKED_MAX:
+            return data
+        ancillary = bool(kind[0] & 0x20)
+        wrong = chunk[-4:] != struct.pack("!I", zlib.crc32(chunk[4:-4]))
+        if not (ancillary and (wrong or (content is not None and _too_large(content)))):
+            kept.append(chunk)
+    return b"".join(kept) + data[at:]
+
+
+def _packed(kind: bytes, body: bytes) -> bytes | None:
+    """What is packed in a chunk; None where nothing is."""
+    _, _, rest = body.partition(b"\0")
+    if kind in (b"zTXt", b"iCCP"):
+        return rest[1:]
+    if kind == b"iTXt" and rest.startswith(b"\1"):
+        return rest[2:].split(b"\0", 2)[-1]
+    return None
+
+
+def _too_large(content: bytes) -> bool:
+    unpacking = zlib.decompressobj()
+    try:
+        unpacking.decompress(content, PngImagePlugin.MAX_TEXT_CHUNK)
+    except zlib.error:
+        return False
+    return bool(unpacking.unconsumed_tail)
+
+
+def _decoded(data: bytes, max_pixels: int, draft_side: int) -> Image.Image:
     if not data:
         raise ImageError("empty", "the file has no bytes")
     try:

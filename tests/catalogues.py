@@ -19,6 +19,7 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
 from jobs import catalog, extraction, similar
 from jobs.features import read_embeddings
+from jobs.pull import PULLS
 from jobs.run import Run, StepResult, recorded
 from jobs.step import execute
 from ml.images import recipe_hash
@@ -126,17 +127,6 @@ def write_result(run: Run, step: str, **fields: object) -> None:
     contents = {name: run.lake.table(name, version).content for name, version in result.tables.items()}
     result = replace(result, contents=contents | result.contents)
     run.lake.write_bytes(f"runs/{run.name}/{step}.json", json.dumps(asdict(result)).encode())
-
-
-PULLS = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("archive", pa.string()),
-        ("sha256", pa.string()),
-        ("bytes", pa.int64()),
-        ("members", pa.int32()),
-    ]
-)
 
 
 def pulled(run: Run, archive: bytes) -> Run:

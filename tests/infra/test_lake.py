@@ -468,7 +468,7 @@ def test_a_refusal_is_the_users_to_mend_in_one_line_and_is_not_tried_again(behin
 def impatient(monkeypatch):
     """Everybody gives up soon, which takes a minute otherwise."""
     monkeypatch.setattr(lakes, "ATTEMPTS", 2)
-    monkeypatch.setattr(lakes._again, "stop", stop_after_attempt(2))
+    monkeypatch.setattr(lakes.again, "stop", stop_after_attempt(2))
     lakes._client_of.cache_clear()
     yield
     lakes._client_of.cache_clear()
@@ -524,7 +524,58 @@ def test_missing_credentials_are_named(bucket, monkeypatch, tmp_path):
         Lake(f"s3://{bucket}/lake").write_bytes("raw/x", b"x")
 
 
-@pytest.mark.parametrize("uri", ["ftp://host/x", "/a/path", "hdfs://x/y"])
-def test_another_scheme_is_refused_with_its_value(uri):
+NO_PLACES = [
+    "ftp://host/x",
+    "/a/path",
+    "hdfs://x/y",
+    "file:a/b",
+    "file:/a",
+    "file://a/b",
+    "s3://",
+    "s3:///a",
+    "s3://b/a//c",
+]
+
+
+@pytest.mark.parametrize("uri", NO_PLACES)
+def test_what_is_no_place_is_refused_with_its_value(uri):
     with pytest.raises(UserError, match=uri):
         filesystem(uri)
+
+
+NO_LAKES = [
+    "",
+    "var/lake",
+    "file://",
+    "file:///",
+    "file://localhost/a",
+    "FILE:///a",
+    "S3://b",
+    "s3://b/a?c",
+    "s3://b/%20",
+]
+
+
+@pytest.mark.parametrize("uri", [*NO_PLACES, *NO_LAKES, "file:///a#b", "file:///a?b", "s3://b/a#c", "s3://a b/c"])
+def test_an_address_that_is_none_is_no_lake_and_nothing_is_written(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        Lake(uri)
+    assert (repr(uri) in caught.value.problem, caught.value.where) == (True, "LOOKALIKE_LAKE")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["with space", "50% #1 [neu] ü?&"])
+def test_a_lake_in_a_folder_of_odd_letters_is_one_for_all_libraries(tmp_path, name):
+    lake = Lake((tmp_path / name).as_uri())
+    rows = pa.table({"id": [1]})
+    lake.table("t").commit([lake.write_part("t", rows)], rows.schema, run="r")
+    assert lake.table("t").read() == rows
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_prefix_of_odd_letters_is_one_for_all_libraries(bucket):
+    lake, rows = Lake(f"s3://{bucket}/a b+ü (1)"), pa.table({"id": [1]})
+    lake.table("t").commit([lake.write_part("t", rows)], rows.schema, run="r")
+    assert lake.table("t").read() == rows
+    assert {name.split("/")[0] for name in lake.modified("")} == {"t"}

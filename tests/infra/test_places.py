@@ -13,6 +13,9 @@ from infra.places import absolute, shown
         ("https://u:p@h:1/a/b.zip?sig=1#x", "https://h:1/a/b.zip"),
         ("HTTPS://h/a@b.zip?sig=1", "HTTPS://h/a@b.zip"),
         ("s3://k:s@bucket/a?X-Amz-Signature=s", "s3://bucket/a"),
+        ("s3://bucket/look #1?.zip", "s3://bucket/look #1?.zip"),
+        ("s3://k:s@bucket/a.zip?versionId=v", "s3://bucket/a.zip?versionId=v"),
+        ("s3://bucket/a?b=c&Signature=s", "s3://bucket/a?b=c"),
         ("https://h?sig=1", "https://h"),
         ("https://u@[::1]:8/a?b", "https://[::1]:8/a"),
         ("https:/u:p@h/a?sig=1", "https:/h/a"),
@@ -31,6 +34,7 @@ def test_a_password_of_odd_characters_is_hidden_whole(password):
     for rest in ("", "/a.zip", "/a.zip?sig=1"):
         seen = shown(f"https://user:{password}@host{rest}")
         assert seen in ("https://…", f"https://host{rest.split('?')[0]}")
+        assert shown(f"s3://user:{password}@host{rest}") in ("s3://…", f"s3://host{rest}")
 
 
 def test_a_path_becomes_absolute_and_an_address_stays(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """catalog: the published file's quirks, users' bad input, and nothing lost silently."""
 
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from infra.errors import UserError
 from infra.lake import Lake
 from jobs import catalog as catalog_step
 from jobs import stored
+from jobs.pull import PULLS
 from jobs.step import execute
 from ml import images
 from ml.images import decode
@@ -216,7 +218,7 @@ def test_one_content_under_two_ids_is_stored_once(lake):
 def test_the_catalogue_may_lie_in_a_folder_and_junk_beside_it_is_passed_over(lake):
     files = {f"fashion-dataset/{name}": data for name, data in good_files(3).items()}
     files |= {"__MACOSX/fashion-dataset/styles.csv": b"junk", "fashion-dataset/.DS_Store": b"junk"}
-    files |= {f"fashion-dataset/fashion-dataset/{name}": data for name, data in good_files(2).items()}
+    files |= {f"fashion-dataset/{name}": data for name, data in files.items()}  # as Kaggle has it, all of it twice
     run, result = run_catalog(lake, files)
     assert (result.rows, reasons(run)) == (3, [])
     assert result.figures["styles"] == "fashion-dataset/styles.csv"
@@ -366,12 +368,90 @@ def test_more_rejects_than_allowed_stop_the_run_with_count_reason_and_example(la
     assert "LOOKALIKE_REJECT_MAX" in caught.value.remedy
 
 
-def test_the_error_names_reasons_of_products_not_of_files_that_none_asks_for(lake):
+def test_the_error_names_reasons_of_products_and_then_of_files_that_none_asks_for(lake):
     files = good_files(10) | {f"images/{n}.jpg": image(n) for n in range(90, 99)}
     del files["images/4.jpg"]
-    with pytest.raises(UserError, match=r"1 of 10 products.*1 × no image") as caught:
+    products, files_left = refused(lake, files).problem.split("; files that no product has: ")
+    assert products.endswith("at most 5.0% may be: 1 × no image (such as 4 in styles.csv)")
+    assert files_left == "9 × no row (such as images/90.jpg: styles.csv has no such id)"
+
+
+def refused(lake, files) -> UserError:
+    with pytest.raises(UserError) as caught:
         run_catalog(lake, files)
-    assert "no row" not in caught.value.problem
+    assert caught.value.remedy
+    assert lake.table("products").version == -1
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("rename", "found"),
+    [
+        (
+            lambda name: name.replace(".jpg", ".jfif"),
+            "4 × unknown kind of file (such as images/1.jfif: images end",
+        ),
+        (lambda name: name.removesuffix(".jpg"), "4 × unknown kind of file (such as images/1: images end in"),
+        (
+            lambda name: name.replace(".jpg", "_1.jpg"),
+            "4 × no product id in the name (such as images/1_1.jpg: ",
+        ),
+        (lambda name: name.replace("images/", "Images/"), "outside the folder images it holds 4 × Images/*.jpg"),
+        (lambda name: name.replace("images/", ""), "outside the folder images it holds 4 × *.jpg"),
+        (lambda name: name.replace("styles.csv", "meta/styles.csv"), "it holds 4 × images/*.jpg"),
+    ],
+)
+def test_images_under_other_names_are_told_as_what_they_are(lake, rename, found):
+    error = refused(lake, {rename(name): data for name, data in good_files(4).items()})
+    assert "4 × no image (such as 1 in " in error.problem
+    assert found in error.problem.split("; files that no product has: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (
+            {f"images/{n}.jpg": b"x" for n in range(9)} | {"products.csv": b"id"},
+            "products.csv, 9 × images/*.jpg",
+        ),
+        (
+            {".export/styles.csv": b"id", ".export/images/1.jpg": b"x"},
+            "2 × hidden (such as .export/styles.csv)",
+        ),
+        ({f"{n}/a.zip": b"x" for n in range(9)}, "it holds 0/a.zip, 1/a.zip, 2/a.zip, 3/a.zip, 4/a.zip …"),
+        ({"../styles.csv": b"id"}, "it holds no files; 1 × unsafe name (such as ../styles.csv: the name is no path"),
+        ({}, "it holds no files"),
+    ],
+)
+def test_without_styles_csv_what_is_there_is_told(lake, files, found):
+    assert found in refused(lake, files).problem
+
+
+@pytest.mark.parametrize("others", [("women/", "men/"), ("", "old/"), ("a/", "b/c/")])
+def test_two_catalogues_in_one_source_are_refused_and_both_named(lake, others):
+    first, second = others
+    files = {first + name: data for name, data in good_files(3).items()}
+    error = refused(lake, files | {second + name: data for name, data in good_files(2).items()})
+    assert {f"{first}styles.csv", f"{second}styles.csv"} <= set(re.split(",? ", error.problem))
+    assert "give the one" in error.remedy
+
+
+def test_a_folder_of_odd_letters_is_no_drive_of_windows(lake):
+    run, result = run_catalog(lake, {f"Look 12:30/{name}": data for name, data in good_files(3).items()})
+    assert (result.rows, reasons(run)) == (3, [])
+
+
+def test_what_pull_left_out_is_rejected_and_named_where_the_run_stops(lake):
+    run = pulled(open_run(lake, reject_max=0.2), zip_bytes(good_files(9)))
+    out = {"file": "images/10.jpg", "reason": "link out of the source", "detail": "it leads to '/x'"}
+    entry = run.table("pulls").read().to_pylist()[0] | {"left_out": [out]}
+    write_result(run, "pull", tables={"pulls": write_table(run, "pulls", [entry], PULLS)})
+    execute("catalog", run)
+    assert reasons(run) == [("", "link out of the source")]
+    entry["archive"] = pulled(run, zip_bytes({"images/1.jpg": b"x"})).table("pulls").read()["archive"][0].as_py()
+    write_result(run, "pull", tables={"pulls": write_table(run, "pulls", [entry], PULLS)})
+    with pytest.raises(UserError, match=r"images/1.jpg; 1 × link out of the source \(such as images/10.jpg: it leads"):
+        execute("catalog", run)
 
 
 def test_the_same_archive_again_changes_nothing_even_for_a_later_run(lake):

@@ -101,7 +101,7 @@ def test_a_zip_is_copied_byte_for_byte_and_described_in_pulls(tmp_path):
     sha = hashlib.sha256(data).hexdigest()
     assert run.lake.read_bytes(f"raw/{sha}.zip") == data
     expected = {"uri": source.as_uri(), "archive": f"raw/{sha}.zip", "sha256": sha, "bytes": len(data), "members": 3}
-    assert row(run) == expected
+    assert row(run) == {**expected, "left_out": []}
     assert run.lake.table("pulls").read().schema == PULLS
     assert (result.rows, result.files, result.skipped, result.tables) == (1, 3, False, {"pulls": 0})
     assert result.figures == {**expected, "added": True, "left_out": 0}
@@ -159,6 +159,13 @@ def test_folder_and_tars_of_the_same_files_become_the_same_zip_whatever_order_an
         assert archive.namelist() == sorted(FILES)
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_file_address_is_taken_letter_by_letter(tmp_path):
+    source = folder(tmp_path / "look #2?b 50%25")
+    run = a_run(tmp_path, f"file://{tmp_path}/look #2?b 50%2525")
+    pull(run)
+    assert row(run)["uri"] == source.as_uri()
 
 
 def test_a_relative_path_is_recorded_absolute(tmp_path, monkeypatch):
@@ -222,6 +229,73 @@ def test_a_lake_on_s3_takes_an_archive_of_several_parts_once(tmp_path, bucket):
     assert run.lake.read_bytes(str(row(run)["archive"])) == data
     listed = boto3.client("s3", region_name="us-east-1").list_objects_v2(Bucket=bucket, Prefix="lake/raw/")
     assert [item["Size"] for item in listed["Contents"]] == [len(data)]
+
+
+ODD_KEYS = [
+    "look #1.zip",
+    "new?.zip",
+    "in//box.zip",
+    "/lead.zip",
+    "my%20a.zip",
+    "a+b (1) [x] ü.zip",
+    "?a=b#c?",
+    "a/../b",
+]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_a_key_on_s3_is_the_one_that_is_written(tmp_path, objects, key):
+    data = zipped()
+    source = objects({key: data, "look ": b"x", "new": b"x", "in/box.zip": b"x", "lead.zip": b"x"}) + f"/{key}"
+    run = a_run(tmp_path, source)
+    pull(run)
+    assert (row(run)["uri"], row(run)["sha256"]) == (source, hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("prefix", ["in", "in//", "look #2", "what?", "a=b&c"])
+def test_a_prefix_on_s3_with_odd_letters_and_doubled_slashes_is_read(tmp_path, objects, prefix):
+    many = {name.replace("images/", "images//"): data for name, data in FILES.items()}
+    source = objects({f"{prefix}/{name}": data for name, data in many.items()} | {"in/": b"", "in/images/": b""})
+    run = a_run(tmp_path, f"{source}/{prefix}/")
+    pull(run)
+    assert contents(run) == many
+
+
+def test_without_versions_an_object_is_the_version_null(tmp_path, objects):
+    run = a_run(tmp_path, objects({"a.zip": zipped()}) + "/a.zip?versionId=null")
+    pull(run)
+    assert contents(run) == FILES
+
+
+def test_the_version_asked_for_is_pulled(tmp_path, bucket):
+    client = boto3.client("s3", region_name="us-east-1")
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    old = client.put_object(Bucket=bucket, Key="a.zip", Body=zipped())["VersionId"]
+    client.put_object(Bucket=bucket, Key="a.zip", Body=zipped({"styles.csv": b"new"}))
+    run = a_run(tmp_path, f"s3://{bucket}/a.zip?versionId={old}")
+    pull(run)
+    assert contents(run) == FILES
+    assert row(run)["uri"].endswith(f"/a.zip?versionId={old}")
+    with pytest.raises(UserError, match="isn't there"):
+        pull(a_run(tmp_path, f"s3://{bucket}/a.zip?versionId=null"))
+    client.delete_object(Bucket=bucket, Key="a.zip")
+    for absent in ("a.zip?versionId=none", "a.zip"):
+        with pytest.raises(UserError, match="isn't there") as caught:
+            pull(a_run(tmp_path, f"s3://{bucket}/{absent}"))
+        assert f"/{absent} " in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["s3://", "s3:///", "s3:///a.zip", "s3://?versionId=1", "s3://k:s@", "s3://a b/c"])
+def test_without_a_bucket_nothing_is_read_from_any(tmp_path, objects, source):
+    objects(FILES)
+    assert "names no bucket" in str(refused(tmp_path, source))
+
+
+def test_an_object_that_changes_while_its_prefix_is_read_is_transient(tmp_path, objects, monkeypatch):
+    source = objects({f"in/{name}": data for name, data in FILES.items()}) + "/in"
+    monkeypatch.setattr(archives, "refuse_excess", lambda *_: objects({"in/images/1.jpg": b"longer than it was"}))
+    with pytest.raises(TransientError, match="changed while it was read"):
+        pull(a_run(tmp_path, source))
 
 
 @pytest.mark.parametrize("source", ["s3://no-such-bucket-here/a.zip", "s3://{bucket}/none.zip", "s3://{bucket}/none/"])
@@ -363,6 +437,16 @@ def test_a_redirect_is_followed_and_the_asked_address_recorded(tmp_path, site):
     assert row(run)["uri"] == asked
 
 
+@pytest.mark.parametrize(
+    "target", ["/ü.zip", "http://h/\xff", "file:///etc/passwd", "http://[::1", "//", "http://a:99999/"]
+)
+def test_a_redirect_to_an_address_that_is_none_is_told(tmp_path, site, target):
+    source = site.answer("/a.zip", 302, Location=target)
+    with pytest.raises((UserError, TransientError)) as caught:
+        pull(a_run(tmp_path, source))
+    assert source in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_an_answer_that_will_not_change_is_the_users_to_mend(tmp_path, site, status):
     url = site.answer("/a.zip", status)
@@ -502,7 +586,7 @@ def test_credentials_in_an_address_are_used_but_never_stored_shown_or_logged(tmp
 def test_s3_that_refuses_is_the_users_to_mend(tmp_path, monkeypatch, bucket, site):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{site.host}")
     site.answer("/bucket/a.zip", 403)
-    with pytest.raises(UserError, match="ACCESS_DENIED") as caught:
+    with pytest.raises(UserError, match="refused.*403") as caught:
         pull(a_run(tmp_path, "s3://bucket/a.zip"))
     assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
 
@@ -617,6 +701,36 @@ def test_a_zip_cut_short_or_with_a_flipped_byte_is_refused_as_damaged(tmp_path):
     assert "damaged" in str(refused(tmp_path, saved(tmp_path / "flip.zip", flipped)))
 
 
+def test_a_part_of_a_zip_is_told_as_one(tmp_path):
+    data = zipped({f"images/{n}.jpg": os.urandom(400) for n in range(20)})
+    first = refused(tmp_path, saved(tmp_path / "a.zip.001", data[:5000]))
+    last = refused(tmp_path, saved(tmp_path / "a.zip.002", data[5000:]))
+    assert ("its end is missing" in first.problem, "its beginning is missing" in last.problem) == (True, True), first
+    assert "join its parts" in last.remedy
+
+
+def test_what_gzip_holds_is_a_zip_or_tar_or_told(tmp_path):
+    run = a_run(tmp_path, saved(tmp_path / "a.zip.gz", gzip.compress(zipped())))
+    pull(run)
+    assert contents(run) == FILES
+    for data, found in ((b"id,gender", "b'id,gender'"), (gzip.compress(zipped()), "\\x1f\\x8b"), (b"", "it is empty")):
+        with pytest.raises(UserError) as caught:
+            pull(a_run(tmp_path, saved(tmp_path / "a.csv.gz", gzip.compress(data))))
+        said = str(caught.value)
+        assert "packed by gzip, and inside is neither a zip nor a tar" in said
+        assert found in said
+
+
+def test_a_tar_of_before_posix_is_one(tmp_path):
+    data = bytearray(tarred({"styles.csv": b"id"}))
+    data[257:265] = bytes(8)  # its sign
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    for packed in (bytes(data), gzip.compress(bytes(data))):
+        run = a_run(tmp_path, saved(tmp_path / "a.tar", packed))
+        pull(run)
+        assert contents(run) == {"styles.csv": b"id"}
+
+
 def test_names_that_leave_the_folder_stay_in_the_zip_and_write_nothing(tmp_path):
     hostile = {"../../outside.txt": b"x", "/tmp/absolute.txt": b"y", **FILES}
     for source in (saved(tmp_path / "a.zip", zipped(hostile)), saved(tmp_path / "a.tar", tarred(hostile))):
@@ -626,27 +740,131 @@ def test_names_that_leave_the_folder_stay_in_the_zip_and_write_nothing(tmp_path)
     assert not list(tmp_path.parent.rglob("outside.txt")) + list(tmp_path.rglob("absolute.txt"))
 
 
-def test_links_and_devices_of_a_tar_are_left_out_and_counted(tmp_path):
-    extra = []
-    for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
-        entry = tarfile.TarInfo(f"images/special{number}.jpg")
-        entry.type, entry.linkname = kind, "/etc/passwd"
-        extra.append(entry)
-    folder_entry = tarfile.TarInfo("images")
-    folder_entry.type = tarfile.DIRTYPE
-    run = a_run(tmp_path, saved(tmp_path / "a.tar", tarred(extra=(folder_entry, *extra))))
-    assert pull(run).figures["left_out"] == 4
+def entry_of(kind: bytes, name: str, target: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+def left_out(run: Run) -> dict[str, str]:
+    return {item["file"]: item["reason"] for item in row(run)["left_out"]}
+
+
+def test_links_out_of_a_tar_and_devices_are_left_out_and_named(tmp_path):
+    special = {"a": tarfile.SYMTYPE, "b": tarfile.LNKTYPE, "c": tarfile.CHRTYPE, "d": tarfile.FIFOTYPE}
+    extra = [entry_of(kind, f"images/{name}", "/etc/passwd") for name, kind in special.items()]
+    extra += [entry_of(tarfile.SYMTYPE, "images/e", "../../x"), entry_of(tarfile.DIRTYPE, "images")]
+    run = a_run(tmp_path, saved(tmp_path / "a.tar", tarred(extra=tuple(extra))))
+    assert pull(run).figures["left_out"] == 5
     assert contents(run) == FILES
+    assert left_out(run) == {
+        "images/a": "link out of the source",
+        "images/b": "broken link",
+        "images/c": "no plain file",
+        "images/d": "no plain file",
+        "images/e": "link out of the source",
+    }
 
 
-def test_links_and_pipes_in_a_folder_are_left_out_and_counted(tmp_path):
+def test_hard_links_of_a_tar_are_the_files_that_they_are(tmp_path):
+    """As a deduplicating backup makes them; tar writes a second name of one file as a link to the first."""
+    extra = (
+        entry_of(tarfile.LNKTYPE, "images/3.jpg", "images/1.jpg"),
+        entry_of(tarfile.LNKTYPE, "images/4.jpg", "./images/3.jpg"),
+        entry_of(tarfile.LNKTYPE, "images/1.jpg", "images/1.jpg"),
+    )
+    run = a_run(tmp_path, saved(tmp_path / "a.tar", tarred(extra=extra)))
+    assert pull(run).figures["left_out"] == 0
+    assert contents(run) == FILES | {f"images/{n}.jpg": FILES["images/1.jpg"] for n in (3, 4)}
+
+
+LINKS = {
+    "images/3.jpg": "2.jpg",
+    "images/4.jpg": "../images/3.jpg",
+    "photos": "images",
+    "..data": "images/..",  # the folder that it lies in: all of it is there once
+    "round": "round",
+    "broken.jpg": "images/none.jpg",
+    "out": "../..",
+}
+
+
+def linked_folder(path: Path) -> Path:
+    folder(path)
+    for name, target in LINKS.items():
+        (path / name).symlink_to(target)
+    return path
+
+
+def linked_tar(path: Path) -> Path:
+    extra = tuple(entry_of(tarfile.SYMTYPE, name, target) for name, target in LINKS.items())
+    return saved(path, tarred(extra=extra))
+
+
+def linked_zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+        for name, target in LINKS.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, 0o120777 << 16
+            archive.writestr(info, target)
+    return path
+
+
+@pytest.mark.parametrize("make", [linked_folder, linked_tar, linked_zip])
+def test_links_to_what_the_source_holds_are_followed_and_others_named(tmp_path, make):
+    run = a_run(tmp_path, make(tmp_path / "in"))
+    assert pull(run).figures["left_out"] == 3
+    one, two = FILES["images/1.jpg"], FILES["images/2.jpg"]
+    more = {"images/3.jpg": two, "images/4.jpg": two, "photos/1.jpg": one, "photos/2.jpg": two}
+    assert contents(run) == FILES | more
+    reasons = {"round": "link out of the source", "broken.jpg": "broken link", "out": "link out of the source"}
+    assert left_out(run) == reasons
+
+
+def test_a_folder_of_links_as_kubernetes_mounts_one_is_read(tmp_path):
+    real = folder(tmp_path / "in/..2026_01_31")
+    (tmp_path / "in/..data").symlink_to(real.name)
+    for name in ("styles.csv", "images"):
+        (tmp_path / "in" / name).symlink_to(f"..data/{name}")
+    run = a_run(tmp_path, tmp_path / "in")
+    assert pull(run).figures["left_out"] == 0
+    assert {name: data for name, data in contents(run).items() if not name.startswith("..")} == FILES
+
+
+def test_a_source_of_nothing_but_links_out_of_it_says_so(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/styles.csv").symlink_to("/etc/passwd")
+    error = refused(tmp_path, tmp_path / "in")
+    assert "holds no file; 1 left out, such as styles.csv: link out of the source: it leads to '/etc/passwd'" in str(
+        error
+    )
+    assert "cp -rL" in error.remedy
+
+
+def test_what_is_left_out_is_part_of_the_content(tmp_path):
     source = folder(tmp_path / "in")
-    (source / "images/link.jpg").symlink_to("/etc/passwd")
-    (source / "up").symlink_to("..")
+    before = pull(a_run(tmp_path, source)).contents
+    (source / "images/3.jpg").symlink_to("/etc/passwd")
+    changed = pull(a_run(tmp_path, source))
+    assert (changed.skipped, changed.contents != before, changed.figures["added"]) == (False, True, False)
+
+
+def test_pipes_in_a_folder_are_left_out_and_named(tmp_path):
+    source = folder(tmp_path / "in")
     os.mkfifo(source / "images/pipe.jpg")
     run = a_run(tmp_path, source)
-    assert pull(run).figures["left_out"] == 3
-    assert contents(run) == FILES
+    assert pull(run).figures["left_out"] == 1
+    assert (contents(run), left_out(run)) == (FILES, {"images/pipe.jpg": "no plain file"})
+
+
+def test_links_that_lead_to_far_more_files_than_there_are_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "COPIES_MAX", 100)
+    source = folder(tmp_path / "in", {"styles.csv": b"id"} | {f"images/{n}.jpg": b"x" for n in range(30)})
+    for number in range(4):
+        (source / f"again{number}").symlink_to("images")
+    assert "its links lead to more than 100 files" in str(refused(tmp_path, source))
 
 
 def test_the_last_of_several_tar_members_of_one_name_counts(tmp_path):
@@ -707,6 +925,8 @@ def test_an_archive_with_changed_bytes_is_taken_or_refused_but_never_a_crash(dat
         ("/no/such/file.zip", "'/no/such/file.zip' isn't there"),
         ("file:///no/such/file.zip", "isn't there"),
         ("file://host/a.zip", "another machine, 'host'"),
+        ("file://[::1]/a.zip", "another machine, '[::1]'"),
+        ("/" + "x" * 300, "isn't there"),
         ("/dev/null", "neither a file nor a folder"),
         ("ftp://host/a.zip", "a kind of source that isn't known"),
         ("hdfs://host/a.zip", "a kind of source that isn't known"),
@@ -723,6 +943,14 @@ def test_a_source_that_cannot_be_is_named_with_its_value_place_and_remedy(tmp_pa
     assert message in str(error)
     assert dataset.removeprefix("file://") in str(error)
     assert "LOOKALIKE_DATASET" in error.where
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [("file://[::1/a.zip", "is on another machine"), ("file:///a%00b", "isn't there"), ("/a\0b", "isn't there")],
+)
+def test_an_address_that_is_none_is_refused(tmp_path, dataset, message):
+    assert message in str(refused(tmp_path, dataset))
 
 
 @pytest.mark.parametrize(("data", "found"), [(b"", "it is empty"), (b"<!DOCTYPE html><p>Sign in", "<!DOCTYPE html>")])

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from ml import images
-from ml.images import DRAFT_MARGIN, LONG_SIDE, MAX_KEPT_BYTES, ImageError, decode, load, normalise, recipe_hash
+from ml.images import DRAFT_MARGIN, LONG_SIDE, MAX_KEPT_BYTES, ImageError, decode, load, normalise, recipe_hash, store
 
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
@@ -259,6 +261,65 @@ def test_a_decompression_bomb_is_refused_by_its_header():
         decode(bomb)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack("!I", len(body)) + kind + body + struct.pack("!I", zlib.crc32(kind + body))
+
+
+def spoilt(part: bytes) -> bytes:
+    """A chunk with a wrong checksum."""
+    return part[:-1] + bytes([part[-1] ^ 1])
+
+
+PACKED = zlib.compress(bytes(2_000_000))
+EXTRAS = {
+    "packed text": chunk(b"zTXt", b"Raw profile type xmp\0\0" + PACKED),
+    "packed international text": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0de\0x\0" + PACKED),
+    "profile": chunk(b"iCCP", b"p\0\0" + PACKED),
+    "text": spoilt(chunk(b"tEXt", b"a\0b")),
+    "unknown": spoilt(chunk(b"prVt", b"x" * 20)),
+    "packed, and wrong": spoilt(chunk(b"zTXt", b"a\0\0" + PACKED)),
+}
+
+
+def png_with(*extras: bytes, behind: bool = False) -> bytes:
+    """A drawing, turned by its EXIF, with chunks before its pixels, or behind."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(plain(), "PNG", exif=exif)
+    at = data.rindex(b"IEND") - 4 if behind else 33
+    return data[:at] + b"".join(extras) + data[at:]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("kind", EXTRAS)
+def test_what_is_odd_beside_the_pixels_of_a_png_costs_nothing(kind, behind):
+    data, good = png_with(EXTRAS[kind], behind=behind), png_with()
+    assert np.array_equal(decode(data), decode(good))
+    assert store(data)[1:] == store(good)[1:]
+    stored = Image.open(io.BytesIO(store(data).data))
+    stored.load()  # by any reader
+    assert outcome(data) == "image"
+
+
+def test_an_ordinary_png_is_stored_byte_for_byte_and_a_mended_one_without_what_spoilt_it():
+    good, text = encoded(plain(), "PNG"), chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b"))
+    good = good[:33] + text + good[33:]
+    assert normalise(good)[0] == good
+    assert normalise(good[:33] + EXTRAS["profile"] + EXTRAS["text"] + good[33:])[0] == good
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:8] + spoilt(data[8:33]) + data[33:], lambda data: data[:-40]])
+def test_what_spoils_the_pixels_of_a_png_is_damage_still(spoil):
+    with pytest.raises(ImageError):
+        decode(spoil(png_with(EXTRAS["text"])))
+
+
+def test_a_png_of_packed_texts_without_end_is_refused():
+    with pytest.raises(ImageError, match="damaged"):
+        decode(png_with(*[EXTRAS["packed text"]] * 100))
+
+
 def whole_files() -> list[bytes]:
     """A small file of each kind, with what decoders may stumble over: EXIF, profiles, palettes, frames."""
     picture = Image.effect_noise((24, 24), 80).convert("RGB")
@@ -276,6 +337,7 @@ def whole_files() -> list[bytes]:
         encoded(picture, "WEBP", **frames),
         encoded(picture.quantize(8), "GIF", comment=b"hello", **frames),
         encoded(picture, "BMP"),
+        png_with(EXTRAS["text"], chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b"))),
     ]
 
 

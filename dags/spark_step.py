@@ -33,7 +33,8 @@ from infra.errors import TransientError, UserError
 if hidden:  # the Spark provider would load it here, 5 s at each parse of a DAG; a step on Kubernetes does when it runs
     del sys.modules[KUBE_CLIENT]
 
-RUN = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
+RUN = "{{ '%04d-%02d-%02d' % (dag_run.logical_date or dag_run.run_after).utctimetuple()[:3] }}"
+"""Name of the run: its day in UTC, whatever zone Airflow is set to."""
 ARGUMENTS = ("--run", RUN)
 STAYS = ("LOOKALIKE_DATASET", "LOOKALIKE_STORE", "LOOKALIKE_STORE_FOLDER", "LOOKALIKE_LOGS", "LOOKALIKE_SCRATCH")
 """Settings that a driver on the cluster does not need and is not given: they hold passwords or folders of this host."""

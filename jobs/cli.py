@@ -75,7 +75,7 @@ def refresh(
     with airflow.alone(_airflow_home()):
         airflow.migrate(env, _airflow_home(), log)
         watch = display.Watch(settings.logs, name, out)
-        process = airflow.test_run(name, params, env, log)
+        process = airflow.start_run(name, params, env, log)
         try:
             with watch.progress:
                 while process.poll() is None:

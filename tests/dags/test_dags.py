@@ -51,6 +51,7 @@ print(json.dumps({
     "edges": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
     "docs": {task.task_id: task.doc_md or "" for task in dag.tasks},
     "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks},
+    "starts": dag.start_date, "zone": str(dag.timetable._timezone), "schedule": dag.timetable.expression,
     "catchup": dag.catchup, "active": dag.max_active_runs, "retries": sorted({task.retries for task in dag.tasks}),
     "operators": {task.task_id: type(task).__mro__[1].__name__ for task in dag.tasks},
     "codes": [sys.modules["spark_step"].exit_code(text) for text in json.loads(sys.argv[1])],
@@ -87,6 +88,11 @@ def test_the_graph_is_that_of_the_design(parsed):
 
 def test_nights_do_not_pile_up_and_failures_are_retried(parsed):
     assert (parsed["catchup"], parsed["active"], parsed["retries"]) == (False, 1, [2])
+
+
+def test_nights_begin_at_midnight_in_utc_and_a_night_of_any_year_can_be_run(parsed):
+    assert (parsed["schedule"], parsed["zone"]) == ("0 0 * * *", "UTC")
+    assert parsed["starts"] is None  # a run of an earlier day would be made without tasks, and be a success
 
 
 def test_spark_steps_go_through_the_spark_submit_operator(parsed):
@@ -189,13 +195,14 @@ def test_the_exit_code_is_found_in_what_the_provider_says(parsed):
 
 PULL = """
 import json, logging, sys
-from datetime import UTC, datetime
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from airflow.sdk.exceptions import AirflowException
 from nightly_refresh import dag
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-run = SimpleNamespace(logical_date=datetime(2026, 1, 31, tzinfo=UTC))
+tokyo = timezone(timedelta(hours=9))
+run = SimpleNamespace(logical_date=datetime(2026, 2, 1, 1, tzinfo=tokyo))  # 2026-01-31 in UTC
 context = {"params": {"dataset": sys.stdin.read()}, "dag_run": run}
 shown = {}
 for task in dag.tasks:

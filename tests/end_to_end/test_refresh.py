@@ -158,7 +158,7 @@ def test_a_refresh_shows_no_credentials_lets_no_second_one_in_and_ends_as_its_st
     assert (done.returncode, second.returncode) == (64, 64)
     assert f"refresh of http://127.0.0.1:{server.server_port}/a.zip as run" in done.stdout
     assert "pull failed: the source http://127.0.0.1" in done.stdout
-    first = re.search(r"another refresh runs here, process (\d+)", second.stderr)[1]
+    first = re.search(r"another refresh or `make up` is at work here, process (\d+)", second.stderr)[1]
     assert f"refresh --run {RUN}" in processes
     assert int(first) > 1
     assert "-m jobs.pull" in processes

@@ -6,10 +6,15 @@ import contextlib
 import datetime
 import getpass
 import itertools
+import threading
+import time
 from collections.abc import Iterator, Mapping
 
+import requests
+import uvicorn
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
 from airflow.api.common.trigger_dag import trigger_dag
+from airflow.api_fastapi.app import create_app
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.models.dag import DagModel
@@ -23,10 +28,16 @@ from sqlalchemy import select
 
 from infra.airflow import DAG
 
+POLL_S = 0.1
+READY_S = 180
+"""Seconds that the first answer of the API may take: it makes its routes then, once for each of its versions."""
+DIRECT = {"http": ""}
+"""No proxy leads to this machine itself."""
 
-def read_dags() -> None:
-    """Read the DAG files into the database, as the DAG processor and `airflow dags reserialize` do."""
-    manager = DagBundlesManager()
+
+def read_dags() -> list[str]:
+    """Read the DAG files into the database, as `airflow dags reserialize` does; returns the names of the DAGs."""
+    manager, names = DagBundlesManager(), []
     manager.sync_bundles_to_db()
     for bundle in manager.get_all_dag_bundles():
         bundle.initialize()
@@ -34,6 +45,8 @@ def read_dags() -> None:
         for file, problem in bag.import_errors.items():
             print(f"{file}: {problem}", flush=True)
         sync_bag_to_db(bag, bundle.name, bundle_version=None)
+        names += bag.dag_ids
+    return names
 
 
 def trigger(run: str, params: Mapping[str, object]) -> str:
@@ -74,38 +87,56 @@ def final_state(dag_run: str) -> str | None:
     return state if state in State.finished_dr_states else None
 
 
-def fail(dag_run: str) -> None:
+def fail(dag_run: str, dag: str = DAG) -> None:
     """Mark a run and its running tasks as failed, and those to come as skipped; whoever runs a task of it ends that."""
     for attempt in run_with_db_retries():
         with attempt, create_session() as session:
-            dag = SerializedDagModel.get_dag(DAG, session=session)
-            set_dag_run_state_to_failed(dag=dag, run_id=dag_run, commit=True, session=session)
+            set_dag_run_state_to_failed(
+                dag=SerializedDagModel.get(dag, session=session).dag, run_id=dag_run, commit=True, session=session
+            )
 
 
-def fail_unfinished() -> None:
-    """Mark the runs that were left when their scheduler was ended: the next one would take them up before any other."""
+def fail_unfinished(dags: list[str]) -> None:
+    """Mark the runs that were left when their scheduler was ended: the next one would go on with them first."""
+    unfinished = DagRun.state.not_in(State.finished_dr_states)
     with create_session() as session:
-        left = session.scalars(
-            select(DagRun.run_id).where(DagRun.dag_id == DAG, DagRun.state.not_in(State.finished_dr_states))
-        ).all()
-    for dag_run in left:
-        fail(dag_run)
+        left = session.execute(select(DagRun.run_id, DagRun.dag_id).where(DagRun.dag_id.in_(dags), unfinished)).all()
+    for dag_run, dag in left:
+        fail(dag_run, dag)
 
 
 @contextlib.contextmanager
-def switched_on(alone: bool) -> Iterator[None]:
-    """Have runs of the DAG taken up, and with `alone` those of no other DAG; afterwards each is switched as before."""
+def switched_on() -> Iterator[None]:
+    """Have runs of the DAG taken up, whether or not it is switched on in the UI; afterwards it is as before."""
     with create_session() as session:
-        before = dict(session.execute(select(DagModel.dag_id, DagModel.is_paused)).all())
-    _pause({name: name != DAG and (alone or paused) for name, paused in before.items()})
+        paused = session.scalar(select(DagModel.is_paused).where(DagModel.dag_id == DAG))
+    _pause(False)
     try:
         yield
     finally:
-        _pause(before)
+        _pause(bool(paused))
 
 
-def _pause(paused: Mapping[str, bool]) -> None:
+def _pause(paused: bool) -> None:
     for attempt in run_with_db_retries():
         with attempt, create_session() as session:
-            for dag in session.scalars(select(DagModel).where(DagModel.dag_id.in_(paused))):
-                dag.is_paused = paused[dag.dag_id]
+            session.scalars(select(DagModel).where(DagModel.dag_id == DAG)).one().is_paused = paused
+
+
+@contextlib.contextmanager
+def served(port: int) -> Iterator[None]:
+    """The API that tasks report to, ready, on a port of this machine; in this process, as another takes long."""
+    config = uvicorn.Config(
+        create_app(apps="execution"), host="127.0.0.1", port=port, log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(POLL_S)
+    try:
+        requests.get(f"http://127.0.0.1:{port}/execution/health", timeout=READY_S, proxies=DIRECT).raise_for_status()
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()

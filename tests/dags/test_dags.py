@@ -51,7 +51,7 @@ print(json.dumps({
     "edges": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
     "docs": {task.task_id: task.doc_md or "" for task in dag.tasks},
     "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks},
-    "starts": dag.start_date, "zone": str(dag.timetable._timezone), "schedule": dag.timetable.expression,
+    "starts": dag.start_date, "zone": str(dag.timetable.timezone), "schedule": dag.timetable.expression,
     "catchup": dag.catchup, "active": dag.max_active_runs, "retries": sorted({task.retries for task in dag.tasks}),
     "operators": {task.task_id: type(task).__mro__[1].__name__ for task in dag.tasks},
     "codes": [sys.modules["spark_step"].exit_code(text) for text in json.loads(sys.argv[1])],

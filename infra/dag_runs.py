@@ -73,7 +73,6 @@ def trigger(run: str, params: Mapping[str, object]) -> str:
         triggered_by=DagRunTriggeredByType.CLI,
         triggering_user_name=getpass.getuser(),
         run_id=f"manual__{date.isoformat()}",
-        run_after=date,
         logical_date=date,
         conf=dict(params),
     )
@@ -91,9 +90,8 @@ def fail(dag_run: str, dag: str = DAG) -> None:
     """Mark a run and its running tasks as failed, and those to come as skipped; whoever runs a task of it ends that."""
     for attempt in run_with_db_retries():
         with attempt, create_session() as session:
-            set_dag_run_state_to_failed(
-                dag=SerializedDagModel.get(dag, session=session).dag, run_id=dag_run, commit=True, session=session
-            )
+            if stored := SerializedDagModel.get_dag(dag, session=session):
+                set_dag_run_state_to_failed(dag=stored, run_id=dag_run, commit=True, session=session)
 
 
 def fail_unfinished(dags: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import DAG, Asset, Param, TaskGroup
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, TaskGroup
 from spark_step import LocalStep, SparkStep
 
 DOCS = {
@@ -43,8 +43,7 @@ that is live; a hold), and what to do. Trigger the run again with the parameter 
 with DAG(
     "nightly_refresh",
     description="Catalogue → features → similar-item tables → store",
-    schedule="@daily",
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    schedule=CronTriggerTimetable("@daily", timezone="UTC"),
     catchup=False,
     max_active_runs=1,
     default_args={

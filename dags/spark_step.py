@@ -33,7 +33,8 @@ from infra.errors import TransientError, UserError
 if hidden:  # the Spark provider would load it here, 5 s at each parse of a DAG; a step on Kubernetes does when it runs
     del sys.modules[KUBE_CLIENT]
 
-RUN = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
+RUN = "{{ '%04d-%02d-%02d' % (dag_run.logical_date or dag_run.run_after).utctimetuple()[:3] }}"
+"""Name of the run: its day in UTC, whatever zone Airflow is set to."""
 ARGUMENTS = ("--run", RUN)
 STAYS = ("LOOKALIKE_DATASET", "LOOKALIKE_STORE", "LOOKALIKE_STORE_FOLDER", "LOOKALIKE_LOGS", "LOOKALIKE_SCRATCH")
 """Settings that a driver on the cluster does not need and is not given: they hold passwords or folders of this host."""
@@ -60,7 +61,7 @@ class SparkStep(SparkSubmitOperator):
         except AirflowException as error:
             # The provider turns every failure into one exception; the exit code stands in its text.
             raise failure(self.task_id, exit_code(str(error))) from error
-        return figures(self.task_id, self.application_args[1])
+        return told(self, figures(self.task_id, self.application_args[1]), context)
 
     def follow_connection(self) -> None:
         """Take from the connection what the provider leaves there: Spark's configuration, the key `conf` of its extra.
@@ -115,7 +116,7 @@ class LocalStep(BaseOperator):
             )
             if done.exit_code:
                 raise failure(self.task_id, done.exit_code)
-            return json.loads(result.read_text())
+            return told(self, json.loads(result.read_text()), context)
 
     def on_kill(self) -> None:
         self.hook.send_sigterm()
@@ -160,3 +161,15 @@ def figures(step: str, run: str) -> dict[str, object]:
         return {"run": run, **asdict(open_run(run).result(step))}
     except UserError as error:
         raise AirflowFailException(str(error)) from error
+
+
+def told(task: BaseOperator, result: dict[str, Any], context: Context) -> dict[str, object]:
+    """The result of a step, told for people: a figure a line in the task's log, the main ones as the XCom `summary`."""
+    from jobs.headline import headline
+
+    for name, value in result.get("figures", {}).items():
+        if isinstance(value, int | float | str):
+            task.log.info("%-24s %s", name, value)
+    summary = headline(task.task_id, result.get("figures", {}), result.get("rejects", 0), result.get("skipped", False))
+    context["ti"].xcom_push("summary", summary)
+    return result

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param
 from spark_step import LocalStep
 
 with DAG(
     "train_embedding",
     description="Features → challenger; champion if it beats the one in use",
-    schedule="@weekly",
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    schedule=CronTriggerTimetable("@weekly", timezone="UTC"),
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "lookalike", "retries": 1, "retry_delay": pendulum.duration(minutes=5)},
     params={
-        "run": Param("latest", type="string", description="Run whose products are learnt from; latest: the live one")
+        "run": Param(
+            "latest",
+            type="string",
+            pattern=r"^(latest|\d{4}-\d{2}-\d{2})$",
+            description="Run whose products are learnt from; latest: the live one",
+        )
     },
     tags=["lookalike"],
     doc_md="Learns from the live run as it was published. A challenger that is no better is kept, but not used; and a "

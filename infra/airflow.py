@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,12 +21,16 @@ import psutil
 import requests
 
 from infra.errors import UserError
+from infra.places import shown
 from infra.sealing import LOOPBACK, sealed
 from infra.settings import Settings, variables
 
 DAG = "nightly_refresh"
 AIRFLOW = (sys.executable, "-m", "airflow")
 DATABASE = "airflow.db"
+DATASET = "LOOKALIKE_DATASET"
+NO_MATTER = {"LOOKALIKE_PORT"}
+"""Settings that steps do without."""
 START_S = 180
 """Seconds that the UI may take to answer for the first time; it creates its database then."""
 STOP_S = 20
@@ -61,10 +66,10 @@ def environment(settings: Settings, dags: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Keep others from running a refresh with the same Airflow: its database is a file, for one at a time.
+    """Keep others from running a refresh, or starting a scheduler, with the same Airflow: one at a time makes its runs.
 
     Raises:
-        UserError: one runs already; names its process.
+        UserError: one does already; names its process.
     """
     home.mkdir(parents=True, exist_ok=True)
     with (home / "refresh.lock").open("a+") as lock:
@@ -73,7 +78,7 @@ def alone(home: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise UserError(
-                f"another refresh runs here, process {lock.read().strip() or 'unknown'}",
+                f"another refresh or `make up` is at work here, process {lock.read().strip() or 'unknown'}",
                 where=str(home),
                 remedy="wait for it, or work in another folder",
             ) from None
@@ -133,11 +138,32 @@ def _is_ready(home: Path, env: dict[str, str]) -> bool:
     return subprocess.run(command, env=env, capture_output=True).returncode == 0
 
 
-def test_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start one run of the nightly DAG in the foreground of a process, without a scheduler; output goes to `log`."""
-    stream, date = log.open("ab"), f"{run}T00:00:00+00:00"  # without a zone, Airflow would take that of its settings
+def start_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start one run of the nightly DAG (infra.night); output goes to `log`.
+
+    What `up` started makes it, if it runs. Else that process has a scheduler of its own, on a port of its own; steps
+    take turns, as each plans for the whole machine, and no night begins by itself.
+
+    Raises:
+        UserError: what `up` started would make another run than the one asked for.
+    """
+    there = running(Path(env["AIRFLOW_HOME"]))
+    if there:
+        params = params | _dataset_param(env, there)
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        env = env | {
+            "AIRFLOW__API__PORT": port,
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__CORE__PARALLELISM": "1",
+            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+        }
+    stream = log.open("ab")
     return subprocess.Popen(
-        [*AIRFLOW, "dags", "test", DAG, date, "--conf", json.dumps(params)],
+        [sys.executable, "-m", "infra.night", run, json.dumps(params), str(int(there is None))],
         env=env,
         stdout=stream,
         stderr=stream,
@@ -146,13 +172,37 @@ def test_run(run: str, params: dict[str, object], env: dict[str, str], log: Path
     )
 
 
+def _dataset_param(env: dict[str, str], there: psutil.Process) -> dict[str, object]:
+    """The run's parameter that names its source where what `up` started has another one in its environment.
+
+    Raises:
+        UserError: other settings differ too, which are no parameters, or the source is nothing that may be shown.
+    """
+    theirs = there.environ()
+    differing = {
+        name for name in env.keys() | theirs if name.startswith("LOOKALIKE_") and env.get(name) != theirs.get(name)
+    }
+    differing -= NO_MATTER
+    if differing <= {DATASET} and shown(env[DATASET]) == env[DATASET]:
+        return {"dataset": env[DATASET]} if differing else {}
+    raise UserError(
+        f"the Airflow that `make up` started has other values of {', '.join(sorted(differing))}, and would use those",
+        where=f"process {there.pid}",
+        remedy="`make down` first, and `make up` again with these values if you need the UI",
+    )
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a run that `test_run` started, with the step it is at."""
-    _end(psutil.Process(process.pid))
-    process.wait()
+    """End a run that `start_run` started, with the step it is at: the run is marked as failed first."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=2 * STOP_S)
+    except subprocess.TimeoutExpired:
+        end(psutil.Process(process.pid))
+        process.wait()
 
 
-def _end(process: psutil.Process) -> None:
+def end(process: psutil.Process) -> None:
     """Interrupt a process and its descendants, whatever sessions they opened; kill what is left after a while."""
     family = [process, *process.children(recursive=True)]
     for each in family:
@@ -168,9 +218,9 @@ def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
     """Start scheduler, DAG processor and UI in the background and wait until they answer: (address, user, password).
 
     Raises:
-        UserError: they already run, the port is taken, or they do not come up.
+        UserError: they or a refresh already run, the port is taken, or they do not come up.
     """
-    if _running(home):
+    if running(home):
         raise UserError("Airflow already runs here", where=str(_pid_file(home)), remedy="`make down` stops it")
     address = f"http://localhost:{env['AIRFLOW__API__PORT']}"
     if _healthy(address):
@@ -179,7 +229,11 @@ def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
             where="LOOKALIKE_PORT",
             remedy="stop it, or choose another port: LOOKALIKE_PORT=8081 make up",
         )
-    home.mkdir(parents=True, exist_ok=True)
+    with alone(home):
+        return _up(env, home, log, address)
+
+
+def _up(env: dict[str, str], home: Path, log: Path, address: str) -> tuple[str, str, str]:
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [*AIRFLOW, "standalone"],
@@ -204,11 +258,11 @@ def up(env: dict[str, str], home: Path, log: Path) -> tuple[str, str, str]:
 
 def down(home: Path) -> bool:
     """Stop what `up` started, with its children; False where nothing ran."""
-    process = _running(home)
+    process = running(home)
     _pid_file(home).unlink(missing_ok=True)
     if process is None:
         return False
-    _end(process)
+    end(process)
     return True
 
 
@@ -220,7 +274,7 @@ def _password_file(home: Path) -> Path:
     return home / "simple_auth_manager_passwords.json.generated"
 
 
-def _running(home: Path) -> psutil.Process | None:
+def running(home: Path) -> psutil.Process | None:
     """The process that `up` started, told from a later one with the same number by its start time."""
     try:
         pid, created = _pid_file(home).read_text().split()
@@ -231,7 +285,9 @@ def _running(home: Path) -> psutil.Process | None:
 
 
 def _healthy(address: str) -> bool:
+    session = requests.Session()
+    session.trust_env = False  # no proxy leads to this machine itself
     try:
-        return requests.get(f"{address}/api/v2/monitor/health", timeout=5).ok
+        return session.get(f"{address}/api/v2/monitor/health", timeout=5).ok
     except requests.RequestException:
         return False

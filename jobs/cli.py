@@ -123,7 +123,7 @@ def refresh(
     with airflow.alone(home):
         airflow.migrate(settings, env, log)
         watch = display.Watch(settings.logs, name, out)
-        process = airflow.test_run(name, params, env, log)
+        process = airflow.start_run(name, params, env, log)
         try:
             with watch.progress:
                 while process.poll() is None:

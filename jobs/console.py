@@ -15,21 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.telemetry import log_file
+from jobs.headline import headline
 from jobs.printing import Terminal, plain_table
 from jobs.report import COPIES, LEARNT, ROWS, TOLERANCES, UNKNOWN, changes
 from jobs.run import STEPS, StepResult
-
-HEADLINE = {
-    "pull": ("bytes", "members", "added"),
-    "catalog": ("products", "images_new"),
-    "embed": ("images", "embedded", "images_per_s", "champion_used", "champion_both_0", "untrained_both_0"),
-    "classify": ("test_accuracy", "classes", "epochs", "classifier"),
-    "candidates": ("derived_types",),
-    "similar": ("products", "cells", "lists"),
-    "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates"),
-    "publish": ("lists", "lists_per_s", "live"),
-}
-"""The figures of a step that its line shows."""
 
 BUG = 1
 """Exit code where a step failed and did not foresee it."""
@@ -88,8 +77,8 @@ class Watch:
             self.failed.pop(step, None)
             result = StepResult.of(event)
             self.results[step] = result
-            figures = f" {step:<11} {result.seconds:>7.1f} s  {_headline(step, result)}"
-            self._console.print(Text.assemble(("✓", "green"), figures))
+            told = headline(step, result.figures, result.rejects, result.skipped)
+            self._console.print(Text.assemble(("✓", "green"), f" {step:<11} {result.seconds:>7.1f} s  {told}"))
         elif kind == "failed":
             self._drop_bar(step)
             self.failed[step], self.exit_codes[step] = str(event.get("message", "")), event.get("exit_code", BUG)
@@ -98,22 +87,6 @@ class Watch:
     def _drop_bar(self, step: str) -> None:
         if step in self._bars:
             self.progress.remove_task(self._bars.pop(step))
-
-
-def _headline(step: str, result: StepResult) -> str:
-    figures = result.figures
-    shown = [f"{name} {_human(figures[name])}" for name in HEADLINE[step] if figures.get(name) is not None]
-    if result.rejects:
-        shown.append(f"rejects {result.rejects:,}")
-    if result.skipped:
-        shown.append("(unchanged)")
-    return " · ".join(shown)
-
-
-def _human(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def closing_table(results: dict[str, StepResult]) -> Table:

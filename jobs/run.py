@@ -257,26 +257,40 @@ def check_chain(run: Run, steps: Iterable[str]) -> None:
 def night_of(name: str) -> datetime.date | None:
     """The night that a run is named by; None where its name is no calendar date in the form 2026-01-31."""
     with contextlib.suppress(ValueError):
-        return datetime.date.fromisoformat(name) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", name) else None
+        return datetime.date.fromisoformat(name) if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", name) else None
     return None
 
 
-def check_night(name: str) -> None:
-    """Raises UserError where a name is no calendar date, or that of a night which has not begun anywhere."""
+def check_date(name: str) -> None:
+    """Raises UserError where a name is no calendar date in the form 2026-01-31, the one that runs are named in."""
     if night_of(name) is None:
-        raise UserError(f"{name!r} is no logical date", where="--run", remedy="give a date such as 2026-01-31")
-    check_begun(name)
+        raise UserError(
+            f"{name!r} is no logical date",
+            where="--run",
+            remedy="give a date such as 2026-01-31, in the form YYYY-MM-DD",
+        )
+
+
+def check_night(name: str) -> None:
+    """Raises UserError where a name is no date, or that of a day which has not begun in UTC, Airflow's zone."""
+    check_date(name)
+    _check_past(name, datetime.datetime.now(datetime.UTC).date())
 
 
 def check_begun(name: str) -> None:
     """Raises UserError where a name is that of a night which has not begun anywhere: no later one could replace it."""
+    _check_past(
+        name, (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()
+    )  # where it begins first
+
+
+def _check_past(name: str, last: datetime.date) -> None:
     night = night_of(name)
-    today = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()  # where the day begins first
-    if night and night > today:
+    if night and night > last:
         raise UserError(
             f"{name} lies in the future, and no night until then could replace it",
             where="--run",
-            remedy=f"name the night that the catalogue is of, {today} at the latest",
+            remedy=f"name the night that the catalogue is of, {last} at the latest",
         )
 
 
@@ -306,12 +320,11 @@ def open_run(name: str, **overrides: object) -> Run:
         overrides: settings that win over the environment.
 
     Raises:
-        UserError: a name that cannot be part of a path, a setting that cannot be used, or no run to be the latest.
+        UserError: a name that is no date in the form 2026-01-31, a setting that cannot be used, or no run to be the
+            latest.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        raise UserError(
-            f"{name!r} cannot name a run", where="--run", remedy="use the logical date, for example 2026-01-31"
-        )
+    if name != LATEST:
+        check_date(name)
     settings = read_settings(**overrides)
     if name != LATEST:
         return Run(name, settings, Lake(settings.lake))

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 from tests.catalogues import good_files, zip_bytes
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
+PATHS = f"{DAGS}:{DAGS.parent}"
 KUBERNETES = "k8s://https://kubernetes.default:443"
 CONF = {"spark.executor.memory": "4g", "spark.executor.resource.gpu.amount": "1"}
 CONNECTIONS = {
@@ -51,6 +53,7 @@ print(json.dumps({
     "edges": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
     "docs": {task.task_id: task.doc_md or "" for task in dag.tasks},
     "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks},
+    "starts": dag.start_date, "zone": str(dag.timetable.timezone), "schedule": dag.timetable.expression,
     "catchup": dag.catchup, "active": dag.max_active_runs, "retries": sorted({task.retries for task in dag.tasks}),
     "operators": {task.task_id: type(task).__mro__[1].__name__ for task in dag.tasks},
     "codes": [sys.modules["spark_step"].exit_code(text) for text in json.loads(sys.argv[1])],
@@ -62,7 +65,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory):
     """The DAG parsed in a process of its own with no connection set, as the DAG processor does."""
-    env = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")), "PYTHONPATH": str(DAGS)}
+    env = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")), "PYTHONPATH": PATHS}
     command = [sys.executable, "-c", PROBE, json.dumps(list(PROBLEMS))]
     out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     return json.loads(out.splitlines()[-1])
@@ -89,6 +92,11 @@ def test_nights_do_not_pile_up_and_failures_are_retried(parsed):
     assert (parsed["catchup"], parsed["active"], parsed["retries"]) == (False, 1, [2])
 
 
+def test_nights_begin_at_midnight_in_utc_and_a_night_of_any_year_can_be_run(parsed):
+    assert (parsed["schedule"], parsed["zone"]) == ("0 0 * * *", "UTC")
+    assert parsed["starts"] is None  # a run of an earlier day would be made without tasks, and be a success
+
+
 def test_spark_steps_go_through_the_spark_submit_operator(parsed):
     spark = {step for step, operator in parsed["operators"].items() if operator == "SparkSubmitOperator"}
     assert spark == {"embed", "similar"}
@@ -109,6 +117,7 @@ def test_only_a_users_mistake_is_final(parsed):
 
 SUBMIT = """
 import json, os, pathlib, sys
+from types import SimpleNamespace
 from airflow.sdk.exceptions import AirflowException
 from spark_step import SparkStep
 
@@ -122,7 +131,9 @@ def submit(connection):
     task = SparkStep(task_id="embed")
     task.application_args = ["--run", "2026-01-31"]
     try:
-        outcome = ["done", str(task.execute({})["rows"])]
+        told = {}
+        rows = task.execute({"ti": SimpleNamespace(xcom_push=told.__setitem__)})["rows"]
+        outcome = ["done", f"{rows} {told['summary']}"]
     except AirflowException as error:
         outcome = [type(error).__name__, str(error)]
     return outcome, called.read_text().splitlines() if called.exists() else []
@@ -139,11 +150,11 @@ def submitted(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("submitted")
     (folder / "lake/runs/2026-01-31").mkdir(parents=True)
-    (folder / "lake/runs/2026-01-31/embed.json").write_text('{"rows": 7}')
+    (folder / "lake/runs/2026-01-31/embed.json").write_text('{"rows": 7, "figures": {"images": 7, "model": "m"}}')
     script = folder / "spark-submit"
     script.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >called\necho started\nexit $EXIT\n')
     script.chmod(0o755)
-    env = {"PATH": f"{folder}:/usr/bin:/bin", "AIRFLOW_HOME": str(folder / "airflow"), "PYTHONPATH": str(DAGS)}
+    env = {"PATH": f"{folder}:/usr/bin:/bin", "AIRFLOW_HOME": str(folder / "airflow"), "PYTHONPATH": PATHS}
     env |= {"LOOKALIKE_LAKE": (folder / "lake").as_uri(), "LOOKALIKE_CELL_MIN": "50"}
     env |= {"LOOKALIKE_STORE": "postgresql://loader:password@store/lookalike", "LOOKALIKE_LOGS": str(folder / "logs")}
     command = [sys.executable, "-c", SUBMIT, json.dumps(CONNECTIONS)]
@@ -155,7 +166,7 @@ def submitted(tmp_path_factory):
 @pytest.mark.parametrize("name", ["standalone", "yarn", "kubernetes"])
 def test_the_connection_alone_says_where_a_step_runs_and_with_what(submitted, name):
     outcome, called = submitted[name]
-    assert outcome == ["done", "7"]
+    assert outcome == ["done", "7 images 7"]
     assert called[:2] == ["--master", CONNECTIONS[name]["host"]]
     assert {f"{key}={value}" for key, value in CONF.items()} <= set(called)
     assert called[-3].startswith("/")
@@ -189,15 +200,17 @@ def test_the_exit_code_is_found_in_what_the_provider_says(parsed):
 
 PULL = """
 import json, logging, sys
-from datetime import UTC, datetime
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from airflow.sdk.exceptions import AirflowException
 from nightly_refresh import dag
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-run = SimpleNamespace(logical_date=datetime(2026, 1, 31, tzinfo=UTC))
-context = {"params": {"dataset": sys.stdin.read()}, "dag_run": run}
+tokyo = timezone(timedelta(hours=9))
+run = SimpleNamespace(logical_date=datetime(2026, 2, 1, 1, tzinfo=tokyo))  # 2026-01-31 in UTC
 shown = {}
+ti = SimpleNamespace(xcom_push=shown.__setitem__)
+context = {"params": {"dataset": sys.stdin.read()}, "dag_run": run, "ti": ti}
 for task in dag.tasks:
     task.render_template_fields(context)
     shown[task.task_id] = {field: str(getattr(task, field)) for field in task.template_fields}
@@ -241,7 +254,7 @@ def command_lines() -> list[str]:
 
 def test_credentials_of_a_source_reach_the_step_and_no_log_command_line_or_field(tmp_path, shop):
     (host, seen), secret = shop, uuid.uuid4().hex
-    env = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path / "airflow"), "PYTHONPATH": str(DAGS)}
+    env = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path / "airflow"), "PYTHONPATH": PATHS}
     env |= {f"LOOKALIKE_{name}": str(tmp_path / name.lower()) for name in ("LOGS", "SCRATCH")}
     env |= {"LOOKALIKE_LAKE": (tmp_path / "lake").as_uri()}
     address = f"http://user:{secret}@{host}/a.zip?X-Amz-Signature={secret}"
@@ -254,6 +267,8 @@ def test_credentials_of_a_source_reach_the_step_and_no_log_command_line_or_field
     pulled, refused = told["outcomes"]
     assert (pulled["run"], pulled["figures"]["uri"]) == ("2026-01-31", f"http://{host}/a.zip")
     assert refused == "AirflowFailException"
+    assert re.search(r"bytes [\d,]+ · members 4 · added True", told["shown"]["summary"])
+    assert re.search(r"members +4\b", done.stdout)  # a figure a line of the log
     assert [path for path, _, _ in seen] == [f"/a.zip?X-Amz-Signature={secret}"] * 2
     assert all(authorization for _, authorization, _ in seen)
     for _, _, lines in seen:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,12 +16,15 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.compute as pc
 import pytest
 
 from infra.lake import Lake
 from jobs.features import to_matrix
+from jobs.run import STEPS
 from ml.similarity import to_embedding
+from tests.end_to_end.airflow_api import DAG, came_up, run_of, seconds_of, tasks_of
 from tests.field.test_surroundings import foreign_shell
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/fashion-product-images-small.zip"
@@ -30,6 +35,25 @@ def lookalike(folder: Path, *arguments: str, **env: str) -> subprocess.Completed
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "AIRFLOW"))}
     command = [str(Path(sys.executable).parent / "lookalike"), *arguments]
     return subprocess.run(command, cwd=folder, env=clean | env, capture_output=True, text=True)
+
+
+def start_lookalike(folder: Path, *arguments: str, **env: str) -> subprocess.Popen:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "AIRFLOW"))}
+    command = [str(Path(sys.executable).parent / "lookalike"), *arguments]
+    return subprocess.Popen(command, cwd=folder, env=clean | env, stdout=subprocess.PIPE, text=True)
+
+
+def environments() -> list[str]:
+    """The environment of each process of this machine that Airflow or a step belongs to."""
+    return [
+        str(p.info["environ"]) for p in psutil.process_iter(["environ"]) if "AIRFLOW_HOME" in str(p.info["environ"])
+    ]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def result(folder: Path, step: str, run: str = RUN) -> dict:
@@ -121,7 +145,9 @@ def test_query_answers_precomputed_and_computed_filters_alike(sample):
         (("rollback",), "there is no run to go back to"),
         (("step", "embd", "--run", RUN), "choose one of pull, catalog"),
         (("refresh", "--run", "yesterday"), "give a date such as"),
-        (("refresh", "--run", "20260131"), "give a date such as"),
+        (("refresh", "--run", "20260131"), "in the form YYYY-MM-DD"),
+        (("step", "pull", "--run", "2026-W05-6"), "in the form YYYY-MM-DD"),
+        (("evaluate", "--run", "20260131"), "in the form YYYY-MM-DD"),
         (("refresh", "--run", "2999-01-31"), "lies in the future"),
     ],
 )
@@ -163,7 +189,7 @@ def test_a_refresh_shows_no_credentials_lets_no_second_one_in_and_ends_as_its_st
     assert (done.returncode, second.returncode) == (64, 64)
     assert f"refresh of http://127.0.0.1:{server.server_port}/a.zip as run" in done.stdout
     assert "pull failed: the source http://127.0.0.1" in done.stdout
-    first = re.search(r"another refresh runs here, process (\d+)", second.stderr)[1]
+    first = re.search(r"another refresh or `make up` is at work here, process (\d+)", second.stderr)[1]
     assert f"refresh --run {RUN}" in processes
     assert int(first) > 1
     assert "-m jobs.pull" in processes
@@ -171,6 +197,48 @@ def test_a_refresh_shows_no_credentials_lets_no_second_one_in_and_ends_as_its_st
     assert {"airflow.log", "airflow.db"} <= {file.name for file in files}
     said = [done.stdout, done.stderr, processes, *(file.read_bytes().decode(errors="replace") for file in files)]
     assert not any(secret in text for text in said)
+
+
+def test_ctrl_c_ends_a_refresh_and_its_step_and_the_ui_shows_each_run_as_it_was(sample):
+    folder, shown = sample
+    asked = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.set()
+            self.rfile.read()  # until the step that asks is gone
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.zip"
+        refresh = start_lookalike(folder, "refresh", "--run", "2026-02-02", LOOKALIKE_DATASET=address)
+        asked.wait()
+        refresh.send_signal(signal.SIGINT)
+        assert (refresh.wait(), "resumes" in refresh.stdout.read()) == (130, True)
+        server.shutdown()
+    assert not any(str(folder) in line for line in environments())
+    port = free_port()
+    shown_of_up = lookalike(folder, "up", LOOKALIKE_PORT=port)
+    try:
+        address, session = came_up(shown_of_up.stdout)
+        good, second, ended = (run_of(session, address, date) for date in (RUN, "2026-02-01", "2026-02-02"))
+        assert [run["state"] for run in (good, second, ended)] == ["success", "success", "failed"]
+        wall = float(re.search(r"^wall time +([\d.]+) s$", shown, re.MULTILINE)[1])
+        assert 0 < seconds_of(good) <= wall
+        tasks = tasks_of(session, address, good)
+        assert set(tasks) == set(STEPS)
+        for step, task in tasks.items():
+            assert task["state"] == "success"
+            assert good["start_date"] <= task["start_date"] <= task["end_date"] <= good["end_date"]
+            assert 0 < seconds_of(task) <= wall
+            assert any('"event": "finished"' in line for line in task["log"])
+            place = f"{address}{DAG}/dagRuns/{good['dag_run_id']}/taskInstances/{step}/xcomEntries/summary"
+            summary = session.get(place, timeout=60).json()["value"].strip('"')
+            assert summary in shown
+        states = {step: task["state"] for step, task in tasks_of(session, address, ended).items()}
+        assert states == {step: "failed" if step == "pull" else "skipped" for step in STEPS}
+    finally:
+        lookalike(folder, "down", LOOKALIKE_PORT=port)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,10 @@ def test_a_task_in_a_folder_of_its_own_finds_what_relative_settings_name(monkeyp
 def test_a_second_refresh_in_a_folder_is_told_the_first_and_waits_for_no_dead_one(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=f"another refresh runs here, process {first.pid}"), alone(tmp_path):
+    with (
+        pytest.raises(UserError, match=f"another refresh or `make up` is at work here, process {first.pid}"),
+        alone(tmp_path),
+    ):
         pass
     first.kill()
     first.wait()

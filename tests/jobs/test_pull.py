@@ -340,7 +340,7 @@ def peak_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 before = peak_mb()
-code = step.main("pull", ["--run", "r"])
+code = step.main("pull", ["--run", "2026-01-31"])
 print(peak_mb() - before)
 raise SystemExit(code)
 """

@@ -10,7 +10,7 @@ from infra.errors import StaleError, TransientError, UserError
 from jobs import catalog as catalog_step
 from jobs import extraction, step
 from jobs.features import read_features
-from jobs.run import check_night
+from jobs.run import check_begun, check_night
 from jobs.run import open_run as open_by_name
 from tests.catalogues import RUN, open_run, row, write_result, write_table
 
@@ -76,10 +76,14 @@ def test_an_image_without_features_is_named_with_the_remedy(lake):
     assert "lookalike step embed" in caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 65, "a b"])
-def test_a_name_that_cannot_be_part_of_a_path_is_no_run(name):
-    with pytest.raises(UserError, match="cannot name a run"):
+OTHER_DATES = ("20260131", "2026-W05-1", "2026-1-31", "2026-02-30", "2026-01-31T00", "2026-01-31\n", "٢٠٢٦-01-31")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "night", "Latest", *OTHER_DATES])
+def test_a_run_is_opened_by_its_date_in_one_form(name):
+    with pytest.raises(UserError) as caught:
         open_by_name(name)
+    assert "such as 2026-01-31, in the form YYYY-MM-DD" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -120,21 +124,21 @@ def test_who_started_a_step_is_told_its_run_and_its_own_attempt(tmp_path, monkey
     assert mine["figures"]["uri"] == "sample:10?seed=7"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["20260131", "2026-W05-1", "2026-1-31", "2026-02-30", "2026-01-31T00", "2026-01-31\n", "latest", "٢٠٢٦-01-31"],
-)
+@pytest.mark.parametrize("name", ["latest", *OTHER_DATES])
 def test_a_night_is_named_by_a_calendar_date_in_one_form(name):
     with pytest.raises(UserError) as caught:
         check_night(name)
-    assert "such as 2026-01-31" in caught.value.remedy
+    assert "such as 2026-01-31, in the form YYYY-MM-DD" in caught.value.remedy
 
 
-def test_a_night_that_has_begun_nowhere_is_refused():
-    latest = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()
-    check_night(latest.isoformat())
-    with pytest.raises(UserError, match="lies in the future"):
-        check_night((latest + datetime.timedelta(days=2)).isoformat())
+def test_a_night_that_has_begun_nowhere_is_refused_and_airflow_counts_in_utc():
+    now = datetime.datetime.now(datetime.UTC)
+    latest, today = (now + datetime.timedelta(hours=14)).date(), now.date()
+    check_begun(latest.isoformat())
+    check_night(today.isoformat())
+    for check, last in ((check_begun, latest), (check_night, today)):
+        with pytest.raises(UserError, match="lies in the future"):
+            check((last + datetime.timedelta(days=2)).isoformat())
 
 
 def test_our_own_bug_keeps_its_traceback(tmp_path, monkeypatch):

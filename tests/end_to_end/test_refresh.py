@@ -25,6 +25,7 @@ from jobs.features import to_matrix
 from jobs.run import STEPS
 from ml.similarity import to_embedding
 from tests.end_to_end.airflow_api import DAG, came_up, run_of, seconds_of, tasks_of
+from tests.end_to_end.test_s3 import REFRESH
 from tests.field.test_surroundings import foreign_shell
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/fashion-product-images-small.zip"
@@ -243,7 +244,7 @@ def test_ctrl_c_ends_a_refresh_and_its_step_and_the_ui_shows_each_run_as_it_was(
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """The first 2,000 products of the real catalogue, refreshed once."""
+    """The first 2,000 products of the real catalogue, refreshed once, by the steps alone: Airflow's part is above."""
     if not REAL.exists():
         pytest.skip(f"{REAL} is not here: the real catalogue is not part of the project")
     folder = tmp_path_factory.mktemp("real")
@@ -255,7 +256,9 @@ def real(tmp_path_factory):
             name = f"images/{line.split(',')[0]}.jpg"
             if name in members:
                 target.writestr(name, source.read(name))
-    done = lookalike(folder, "refresh", "--dataset", "catalogue.zip", "--run", RUN, LOOKALIKE_CELL_MIN="200")
+    command = [sys.executable, "-c", REFRESH, RUN, "pull=catalogue.zip", *STEPS[1:]]
+    settings = {"LOOKALIKE_CELL_MIN": "200", "LOOKALIKE_LOGS": "logs"}
+    done = subprocess.run(command, cwd=folder, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

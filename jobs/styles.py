@@ -146,6 +146,7 @@ def _unusable(rejects: Rejects, name: str) -> UserError:
     remedies = {
         "no product id": "give ids that are whole numbers in digits, such as 15970, and name images by them: 15970.jpg",
         "unknown encoding": _SAVE,
+        "values too long": "shorten them, or leave the field out of LOOKALIKE_FIELDS",
     }
     return UserError(
         f"none of the {found:,} rows of styles.csv can be used: {rejects.reasons()}",

@@ -2,11 +2,14 @@
 
 import io
 import random
+import string
 
+import numpy as np
 import pytest
 
+from infra import store
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import ATTRIBUTES, Settings
 from jobs import styles as styles_module
 from jobs.rejects import Rejects
 from jobs.styles import FILTER_MAX, read_styles
@@ -146,7 +149,7 @@ def test_a_damaged_row_of_another_encoding_can_be_shown():
 
 
 def long(n: int) -> str:
-    return "".join(random.Random(n).choices("abcdefgh", k=n))
+    return "".join(random.Random(n).choices(string.ascii_letters + string.digits, k=n))
 
 
 def test_values_too_long_to_filter_by_cost_their_row_and_names_may_be_long():
@@ -159,6 +162,15 @@ def test_values_too_long_to_filter_by_cost_their_row_and_names_may_be_long():
     assert detail.endswith(f"usage 9,000; at most {FILTER_MAX:,} may be")
     assert sorted(read(data, ("gender",))[0]) == [1, 2, 3]
     assert sorted(read(data, ("productDisplayName",))[0]) == [2, 3]
+
+
+def test_the_store_takes_filters_of_the_longest_values_that_are_taken(connection, load_run):
+    text, share = long(FILTER_MAX), FILTER_MAX // len(ATTRIBUTES)
+    filters = {name: text[at * share : (at + 1) * share] for at, name in enumerate(ATTRIBUTES)}
+    filters["usage"] += text[len(ATTRIBUTES) * share :]
+    assert sum(map(len, filters.values())) == FILTER_MAX
+    load_run(connection, "2026-01-31", np.array([1, 2]), np.eye(2), lists=[(filters, [[2], [1]])])
+    assert [item.product_id for item in store.similar_items(connection, 1, filters, 10)] == [2]
 
 
 def test_the_file_without_a_usable_row_says_every_kind_with_a_sample():

@@ -8,20 +8,16 @@ nothing, and a night with the same archive and settings is not read again.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import os
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO
 
@@ -33,12 +29,16 @@ from infra.lake import Lake, Part, Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
 from jobs import step
+from jobs.rejects import Rejects
 from jobs.run import Run, StepResult, content_hash
+from jobs.styles import parse_id, read_styles
 from ml import images, pictures
 from ml.images import ImageError, Stored
 
 CODE_VERSION = 4
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".gz")
+"""What may be a catalogue under another name."""
 IMAGES_A_PART = 992
 """At most 1,000, and a multiple of the 32 that the embed step takes a call."""
 BATCH_BYTES = 128 * 2**20
@@ -49,14 +49,8 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
 DRIVE = re.compile("[A-Za-z]:")
 """How a path of Windows begins that is no path within an archive; `Look 12:30/` is one."""
-MAX_ID = 2**63 - 1
-MAX_LINES_A_RECORD = 20
-LINE_MAX = 2**20
-"""Bytes of a line of styles.csv."""
 KINDS_SHOWN = 5
 """Kinds of files that a message lists."""
-MAX_REJECTS = 10**6
-"""Rows of `rejects` that memory is kept for: two bytes of a hostile file are a row of hundreds."""
 
 PRODUCTS = pa.schema(
     [
@@ -83,53 +77,13 @@ IMAGES = pa.schema(
 REJECTS = pa.schema([(name, pa.string()) for name in ("product_id", "file", "reason", "detail")])
 
 
-@dataclass
-class Rejects:
-    """Everything that could not be used, a row each; `products` counts by reason those that are rows of styles.csv."""
-
-    rows: list[dict[str, str | None]] = field(default_factory=list)
-    products: Counter[str] = field(default_factory=Counter)
-
-    def product(self, product_id: str | None, file: str, reason: str, detail: str = "") -> None:
-        """Reject a row of styles.csv."""
-        self.products[reason] += 1
-        self.file(product_id, file, reason, detail)
-
-    def file(self, product_id: str | None, file: str, reason: str, detail: str = "") -> None:
-        """Reject a file that no accepted row of styles.csv asks for.
-
-        Raises:
-            UserError: there are too many.
-        """
-        if len(self.rows) == MAX_REJECTS:
-            raise UserError(
-                f"more than {MAX_REJECTS:,} rows and files cannot be used, the last one for this reason: {reason}",
-                where=file,
-                remedy="give a source that is a catalogue",
-            )
-        self.rows.append({"product_id": product_id, "file": file, "reason": reason, "detail": detail})
-
-    def of_products(self) -> str:
-        """The reasons of rows of styles.csv, each with how many and one of them."""
-        return self._shown(self.products, lambda row: f"{row['product_id'] or ''} in {row['file']}")
-
-    def of_files(self) -> str:
-        """The reasons of files, each with how many and one of them."""
-        counts = Counter(str(row["reason"]) for row in self.rows) - self.products
-        return self._shown(counts, lambda row: f"{row['file']}: {row['detail']}")
-
-    def _shown(self, counts: Counter[str], sample: Callable[[dict], str]) -> str:
-        first = {row["reason"]: row for row in reversed(self.rows)}
-        return "; ".join(
-            f"{count} × {reason} (such as {sample(first[reason])})" for reason, count in counts.most_common()
-        )
-
-
 def catalog(run: Run) -> StepResult:
     """Turn the pulled archive into products, images and rejects."""
     settings, pulled = run.settings, run.table("pulls", "left_out")
     rules = [CODE_VERSION, images.recipe_hash(), pictures.NEAR]
-    fingerprint = content_hash(rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes)
+    fingerprint = content_hash(
+        rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes, settings.fields
+    )
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if done := run.done("catalog", fingerprint, tables):
         return replace(done, figures=done.figures | {"images_new": 0})
@@ -140,9 +94,10 @@ def catalog(run: Run) -> StepResult:
     with _opened(run.lake, origin["archive"]) as archive:
         source = find_members(archive, origin["uri"], rejects)
         with source.open_styles() as stream:
-            rows, not_utf8 = read_styles(stream, source.styles, rejects, settings.styles_max_bytes)
+            rows, not_utf8 = read_styles(stream, source.styles, rejects, settings.styles_max_bytes, settings.fields)
         found = len(rows) + rejects.products.total()
         products = _attach_images(rows, source, rejects)
+        _check_share(rejects, found, len(products), settings.reject_max, source)  # before the images' work
         known = Known.of(tables["images"])
         parts, products = store_images(source, products, known, rejects, settings.image_max_bytes)
     _check_share(rejects, found, len(products), settings.reject_max, source)
@@ -216,12 +171,7 @@ def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source
     styles = [name for name in members if PurePosixPath(name).name == "styles.csv"]
     if not styles:
         unread = f"{len(hidden)} × hidden (such as {hidden[0]})" if hidden else ""
-        found = [_listed(list(members)), unread, rejects.of_files()]
-        raise UserError(
-            f"the source has no styles.csv; {'; '.join(text for text in found if text)}",
-            where=uri,
-            remedy="give a source (LOOKALIKE_DATASET) with styles.csv and a folder images beside it",
-        )
+        raise _no_styles(list(members), [unread, rejects.of_files()], uri)
     chosen, *others = sorted(styles, key=lambda name: (name.count("/"), name))
     for other in others:
         if not _is_copy(members, chosen, other):
@@ -240,6 +190,21 @@ def _is_copy(members: dict[str, zipfile.ZipInfo], chosen: str, other: str) -> bo
     """Whether `other` is `chosen` once more, deeper: the archives of Kaggle hold a whole catalogue twice."""
     contents = {(members[name].CRC, members[name].file_size) for name in (chosen, other)}
     return len(contents) == 1 and other.count("/") > chosen.count("/")
+
+
+def _no_styles(names: list[str], unread: list[str], uri: str) -> UserError:
+    """Says what is there instead, and what of it could not be read."""
+    told = "; ".join(text for text in [_listed(names), *unread] if text)
+    is_table = any(PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES or "styles." in name.lower() for name in names)
+    return UserError(
+        f"the source has no styles.csv; {told}",
+        where=uri,
+        remedy=(
+            "if that is the catalogue, name it styles.csv (plain CSV, unpacked), the folder images beside it"
+            if is_table
+            else "give a source (LOOKALIKE_DATASET) with styles.csv and a folder images beside it"
+        ),
+    )
 
 
 def _listed(names: list[str]) -> str:
@@ -283,7 +248,7 @@ def _image_members(names: list[str], rejects: Rejects) -> dict[int, str]:
         stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
         if suffix not in IMAGE_SUFFIXES:
             rejects.file(None, name, "unknown kind of file", f"images end in {', '.join(IMAGE_SUFFIXES)}")
-        elif (product_id := _parse_id(stem)) is None:
+        elif (product_id := parse_id(stem)) is None:
             rejects.file(None, name, "no product id in the name", f"{stem[:40]!r} is no whole number")
         else:
             ranked.append((product_id, name.count("/"), IMAGE_SUFFIXES.index(suffix), name))
@@ -291,140 +256,6 @@ def _image_members(names: list[str], rejects: Rejects) -> dict[int, str]:
         if images.setdefault(product_id, name) != name:
             rejects.file(str(product_id), name, "second image", f"{images[product_id]} is used")
     return images
-
-
-def _parse_id(text: str) -> int | None:
-    text = text.strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID))):  # int() refuses very long texts
-        return None
-    return int(text) if int(text) <= MAX_ID else None
-
-
-# styles.csv -----------------------------------------------------------------------------------------------------------
-
-
-def read_styles(stream: IO[bytes], name: str, rejects: Rejects, limit: int) -> tuple[list[dict], int]:
-    """Rows of styles.csv as dicts of `product_id`, the nine attributes and derivedType; empty values are None.
-
-    Also returns how many lines were not UTF-8. Memory holds the rows and a few lines, not the file.
-
-    The published file does not quote its last column, so further commas in a row belong to it; `NA` is a value.
-
-    Raises:
-        UserError: the file is no CSV with the columns of a catalogue, has no rows, or is larger than `limit` bytes.
-    """
-    lines = Lines(stream, name, limit)
-    records = _records(iter(lines))
-    header = [column.strip() for column in next(records, (0, []))[1]]
-    missing = [column for column in ("id", *ATTRIBUTES) if column not in header]
-    if missing:
-        raise UserError(
-            f"the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} "
-            f"missing; found {', '.join(header)[:200] or 'nothing'}",
-            where=name,
-            remedy=f"give a CSV file with the columns id, {', '.join(ATTRIBUTES)}",
-        )
-    rows: dict[int, dict] = {}
-    for line, record in records:
-        where = f"{name}, line {line}"
-        values = _fit(record, header)
-        product_id = _parse_id(values["id"]) if values else None
-        if any("\0" in text for text in record):
-            rejects.product(record[0][:40].replace("\0", ""), where, "zero byte", "the row is damaged: text has none")
-        elif values is None:
-            problem = "too few fields" if len(record) < len(header) else "too many fields"
-            rejects.product(record[0][:40], where, problem, f"{len(record)} instead of {len(header)}")
-        elif product_id is None:
-            rejects.product(values["id"][:40], where, "no product id", f"{values['id'][:40]!r} is no whole number")
-        elif product_id in rows:
-            rejects.product(str(product_id), where, "duplicate id", "the first row with this id is used")
-        else:
-            rows[product_id] = _product(product_id, values)
-    if not rows:
-        raise UserError("styles.csv has no product that can be read", where=name, remedy="give a file with products")
-    return list(rows.values()), lines.not_utf8
-
-
-class Lines:
-    """The lines of styles.csv, read one by one; `not_utf8` counts those of another encoding.
-
-    Raises, where they are read:
-        UserError: the file is no text, unpacks to more than `limit` bytes, or has a line of more than LINE_MAX.
-    """
-
-    def __init__(self, stream: IO[bytes], name: str, limit: int) -> None:
-        self._stream, self._name, self._limit = stream, name, limit
-        self.not_utf8 = 0
-
-    def __iter__(self) -> Iterator[str]:
-        # Latin-1 gives each byte a letter, so that lines of every system can be told before any is decoded.
-        letters = io.TextIOWrapper(self._stream, encoding="latin-1", newline=None)  # type: ignore[type-var]
-        first = True
-        while line := letters.readline(LINE_MAX + 1):
-            self._check(line, self._stream.tell())
-            data = line.encode("latin-1").removesuffix(b"\n")
-            if first and b"\0" in data:
-                raise self._refused("is no CSV: it holds zero bytes", "give a UTF-8 CSV file")
-            yield self._decode(data.removeprefix(codecs.BOM_UTF8) if first else data)
-            first = False
-
-    def _check(self, line: str, unpacked: int) -> None:
-        if unpacked > self._limit:
-            raise self._refused(
-                f"unpacks to more than {self._limit:,} bytes", "if it is right, raise LOOKALIKE_STYLES_MAX_BYTES"
-            )
-        if len(line) > LINE_MAX:
-            raise self._refused(f"is no CSV: a line has more than {LINE_MAX:,} bytes", "give a CSV file")
-
-    def _decode(self, line: bytes) -> str:
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError:  # Windows' Western encoding: spreadsheets write it
-            self.not_utf8 += 1
-            return line.decode("cp1252", errors="replace")
-
-    def _refused(self, problem: str, remedy: str) -> UserError:
-        return UserError(f"styles.csv {problem}", where=self._name, remedy=remedy)
-
-
-def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of each record. A quoted field may span lines; a stray quote swallows nothing."""
-    number, ahead = 1, list(islice(lines, MAX_LINES_A_RECORD))
-    while ahead:
-        used, record = _record(ahead) if ahead[0].strip() else (1, [])
-        if record:
-            yield number, record
-        number += used
-        del ahead[:used]
-        ahead += islice(lines, used)
-
-
-def _record(lines: list[str]) -> tuple[int, list[str]]:
-    """How many of `lines` the record takes that begins them, and its fields."""
-    for used in range(1, len(lines) + 1):
-        try:
-            text = [line + "\n" for line in lines[: used - 1]] + [lines[used - 1]]
-            return used, next(csv.reader(text, strict=True))
-        except csv.Error as error:
-            if "unexpected end" not in str(error):  # a quote inside a field: no reason to read on
-                break
-    return 1, lines[0].split(",")
-
-
-def _fit(record: list[str], header: list[str]) -> dict[str, str] | None:
-    """Values by column, or None where the record cannot be one of this header."""
-    extra, last = len(record) - len(header), len(header) - 1
-    # A quote that opens before the last column may hold a comma, so nothing tells where the last column begins.
-    if extra > 0 and header[last] == "productDisplayName" and not any(text.startswith('"') for text in record[:last]):
-        record = [*record[:last], ",".join(record[last:])]
-    return dict(zip(header, record, strict=True)) if len(record) == len(header) else None
-
-
-def _product(product_id: int, values: dict[str, str]) -> dict:
-    attributes = {name: values[name].strip() or None for name in ATTRIBUTES}
-    both = attributes["gender"] and attributes["articleType"]
-    derived = f"{attributes['gender']} {attributes['articleType']}" if both else None
-    return {"product_id": product_id, **attributes, "derivedType": derived}
 
 
 def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:

@@ -74,7 +74,7 @@ def images(data: bytes, ids: range) -> dict[str, bytes]:
 
 FRAMES = {"save_all": True, "append_images": [OTHER]}
 ALL = "20 products"
-NONE = "20 of 20 products (100.0%) cannot be used, at most 5.0% may be: 20 × no image (such as 1 in styles.csv); files that no product has: "
+NONE = "20 of 20 products (100.0%) cannot be used, at most 5.0% may be: 20 × no image (such as 1 in styles.csv: the folder images has no such file); files that no product has: "
 MEND = " | styles.csv | mend the source, or allow more with LOOKALIKE_REJECT_MAX"
 
 
@@ -94,8 +94,8 @@ def elsewhere(names: str) -> str:
     return f"{NONE}outside the folder images it holds 20 × {names}{MEND}"
 
 
-def stopped(count: int, reason: str) -> str:
-    return f"{count} of 20 products ({count / 20:.1%}) cannot be used, at most 5.0% may be: {count} × {reason} (such as 1 in images/1.jpg){MEND}"
+def stopped(count: int, reason: str, detail: str) -> str:
+    return f"{count} of 20 products ({count / 20:.1%}) cannot be used, at most 5.0% may be: {count} × {reason} (such as 1 in images/1.jpg: {detail}){MEND}"
 
 
 CASES: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
@@ -161,8 +161,8 @@ CASES: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "webp-cut": (lambda: one(encoded("WEBP", PLAIN.resize((300, 400)))[:-200], "webp"), without("damaged")),
     "all-white": (lambda: images(blank(60, 80), range(1, 6)), ALL),
     "transparent-all": (lambda: one(encoded("PNG", Image.new("RGBA", (60, 80), (0, 0, 0, 0))), "png"), ALL),
-    "git-lfs-pointers": (lambda: images(b"version https://git-lfs.github.com/spec/v1\n", range(1, N)), stopped(19, "not an image")),
-    "zero-byte-half": (lambda: images(b"", range(1, 11)), stopped(10, "empty")),
+    "git-lfs-pointers": (lambda: images(b"version https://git-lfs.github.com/spec/v1\n", range(1, N)), stopped(19, "not an image", "no JPEG, PNG, WEBP, GIF, BMP; it begins with b'version '")),
+    "zero-byte-half": (lambda: images(b"", range(1, 11)), stopped(10, "empty", "the file has no bytes")),
 }  # fmt: skip
 
 

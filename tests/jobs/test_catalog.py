@@ -15,6 +15,7 @@ from PIL import Image
 from infra.errors import UserError
 from infra.lake import Lake
 from jobs import catalog as catalog_step
+from jobs import rejects as rejects_module
 from jobs import stored
 from jobs.pull import PULLS
 from jobs.step import execute
@@ -280,7 +281,7 @@ def test_a_line_of_megabytes_is_no_csv(lake):
 
 
 def test_rejects_do_not_fill_the_memory(lake, monkeypatch):
-    monkeypatch.setattr(catalog_step, "MAX_REJECTS", 1000)
+    monkeypatch.setattr(rejects_module, "MAX_REJECTS", 1000)
     with pytest.raises(UserError, match="more than 1,000 rows and files cannot be used.*too few fields"):
         run_catalog(lake, with_styles(styles([row(1)]) + b"x\n" * 1001))
 
@@ -288,7 +289,8 @@ def test_rejects_do_not_fill_the_memory(lake, monkeypatch):
 READ = """
 import re, sys
 from pathlib import Path
-from jobs.catalog import Rejects, read_styles
+from jobs.rejects import Rejects
+from jobs.styles import read_styles
 
 def peak_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
@@ -339,11 +341,14 @@ def test_a_member_damaged_in_the_archive_is_rejected(lake):
 BAD_SOURCES = {
     "a missing column": (with_styles(styles([row(1)]).replace(b"baseColour", b"shade")), ["baseColour", "shade"]),
     "two missing columns": (with_styles(b"id,gender,season\n1,Men,Fall\n"), ["masterCategory", "usage", "are missing"]),
-    "no rows": (with_styles(styles([])), ["no product that can be read"]),
+    "no rows": (with_styles(styles([])), ["no row below its header"]),
     "an empty file": (with_styles(b""), ["missing; found nothing"]),
     "a web page": (with_styles(b"<!doctype html><html>Sign in</html>"), ["found <!doctype html>"]),
     "a spreadsheet": (with_styles(b"PK\x03\x04\0\0\0\0"), ["no CSV"]),
-    "no styles.csv": ({"images/1.jpg": image(1), "readme.txt": b"x"}, ["no styles.csv", "images/1.jpg, readme.txt"]),
+    "no styles.csv": (
+        {"images/1.jpg": image(1), "readme.txt": b"x"},
+        ["no styles.csv; it holds images/1.jpg, readme.txt\n"],
+    ),
     "no images": ({"styles.csv": styles([row(n) for n in range(1, 10)])}, ["9 of 9 products", "no image"]),
 }
 
@@ -362,7 +367,7 @@ def test_more_rejects_than_allowed_stop_the_run_with_count_reason_and_example(la
     files = good_files(10)
     del files["images/4.jpg"]
     with pytest.raises(
-        UserError, match=r"1 of 10 products \(10.0%\).*1 × no image \(such as 4 in styles.csv\)"
+        UserError, match=r"1 of 10 products \(10.0%\).*1 × no image \(such as 4 in styles.csv: "
     ) as caught:
         run_catalog(lake, files)
     assert "LOOKALIKE_REJECT_MAX" in caught.value.remedy
@@ -372,7 +377,9 @@ def test_the_error_names_reasons_of_products_and_then_of_files_that_none_asks_fo
     files = good_files(10) | {f"images/{n}.jpg": image(n) for n in range(90, 99)}
     del files["images/4.jpg"]
     products, files_left = refused(lake, files).problem.split("; files that no product has: ")
-    assert products.endswith("at most 5.0% may be: 1 × no image (such as 4 in styles.csv)")
+    assert products.endswith(
+        "at most 5.0% may be: 1 × no image (such as 4 in styles.csv: the folder images has no such file)"
+    )
     assert files_left == "9 × no row (such as images/90.jpg: styles.csv has no such id)"
 
 

@@ -1,0 +1,160 @@
+"""styles.csv as other programs write it: its bytes and, decided before the code, what becomes of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from tests.catalogues import HEADER, folder, good_files, row
+from tests.field.outcomes import intake
+
+N = 30
+GOOD = good_files(N)
+TEXT = GOOD["styles.csv"].decode()
+HEAD, ROWS = TEXT.split("\n", 1)
+COLUMNS = ", ".join(HEADER)
+FULL = "30 products"
+GIVE = f"| styles.csv | give a CSV file with the columns {COLUMNS}"
+MISSING = f"the columns {COLUMNS} are missing; found"
+UTF8 = "save it as UTF-8; a spreadsheet calls that CSV UTF-8"
+ID = "give ids that are whole numbers in digits, such as 15970, and name images by them: 15970.jpg"
+HTML = {at: '"' + "<li>cotton</li>\n" * (25 if at == 3 else 2) + '"' for at in range(1, N + 1)}
+SHIRT = {"productDisplayName": "青いシャツ", "baseColour": "青"}
+NOTHING = ("nan", "NaN", "None", "NULL", "<NA>", "-")
+
+
+def lines(change) -> bytes:
+    """The good file, each line changed: (number from 0, text) → text."""
+    return "".join(change(number, line) + "\n" for number, line in enumerate(TEXT.splitlines())).encode()
+
+
+def values(change, encoding: str = "utf-8") -> bytes:
+    """A header and N rows, each changed by `change`: id → new values; nothing is quoted."""
+    rows = [row(n) | change(n) for n in range(1, N + 1)]
+    return "".join(",".join(each) + "\n" for each in [HEADER, *([r[c] for c in HEADER] for r in rows)]).encode(encoding)
+
+
+def ids(change) -> bytes:
+    return values(lambda n: {"id": change(n)})
+
+
+def quoted() -> str:
+    out = io.StringIO()
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerows(line.split(",") for line in TEXT.splitlines())
+    return out.getvalue()
+
+
+def no_id(shown: str) -> str:
+    """Refused; the first row's id is shown, and all are like it."""
+    detail = f"{shown} in styles.csv, line 2: {shown!r} is no whole number in digits"
+    return f"none of the 30 rows of styles.csv can be used: 30 × no product id (such as {detail}) | styles.csv | {ID}"
+
+
+def instead(name: str) -> str:
+    found = f"the source has no styles.csv; it holds {name}, 30 × images/*.jpg"
+    remedy = "if that is the catalogue, name it styles.csv (plain CSV, unpacked), the folder images beside it"
+    return f"{found} | file://…/source | {remedy}"
+
+
+def other_encoding(reading: str) -> str:
+    detail = f"1 in styles.csv, line 2: neither UTF-8 nor Windows-1252; {reading}"
+    return (
+        f"none of the 30 rows of styles.csv can be used: 30 × unknown encoding (such as {detail}) | styles.csv | {UTF8}"
+    )
+
+
+CASES: dict[str, tuple[str | bytes, str]] = {
+    "utf16le-bom": (TEXT.encode("utf-16"), f"styles.csv is in UTF-16 | styles.csv | {UTF8}"),
+    "utf16be-bom": (b"\xfe\xff" + TEXT.encode("utf-16-be"), f"styles.csv is in UTF-16 | styles.csv | {UTF8}"),
+    "utf16le-tabs": (TEXT.replace(",", "\t").encode("utf-16"), f"styles.csv is in UTF-16 | styles.csv | {UTF8}"),
+    "utf32": (TEXT.encode("utf-32"), f"styles.csv is in UTF-32 | styles.csv | {UTF8}"),
+    "semicolons": (TEXT.replace(",", ";"), f"styles.csv has ';' between its columns, where a comma belongs {GIVE}"),
+    "excel-sep-line": ("sep=,\n" + TEXT, f"{MISSING} sep=,  {GIVE}"),
+    "tabs": (TEXT.replace(",", "\t"), f"styles.csv has '\\t' between its columns, where a comma belongs {GIVE}"),
+    "leading-blank-line": ("\n\n" + TEXT, FULL),
+    "comment-first": ("# exported 2026-01-01\n" + TEXT, f"{MISSING} # exported 2026-01-01 {GIVE}"),
+    "float-ids": (values(lambda n: {"id": f"{n}.0", "year": "2012.0"}), no_id("1.0")),
+    "pandas-index": (lines(lambda at, line: f"{at - 1 if at else ''},{line}"), FULL),
+    "quoted-all": (quoted(), FULL),
+    "cr-only": (TEXT.replace("\n", "\r"), FULL),
+    "trailing-comma-every-line": (TEXT.replace("\n", ",\n"), FULL),
+    "trailing-commas-rows-only": (lines(lambda at, line: line + ",," * bool(at)), FULL),
+    "upper-header": (f"{HEAD.upper()}\n{ROWS}", f"{MISSING} {COLUMNS.upper()} {GIVE}"),
+    "american-colour": (
+        TEXT.replace("baseColour", "baseColor"),
+        f"the column baseColour is missing; found {COLUMNS.replace('baseColour', 'baseColor')} {GIVE}",
+    ),
+    "spaces-after-comma": (TEXT.replace(",", ", "), FULL),
+    "spaces-then-quotes": (values(lambda n: {"productDisplayName": ' "Shirt, blue"'}), FULL),
+    "backslash-quotes": (values(lambda n: {"productDisplayName": f'"Shirt \\"Air\\", item {n}"'}), FULL),
+    "nbsp-in-values": (values(lambda n: {"baseColour": "Red\u00a0"}), FULL),
+    "zero-width-header": ("\u200b" + TEXT, FULL),
+    "double-bom": ("\ufeff\ufeff" + TEXT, FULL),
+    "bom-and-quoted-header": ("\ufeff" + quoted(), FULL),
+    "duplicate-column": (
+        lines(lambda at, line: f"{line},{'Boys' if at else 'gender'}"),
+        "columns have one name: column 2 (gender) and column 11 (gender) | styles.csv | keep one, rename the others",
+    ),
+    "merged-columns-x-y": (
+        TEXT.replace("id,gender", "id,gender_x", 1),
+        f"the column gender is missing; found {COLUMNS.replace('gender', 'gender_x')} {GIVE}",
+    ),
+    "nan-none-null-texts": (values(lambda n: {"season": NOTHING[n % 6]}), FULL),
+    "thousands-in-id": (ids(lambda n: f'"1,{n:03d}"'), no_id("1,001")),
+    "scientific-id": (ids(lambda n: f"{n:.2E}"), no_id("1.00E+00")),
+    "id-plus-sign": (ids(lambda n: f"+{n}"), no_id("+1")),
+    "excel-text-id": (ids(lambda n: f'="{n}"'), no_id('="1"')),
+    "apostrophe-id": (ids(lambda n: f"'{n}"), no_id("'1")),
+    "asin-ids": (ids(lambda n: f"B00{n:05d}X"), no_id("B0000001X")),
+    "id-with-suffix": (ids(lambda n: f"{n}.jpg"), no_id("1.jpg")),
+    "arabic-digits": (ids(lambda n: "".join(chr(0x660 + int(d)) for d in str(n))), no_id("١")),
+    "html-entities": (values(lambda n: {"productDisplayName": "Shirt &amp; &#39;Tie&#39; <b>x</b>"}), FULL),
+    "control-characters": (values(lambda n: {"productDisplayName": "a\x0bb\x0cc\x1cd\x85e\u2028f"}), FULL),
+    "form-feed-lines": (TEXT.replace("\n", "\n\x0c", 3), FULL),
+    "ctrl-z-end": (TEXT + "\x1a", f"{FULL}; 1 × too few fields"),
+    "sql-footer": (TEXT + "\n(30 rows)\n", f"{FULL}; 1 × too few fields"),
+    "repeated-header": (f"{TEXT}{HEAD}\n", f"{FULL}; 1 × no product id"),
+    "huge-field": (values(lambda n: {"productDisplayName": "x" * 200_000} if n == 3 else {}), FULL),
+    "quoted-newlines-25": (values(lambda n: {"productDisplayName": HTML[3]} if n == 3 else {}), FULL),
+    "description-of-25-lines": (
+        lines(lambda at, line: f"{line},{HTML.get(at, 'description')}"),
+        FULL,
+    ),
+    "latin1": (values(lambda n: {"productDisplayName": "Café Größe"}, "latin-1"), FULL),
+    "shift-jis": (values(lambda n: SHIRT, "shift-jis"), other_encoding("'青 青いシャツ' if it is Shift-JIS")),
+    "cp1251": (values(lambda n: {"baseColour": "Синий"}, "cp1251"), other_encoding("'Синий' if it is Windows-1251")),
+    "mojibake-mixed": (
+        values(lambda n: {"baseColour": "Écru"} if n > 15 else {}, "cp1252"),
+        FULL,
+    ),
+    "xlsx-named-csv": (
+        b"PK\3\4\x14\0\6\0" + b"x" * 200,
+        "styles.csv is no CSV: it is a spreadsheet or a zip archive | styles.csv | export it as CSV in UTF-8",
+    ),
+    "html-login": (
+        "<html><head><title>Sign in</title></head>\n<body>…</body></html>",
+        f"{MISSING} <html><head><title>Sign in</title></head> {GIVE}",
+    ),
+    "git-lfs-pointer": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n",
+        "styles.csv is no CSV: it is a pointer of Git LFS | styles.csv | fetch the files: `git lfs pull`",
+    ),
+}
+OTHER_NAMES = {"gz-beside": "styles.csv.gz", "Styles.csv": "Styles.csv"}
+OTHER_NAMES |= {"products.csv": "products.csv", "styles.CSV-and-txt": "styles.csv.txt"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_styles_as_other_programs_write_it(lake, tmp_path, case):
+    data, expected = CASES[case]
+    files = GOOD | {"styles.csv": data if isinstance(data, bytes) else data.encode()}
+    assert intake(lake, folder(tmp_path / "source", files)) == expected
+
+
+@pytest.mark.parametrize("case", OTHER_NAMES)
+def test_a_catalogue_of_another_name_is_named(lake, tmp_path, case):
+    name = OTHER_NAMES[case]
+    files = {name: GOOD["styles.csv"], **{file: GOOD[file] for file in GOOD if file != "styles.csv"}}
+    assert intake(lake, folder(tmp_path / "source", files)) == instead(name)

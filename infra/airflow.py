@@ -160,6 +160,7 @@ def start_run(run: str, params: dict[str, object], env: dict[str, str], log: Pat
             "AIRFLOW__CORE__PARALLELISM": "1",
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # as long as the end of a task may go unnoticed
         }
     stream = log.open("ab")
     return subprocess.Popen(

@@ -26,6 +26,7 @@ from infra.sealing import LOOPBACK, sealed
 from infra.settings import Settings, variables
 
 DAG = "nightly_refresh"
+OURS = (DAG, "train_embedding")
 AIRFLOW = (sys.executable, "-m", "airflow")
 DATABASE = "airflow.db"
 DATASET = "LOOKALIKE_DATASET"
@@ -112,30 +113,60 @@ def check(settings: Settings, env: dict[str, str]) -> str:
     """The version of Airflow and its folder, for people.
 
     Raises:
-        UserError: it is somebody's own, and its database is not that of this release; names the command for that.
+        UserError: it is somebody's own, and its database is not that of this release, or it has DAGs of its own, whose
+            runs the scheduler of a refresh would take up.
     """
     home, release = home_of(settings), version("apache-airflow")
-    if settings.airflow_home and not _is_ready(home, env):
-        program = Path(sys.executable).parent / "airflow"
-        raise UserError(
-            f"its database is not prepared for Airflow {release}, and an Airflow of your own is never migrated unasked",
-            where=f"LOOKALIKE_AIRFLOW_HOME={home}",
-            remedy="unset it to use ours in var/airflow, or back that database up and run "
-            f"`AIRFLOW_HOME={shlex.quote(str(home))} {shlex.quote(str(program))} db migrate`",
-        )
+    if settings.airflow_home:
+        where, database = f"LOOKALIKE_AIRFLOW_HOME={home}", _database(home)
+        if not _is_ready(database, env):
+            program = Path(sys.executable).parent / "airflow"
+            raise UserError(
+                f"its database is not prepared for Airflow {release}, and an Airflow of your own is never migrated "
+                "unasked",
+                where=where,
+                remedy="unset it to use ours in var/airflow, or back that database up and run "
+                f"`AIRFLOW_HOME={shlex.quote(str(home))} {shlex.quote(str(program))} db migrate`",
+            )
+        if others := _others(database):
+            raise UserError(
+                f"that Airflow has DAGs of its own, such as {others[0]}, whose runs a refresh would disturb",
+                where=where,
+                remedy="name a folder for Lookalike alone, or have its own scheduler run our DAGs (docs/platform.md)",
+            )
     return f"{release} in {home}"
 
 
-def _is_ready(home: Path, env: dict[str, str]) -> bool:
-    """Whether its database is that of this release; looks without making anything, as Airflow itself would."""
+def _database(home: Path) -> str:
+    """SQLAlchemy's address of the database that an Airflow's folder names; empty where it names none that is there."""
     config = configparser.RawConfigParser(strict=False)
-    if not config.read(home / "airflow.cfg"):
-        return False
-    place = config.get("database", "sql_alchemy_conn", fallback="")
-    if place.startswith("sqlite:///") and not Path(place.removeprefix("sqlite:///")).exists():
-        return False
+    try:
+        if not config.read(home / "airflow.cfg"):
+            return ""
+    except (configparser.Error, UnicodeDecodeError):
+        return ""
+    address = config.get("database", "sql_alchemy_conn", fallback=f"sqlite:///{home / DATABASE}")
+    file = address.removeprefix("sqlite:///")
+    return address if file == address or Path(file).exists() else ""
+
+
+def _is_ready(database: str, env: dict[str, str]) -> bool:
+    """Whether a database is that of this release; looks without making anything, as Airflow itself would."""
     command = [*AIRFLOW, "db", "check-migrations", "--migration-wait-timeout", "0"]
-    return subprocess.run(command, env=env, capture_output=True).returncode == 0
+    return bool(database) and subprocess.run(command, env=env, capture_output=True).returncode == 0
+
+
+def _others(database: str) -> list[str]:
+    """Names of the DAGs that are not ours."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(database)
+    try:
+        with engine.connect() as connection:
+            names = connection.execute(sqlalchemy.text("SELECT dag_id FROM dag WHERE NOT is_stale ORDER BY dag_id"))
+            return [name for (name,) in names if name not in OURS]
+    finally:
+        engine.dispose()
 
 
 def start_run(run: str, params: dict[str, object], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ is sealed there: their processes never come by here.
 
 from __future__ import annotations
 
+import locale
 import os
 import sys
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def sealed(env: Mapping[str, str]) -> dict[str, str]:
     ours = {"SPARK_HOME": str(Path(spec.origin).parent)} if spec and spec.origin else {}
     ours["PYSPARK_DRIVER_PYTHON"] = sys.executable
     ours |= dict.fromkeys(BOUND, LOOPBACK) if local else {}
-    return {"PYSPARK_PYTHON": sys.executable} | kept | ours | _near(kept) | _own_pyspark(kept)
+    return {"PYSPARK_PYTHON": sys.executable} | kept | ours | _near(kept) | _own_pyspark(kept) | _readable_paths()
 
 
 def _near(env: Mapping[str, str]) -> dict[str, str]:
@@ -65,6 +66,16 @@ def _near(env: Mapping[str, str]) -> dict[str, str]:
     if named != ["*"]:  # which stands for all only where it stands alone
         direct = ",".join(dict.fromkeys([*named, *NO_PROXY]))
     return {"no_proxy": direct, "NO_PROXY": direct}
+
+
+def _readable_paths() -> dict[str, str]:
+    """A locale of UTF-8 for what we start, where the shell's is another, or one that this machine lacks.
+
+    In such a locale Java finds no file whose path has an umlaut.
+    """
+    if sys.platform != "linux" or locale.nl_langinfo(locale.CODESET) == "UTF-8":
+        return {}
+    return {"LC_ALL": "C.UTF-8"}
 
 
 def _own_pyspark(env: Mapping[str, str]) -> dict[str, str]:

@@ -41,7 +41,13 @@ def lookalike(folder: Path, *arguments: str, **env: str) -> subprocess.Completed
 def start_lookalike(folder: Path, *arguments: str, **env: str) -> subprocess.Popen:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "AIRFLOW"))}
     command = [str(Path(sys.executable).parent / "lookalike"), *arguments]
-    return subprocess.Popen(command, cwd=folder, env=clean | env, stdout=subprocess.PIPE, text=True)
+
+    def hear_signals() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which whatever runs in a shell's background ignores
+
+    return subprocess.Popen(
+        command, cwd=folder, env=clean | env, stdout=subprocess.PIPE, text=True, preexec_fn=hear_signals
+    )
 
 
 def environments() -> list[str]:

@@ -110,6 +110,13 @@ def test_a_variable_of_the_shell_counts_here_or_does_not(shell, expected):
     assert outcome(**shell) == expected.format("localhost,127.0.0.1")
 
 
+@pytest.mark.parametrize("locale", ["de_XX.UTF-8", "C", "POSIX"])
+def test_a_locale_that_is_missing_or_cannot_spell_paths_is_not_passed_on(tmp_path, locale):
+    say = "import os; from infra.sealing import sealed; print(sealed(os.environ)['LC_ALL'])"
+    assert run("-c", say, cwd=tmp_path, LC_ALL=locale).stdout == "C.UTF-8\n"
+    assert run("-c", say, cwd=tmp_path, LC_ALL="C.UTF-8").stdout == "C.UTF-8\n"
+
+
 def test_no_value_that_airflow_is_given_leads_to_somebodys_own(monkeypatch, tmp_path):
     for name, value in foreign_shell(tmp_path / "their").items():
         monkeypatch.setenv(name, value)

@@ -77,3 +77,23 @@ def test_an_airflow_of_somebodys_own_that_is_not_ready_is_refused_with_the_comma
     if holds == "another database":
         with contextlib.closing(sqlite3.connect(database)) as connection:
             assert [*connection.iterdump()] == dump
+
+
+def test_an_airflow_with_dags_of_its_own_is_refused_before_a_scheduler_touches_them(monkeypatch, tmp_path):
+    home = tmp_path / "my airflow"
+    monkeypatch.setenv("LOOKALIKE_AIRFLOW_HOME", str(home))
+    settings = read_settings(logs=tmp_path / "logs")
+    env = environment(settings, tmp_path / "dags")
+    subprocess.run([*airflow.AIRFLOW, "db", "migrate"], env=env, check=True, capture_output=True)
+    assert airflow.check(settings, env).endswith(f" in {home}")
+    with contextlib.closing(sqlite3.connect(home / "airflow.db")) as connection:
+        columns = [name for _, name, _, is_needed, *_ in connection.execute("PRAGMA table_info(dag)") if is_needed]
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for dag in ("nightly_refresh", "payroll"):
+            values = [{"dag_id": dag}.get(column, 0) for column in columns]
+            connection.execute(
+                f"INSERT INTO dag ({', '.join(columns)}) VALUES ({', '.join('?' * len(values))})", values
+            )
+        connection.commit()
+    with pytest.raises(UserError, match="has DAGs of its own, such as payroll,"):
+        airflow.check(settings, env)

@@ -7,11 +7,13 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -29,6 +31,8 @@ DAG = "nightly_refresh"
 OURS = (DAG, "train_embedding")
 AIRFLOW = (sys.executable, "-m", "airflow")
 DATABASE = "airflow.db"
+KEY = "jwt_secret"
+"""File with the key by which Airflow's processes trust each other's tasks."""
 DATASET = "LOOKALIKE_DATASET"
 NO_MATTER = {"LOOKALIKE_PORT"}
 """Settings that steps do without."""
@@ -59,6 +63,7 @@ def environment(settings: Settings, dags: Path) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(settings.port),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{settings.port}/execution/",
         "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API_AUTH__JWT_SECRET_CMD": f"cat {shlex.quote(str(home_of(settings) / KEY))}",
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": settings.spark}),
         "PATH": f"{executables}:{os.environ.get('PATH', '')}",
     }
@@ -73,6 +78,7 @@ def alone(home: Path) -> Iterator[None]:
         UserError: one does already; names its process.
     """
     home.mkdir(parents=True, exist_ok=True)
+    _keep_key(home)
     with (home / "refresh.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,6 +93,15 @@ def alone(home: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _keep_key(home: Path) -> None:
+    """Draw the key once: where somebody wrote `airflow.cfg`, each process of Airflow would draw one of its own."""
+    with tempfile.NamedTemporaryFile("w", dir=home) as file:
+        file.write(secrets.token_urlsafe(48))
+        file.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(file.name, home / KEY)
 
 
 def migrate(settings: Settings, env: dict[str, str], log: Path) -> None:

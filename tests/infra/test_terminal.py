@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,17 @@ TELLING = [
 ]
 
 
-@pytest.fixture
-def stderr(tmp_path):
-    """A file that takes the place of stderr: pytest's own would lose what a thread writes while it is read."""
-    before, file = os.dup(2), tmp_path / "stderr"
+@contextmanager
+def stderr_in(file: Path):
+    """A file takes the place of stderr: pytest's own would lose what a thread writes while it is read."""
+    before = os.dup(2)
     with file.open("wb") as stream:
         os.dup2(stream.fileno(), 2)
-    yield file
-    os.dup2(before, 2)
-    os.close(before)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def read(stderr: Path, expected: bytes) -> bytes:
@@ -53,8 +56,9 @@ def read(stderr: Path, expected: bytes) -> bytes:
     return stderr.read_bytes()
 
 
-def test_only_lines_that_tell_nothing_are_left_out(stderr):
-    with without_noise():
+def test_only_lines_that_tell_nothing_are_left_out(tmp_path):
+    stderr = tmp_path / "stderr"
+    with stderr_in(stderr), without_noise():
         for line in [*NOISY, *TELLING]:
             os.write(2, line + b"\n")
         os.write(2, b"no newline")
@@ -63,13 +67,15 @@ def test_only_lines_that_tell_nothing_are_left_out(stderr):
     assert all(NOISE.match(line) for line in NOISY)
 
 
-def test_a_process_that_was_started_meanwhile_stays_filtered(stderr):
+def test_a_process_that_was_started_meanwhile_stays_filtered(tmp_path):
+    stderr = tmp_path / "stderr"
     program = "import sys; sys.stdin.read(); sys.stderr.write('Setting default log level\\nlate\\n')"
-    with without_noise():
-        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-    child.communicate(b"")
-    assert read(stderr, b"late\n") == b"late\n"
-    os.write(2, b"Setting default log level\n")
+    with stderr_in(stderr):
+        with without_noise():
+            child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+        child.communicate(b"")
+        assert read(stderr, b"late\n") == b"late\n"
+        os.write(2, b"Setting default log level\n")
     assert stderr.read_bytes() == b"late\nSetting default log level\n"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+import structlog
 from psycopg.conninfo import make_conninfo
 
 from infra import embedded, store
@@ -37,6 +38,13 @@ def _plain_environment() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as logs:
         os.environ["LOOKALIKE_LOGS"] = logs
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Where a test's step wrote its log is nothing to the next test: a worker that lives on has one logger."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

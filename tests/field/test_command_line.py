@@ -147,7 +147,7 @@ CASES = {
     "grid-latest": (["grid", "x.png", "--run", "latest"], "x.png: 6 products, each followed by its ten most similar"),
     "grid-bad-run": (
         ["grid", "x.png", "--run", "../../x"],
-        "64: '../../x' cannot name a run | --run | use the logical date, for example 2026-01-31",
+        "64: '../../x' is no logical date | --run | give a date such as 2026-01-31, in the form YYYY-MM-DD",
     ),
     "grid-50-rows": (
         ["grid", "x.png", "--run", RUN, "--rows", "50"],
@@ -173,7 +173,7 @@ CASES = {
     ),
     "step-run-slash": (
         ["step", "pull", "--run", "2026/01/01"],
-        "64: '2026/01/01' cannot name a run | --run | use the logical date, for example 2026-01-31",
+        "64: '2026/01/01' is no logical date | --run | give a date such as 2026-01-31, in the form YYYY-MM-DD",
     ),
     "step-before-its-input": (
         ["step", "embed", "--run", "2025-01-01"],
@@ -193,7 +193,7 @@ CASES = {
     ),
     "refresh-bad-date": (
         ["refresh", "--run", "31.01.2026"],
-        "64: '31.01.2026' is no logical date | --run | give a date such as 2026-01-31",
+        "64: '31.01.2026' is no logical date | --run | give a date such as 2026-01-31, in the form YYYY-MM-DD",
     ),
     "compare-backbones-unknown": (
         ["compare-backbones", "--backbones", "[/]"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_the_doctor_says_in_one_line_what_it_ignores_and_then_what_it_found(tmp_
     assert done.returncode == 0, done.stdout + done.stderr
     ignored, *found = done.stdout.splitlines()
     assert ignored.startswith("ignored of this shell: AIRFLOW_CONFIG, AIRFLOW_CONN_SPARK_DEFAULT, AIRFLOW_HOME, ")
-    assert ignored.endswith(" and 11 more (docs/platform.md#one-machine)")
+    assert re.search(r" and \d+ more \(docs/platform.md#one-machine\)$", ignored)
     assert [line.split()[0] for line in found] == ["java", "spark", "airflow", "lake", "store"]
     assert found[0].split(maxsplit=1)[1].startswith("openjdk version")
     assert done.stderr == ""

@@ -47,7 +47,8 @@ step, application, *arguments = sys.argv[1:]
 task = SparkStep(task_id=step)
 task.application = application
 task.application_args = arguments
-task.execute({})
+from types import SimpleNamespace
+task.execute({"ti": SimpleNamespace(xcom_push=lambda name, value: None)})
 """
 """Runs a Spark step as its task does; the connection in the environment says where."""
 EMBED = """

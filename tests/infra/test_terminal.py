@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -32,35 +34,49 @@ TELLING = [
 ]
 
 
-def read(capfd, expected: bytes) -> bytes:
-    """What has arrived on stderr, as soon as it is `expected`, or after a while."""
-    said = b""
-    for _ in range(100):
-        said += capfd.readouterr().err.encode()
-        if said == expected:
+@contextmanager
+def stderr_in(file: Path):
+    """A file takes the place of stderr: pytest's own would lose what a thread writes while it is read."""
+    before = os.dup(2)
+    with file.open("wb") as stream:
+        os.dup2(stream.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def read(stderr: Path, expected: bytes) -> bytes:
+    """What has arrived, as soon as it is `expected`, or after a while."""
+    for _ in range(500):
+        if stderr.read_bytes() == expected:
             break
         time.sleep(0.02)
-    return said
+    return stderr.read_bytes()
 
 
-def test_only_lines_that_tell_nothing_are_left_out(capfd):
-    with without_noise():
+def test_only_lines_that_tell_nothing_are_left_out(tmp_path):
+    stderr = tmp_path / "stderr"
+    with stderr_in(stderr), without_noise():
         for line in [*NOISY, *TELLING]:
             os.write(2, line + b"\n")
         os.write(2, b"no newline")
     expected = b"".join(line + b"\n" for line in TELLING) + b"no newline"
-    assert read(capfd, expected) == expected
+    assert read(stderr, expected) == expected
     assert all(NOISE.match(line) for line in NOISY)
 
 
-def test_a_process_that_was_started_meanwhile_stays_filtered(capfd):
+def test_a_process_that_was_started_meanwhile_stays_filtered(tmp_path):
+    stderr = tmp_path / "stderr"
     program = "import sys; sys.stdin.read(); sys.stderr.write('Setting default log level\\nlate\\n')"
-    with without_noise():
-        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-    child.communicate(b"")
-    assert read(capfd, b"late\n") == b"late\n"
-    os.write(2, b"Setting default log level\n")
-    assert capfd.readouterr().err == "Setting default log level\n"
+    with stderr_in(stderr):
+        with without_noise():
+            child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+        child.communicate(b"")
+        assert read(stderr, b"late\n") == b"late\n"
+        os.write(2, b"Setting default log level\n")
+    assert stderr.read_bytes() == b"late\nSetting default log level\n"
 
 
 def test_tensorflow_is_loaded_without_a_word():

@@ -153,5 +153,5 @@ def test_our_own_bug_keeps_its_traceback(tmp_path, monkeypatch):
 def test_a_name_that_is_none_is_said_once_and_nothing_of_it_steers_the_terminal(capfd):
     assert step.main("pull", ["--run", "2026/\x1b[31m"]) == 64
     said = capfd.readouterr()
-    assert (said.out, said.err.count("cannot name a run")) == ("", 1)
+    assert (said.out, said.err.count("is no logical date")) == ("", 1)
     assert "\x1b" not in said.err

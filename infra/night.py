@@ -31,7 +31,8 @@ POLL_S = 0.5
 def main(run: str, params: Mapping[str, object], own: bool) -> int:
     """Make the run; returns the exit code."""
     parent = os.getppid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it would be ignored
+    for asked_to_end in (signal.SIGINT, signal.SIGTERM):  # in a shell's background the first would be ignored
+        signal.signal(asked_to_end, signal.default_int_handler)
     if not own:
         from infra import dag_runs
 

@@ -89,7 +89,7 @@ def catalog(run: Run) -> StepResult:
         return replace(done, figures=done.figures | {"images_new": 0})
     (origin,) = pulled.read(["uri", "archive", "left_out"]).to_pylist()
     rejects = Rejects()
-    for item in origin["left_out"] or ():
+    for item in origin["left_out"]:
         rejects.file(None, item["file"], item["reason"], item["detail"])
     with _opened(run.lake, origin["archive"]) as archive:
         source = find_members(archive, origin["uri"], rejects)

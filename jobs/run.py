@@ -279,9 +279,8 @@ def check_night(name: str) -> None:
 
 def check_begun(name: str) -> None:
     """Raises UserError where a name is that of a night which has not begun anywhere: no later one could replace it."""
-    _check_past(
-        name, (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=14)).date()
-    )  # where it begins first
+    where_it_begins_first = datetime.timezone(datetime.timedelta(hours=14))
+    _check_past(name, datetime.datetime.now(where_it_begins_first).date())
 
 
 def _check_past(name: str, last: datetime.date) -> None:

@@ -134,7 +134,7 @@ def pulled(run: Run, archive: bytes) -> Run:
     sha = hashlib.sha256(archive).hexdigest()
     name = f"raw/{sha}.zip"
     run.lake.write_bytes(name, archive)
-    entry = {"uri": "test", "archive": name, "sha256": sha, "bytes": len(archive), "members": 0}
+    entry = {"uri": "test", "archive": name, "sha256": sha, "bytes": len(archive), "members": 0, "left_out": []}
     write_result(run, "pull", tables={"pulls": write_table(run, "pulls", [entry], PULLS)})
     return run
 

@@ -42,12 +42,12 @@ ENVIRONMENT = {
 }
 SUBMIT = """
 import sys
+from types import SimpleNamespace
 from spark_step import SparkStep
 step, application, *arguments = sys.argv[1:]
 task = SparkStep(task_id=step)
 task.application = application
 task.application_args = arguments
-from types import SimpleNamespace
 task.execute({"ti": SimpleNamespace(xcom_push=lambda name, value: None)})
 """
 """Runs a Spark step as its task does; the connection in the environment says where."""

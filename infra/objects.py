@@ -99,6 +99,19 @@ def below(place: Place) -> list[tuple[Place, int]]:
     return [(Place(place.bucket, item["Key"]), int(item["Size"])) for item in listed]
 
 
+def read(place: Place, most: int) -> bytes:
+    """The first `most` bytes of an object.
+
+    Raises:
+        FileNotFoundError: there is none. Else as `reaching` and `Stream` do.
+    """
+    met = find(place)
+    if met is None:
+        raise FileNotFoundError(str(place))
+    place, size = met
+    return Stream(place, size).read(min(size, most)) or b""
+
+
 def download(place: Place, sink: BinaryIO, advance: Callable[[int], None]) -> None:
     """Copy an object into a file, in pieces: one that breaks off is fetched again, alone.
 

@@ -38,6 +38,8 @@ LOCK = 0x10014C1F
 PARTITIONED = ("products", "base_cells", "combinations", "lists")
 BATCH = 8192
 """Rows that are made and sent at once."""
+LIMIT_EXCEEDED = "54"
+"""Class of Postgres' SQLSTATEs for what is too long, too deep or too many."""
 DDL_WAIT = "5s"
 """Longest that a migration waits for readers, who wait behind it."""
 READERS_WAIT_S = 0.5
@@ -116,6 +118,12 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
                 remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask",
             ) from error
         except psycopg.OperationalError as error:
+            if (error.sqlstate or "").startswith(LIMIT_EXCEEDED):  # whoever asks again asks too much again
+                raise UserError(
+                    f"the store {place} takes no more than its limit: {_first_line(error)}",
+                    where="what was asked of it",
+                    remedy="ask for less at once",
+                ) from error
             raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
 
 
@@ -136,7 +144,7 @@ def _place(uri: str) -> str:
     """Host, port and database of a connection string; what libpq misreads may be a password's end and is not shown."""
     try:
         given = conninfo_to_dict(uri)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeError):
         given = {"port": "unreadable"}
     host, port, database = (str(given.get(name) or "") for name in ("host", "port", "dbname"))
     if "@" in host + database or not port.replace(",", "").isdigit() and port:

@@ -26,12 +26,11 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from infra import store
+from infra import objects, store
 from infra.errors import UserError
-from infra.lake import filesystem, reaching
-from infra.places import absolute, shown
+from infra.objects import VERSION, Place
+from infra.places import absolute, local, shown
 from infra.telemetry import Progress
 from jobs import step
 from jobs.run import Run, StepResult
@@ -80,17 +79,18 @@ class Photo:
 
 @dataclass(frozen=True)
 class Root:
-    """A folder that photos may lie in: `file` or `s3`, the path without links, and the filesystem that reads there."""
+    """A folder that photos may lie in: `file` and its path without links, or `s3` and the bucket with the prefix."""
 
     scheme: str
     path: str
-    files: fs.FileSystem
 
     @classmethod
     def of(cls, uri: str) -> Root:
         """The folder of a URI."""
-        (files, path), scheme = filesystem(uri), uri.split(":")[0].lower()
-        return cls(scheme, os.path.realpath(path or "/").rstrip("/") if scheme == "file" else path, files)
+        if uri.startswith("s3://"):
+            place = _object(uri)
+            return cls("s3", f"{place.bucket}/{place.prefix}".removesuffix("/"))
+        return cls("file", os.path.realpath(local(uri)).rstrip("/"))
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,16 @@ class Source:
             ImageError: the name leads out of `roots`, whatever is there.
             OSError, ValueError: it cannot be read.
         """
-        root, path = self._locate(name)
-        if root.scheme == "file" and not os.path.isfile(path):  # a pipe would be waited for
+        scheme, path = self._locate(name)
+        if scheme == "s3":
+            return objects.read(Place.of(f"s3://{path}"), most)
+        if not os.path.isfile(path):  # a pipe would be waited for
             raise FileNotFoundError(path)
-        if root.scheme == "file":
-            with open(path, "rb") as stream:
-                return stream.read(most)
-        with reaching(f"{root.scheme}://{path}"), root.files.open_input_file(path) as stream:
+        with open(path, "rb") as stream:
             return stream.read(most)
 
-    def _locate(self, name: str) -> tuple[Root, str]:
-        """The root that a photo lies in, and its path there, links followed."""
+    def _locate(self, name: str) -> tuple[str, str]:
+        """Scheme and path of a photo that lies in one of the roots, links followed."""
         scheme, is_uri, path = name.partition("://")
         if not is_uri:
             own = self.roots[0]
@@ -132,7 +131,7 @@ class Source:
             inside, path = inside and path.startswith("/"), os.path.realpath(path)
         for root in self.roots:
             if inside and root.scheme == scheme.lower() and path.startswith(f"{root.path}/"):
-                return root, path
+                return root.scheme, path
         raise ImageError("outside the folder", "photos may lie in their table's folder or below LOOKALIKE_PHOTO_ROOTS")
 
 
@@ -240,25 +239,11 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
             where="--dataset or LOOKALIKE_DATASET",
             remedy="name the photos: `lookalike search photos/`, or --dataset photos/",
         )
-    place, query = _split(dataset)
-    uri = _uri(place)
-    if not uri.startswith(("file://", "s3://")):
-        raise UserError(
-            "photos are read from folders and s3:// alone", where=uri, remedy="copy them into a folder first"
-        )
+    uri, query, photos_folder, photos = _found(dataset)
     filters = _filters(query, uri)
     k = filters.pop("k", str(serving.K))
-    files, path = filesystem(uri)
-    with reaching(uri):
-        kind = files.get_file_info(path).type
-    if kind == fs.FileType.NotFound:
-        raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
     if not (k.isascii() and k.isdigit() and 1 <= int(k) <= K_MAX):
         raise UserError(f"k={k!r} is no number of 1 to {K_MAX}", where=uri, remedy="write ?k=20 for 20 products")
-    if kind == fs.FileType.Directory:
-        folder, photos = uri, _photos_in(files, path, uri)
-    else:
-        folder, photos = uri.rpartition("/")[0], _photos_of_table(files, path, uri)
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
     if unknown := [name for name in {**photos[0].filters, **filters} if name not in fields]:
@@ -268,7 +253,7 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
             remedy=f"known fields: {', '.join(fields)}",
         )
     kept = [replace(photo, filters={**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
-    return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
+    return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (photos_folder, *photo_roots)))
 
 
 def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
@@ -276,15 +261,28 @@ def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
     return f"{photos}?{urlencode({**filters, 'k': k})}"
 
 
-def _split(dataset: str) -> tuple[str, str]:
-    """The place and what follows its question mark; a path goes as far as there is one, as it may have some too."""
-    if "://" not in dataset:
-        marks = [len(dataset), *(at for at, character in enumerate(dataset) if character == "?")]
-        for at in sorted(marks, reverse=True):
-            if os.path.exists(absolute(dataset[:at])):
-                return dataset[:at], dataset[at + 1 :]
-    place, _, query = dataset.partition("?")
-    return place, query
+def _found(dataset: str) -> tuple[str, str, str, list[Photo]]:
+    """What `dataset` names: the URI of its place, what follows the question mark, the photos' folder, the photos.
+
+    A path or a key goes as far as there is one, as it may have question marks, too.
+    """
+    marks = [at for at in range(dataset.find("?"), len(dataset)) if dataset[at] in "?&"] if "?" in dataset else []
+    for at in (len(dataset), *reversed(marks)):
+        uri = _uri(dataset[:at])
+        if not uri.startswith(("file://", "s3://")):
+            continue
+        try:
+            if (met := _photos_at(uri)) is not None:
+                return uri, dataset[at + 1 :], *met
+        except UserError:
+            if marks and at != marks[0]:  # a login that may not list learns of no key that there is none
+                continue
+            raise
+    if not uri.startswith(("file://", "s3://")):
+        raise UserError(
+            "photos are read from folders and s3:// alone", where=uri, remedy="copy them into a folder first"
+        )
+    raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
 
 
 def _filters(query: str, uri: str) -> dict[str, str]:
@@ -305,15 +303,39 @@ def _twice(names: Sequence[str]) -> str | None:
 
 
 def _uri(place: str) -> str:
-    return shown(place) if "://" in place else Path(absolute(place)).resolve().as_uri()
+    if "://" not in place:
+        return Path(absolute(place)).resolve().as_uri()
+    scheme, mark, rest = shown(place).partition("://")
+    return f"{scheme.lower()}{mark}{rest}"
 
 
-def _photos_in(files: fs.FileSystem, folder: str, uri: str) -> list[Photo]:
-    if isinstance(files, fs.LocalFileSystem):
-        return sorted(_files_below(folder), key=lambda photo: photo.name)
-    with reaching(uri):
-        found = files.get_file_info(fs.FileSelector(folder, recursive=True))
-    return [Photo(name, {}) for name in sorted(info.path[len(folder) + 1 :] for info in found if info.is_file)]
+def _object(uri: str) -> Place:
+    try:
+        return Place.of(uri)
+    except ValueError as error:
+        raise UserError(f"the address {error}", where=uri, remedy="write s3://bucket/prefix") from None
+
+
+def _photos_at(uri: str) -> tuple[str, list[Photo]] | None:
+    """The folder of the photos at a URI, and these; None where nothing is there."""
+    if uri.startswith("s3://"):
+        place = _object(uri)
+        if place.key and (met := objects.find(place)):
+            return uri.rpartition("/")[0], _photos_of_table(uri, objects.read(met[0], met[1]))
+        keys = sorted(listed.key for listed, _ in objects.below(place))
+        return (uri, [Photo(_name(place, key), {}) for key in keys]) if keys else None
+    path = local(uri)
+    if os.path.isdir(path):
+        return uri, sorted(_files_below(path), key=lambda photo: photo.name)
+    if not os.path.exists(path):
+        return None
+    return uri.rpartition("/")[0], _photos_of_table(uri, Path(path).read_bytes())
+
+
+def _name(folder: Place, key: str) -> str:
+    """The name of a key in its folder; as an address, where it would be read as one or as a path by itself."""
+    name = key.removeprefix(folder.prefix)
+    return f"s3://{folder.bucket}/{key}" if name.startswith("/") or "://" in name else name
 
 
 def _files_below(folder: str) -> Iterator[Photo]:
@@ -331,9 +353,8 @@ def _files_below(folder: str) -> Iterator[Photo]:
         yield Photo(os.path.relpath(error.filename, folder), {}, ImageError("cannot be read", error.strerror or ""))
 
 
-def _photos_of_table(files: fs.FileSystem, path: str, uri: str) -> list[Photo]:
-    with reaching(uri), files.open_input_file(path) as stream:
-        data = stream.read()
+def _photos_of_table(uri: str, data: bytes) -> list[Photo]:
+    path = uri.partition(VERSION)[0] if uri.startswith("s3://") else uri
     try:
         if path.lower().endswith(".parquet"):
             file = pq.ParquetFile(io.BytesIO(data))

@@ -31,14 +31,22 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def components(stages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, (s,), and leading components, (s, c), scaled to unit variance, of `stages`, (n, s); all float32."""
+    """Mean, (s,), and leading components, (s, c), scaled to unit variance, of `stages`, (n, s); all float32.
+
+    c is at most `COMPONENTS`, s and n.
+    """
     stages = unit(stages)
     mean = stages.mean(axis=0, dtype=np.float64)
     centred = (stages - mean).astype(np.float32)
-    variances, axes = np.linalg.eigh(centred.T @ centred / np.float32(len(centred)))
+    rows = np.float32(len(centred))
+    # Where images are fewer than what they are described by, the smaller matrix has the same: seconds less.
+    few = len(centred) < centred.shape[1]
+    variances, axes = np.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / rows)
     variances, axes = variances[::-1][:COMPONENTS], axes[:, ::-1][:, :COMPONENTS]
     # A component without variance is noise of the computation, which must not be blown up.
     scales = np.where(variances > 1e-6 * variances[0], 1 / np.sqrt(np.maximum(variances, 1e-30)), 0)
+    if few:
+        axes, scales = centred.T @ axes, scales**2 / np.sqrt(rows)
     return mean.astype(np.float32), (axes * scales).astype(np.float32)
 
 

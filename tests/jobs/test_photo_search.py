@@ -598,6 +598,35 @@ def test_a_table_in_s3_names_what_lies_beside_it_there(bucket, tmp_path):
             source.read(name, 100)
 
 
+@pytest.mark.parametrize(
+    "key", ["look #1.jpg", "what?.jpg", "a?k=3&gender=Men", "50%20.jpg", "/b.jpg", "x://y.jpg", "Größe +1.jpg"]
+)
+def test_a_photo_in_s3_is_the_object_of_its_key(bucket, key):
+    client = boto3.client("s3", region_name="us-east-1")
+    client.put_object(Bucket=bucket, Key=f"in/{key}", Body=key.encode())
+    client.put_object(Bucket=bucket, Key="in/deep/", Body=b"")  # what consoles write for a folder
+    for address in (f"s3://{bucket}/in", f"s3://{bucket}/in/", f"S3://{bucket}/in?k=3"):
+        source = open_source(address, ())
+        assert [source.read(photo.name, 100) for photo in source.photos] == [key.encode()]
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "k"),
+    [
+        ("t.csv", "t.csv?k=3", 3),
+        ("new?.csv", "new?.csv?k=4&gender=Men", 4),
+        ("in//t #1.csv", "in//t #1.csv", 10),
+        ("t.csv", "t.csv?versionId=null&k=5", 5),
+    ],
+)
+def test_a_table_in_s3_is_the_object_and_version_of_its_address(bucket, key, asked, k):
+    client = boto3.client("s3", region_name="us-east-1")
+    client.put_object(Bucket=bucket, Key=key, Body=b"image\nx.jpg\n")
+    client.put_object(Bucket=bucket, Key=f"{key.rpartition('/')[0]}/x.jpg".lstrip("/"), Body=b"x")
+    source = open_source(f"s3://{bucket}/{asked}", ("gender",))
+    assert (source.k, [photo.name for photo in source.photos]) == (k, ["x.jpg"])
+
+
 @pytest.mark.parametrize("address", ["https://user:s3cret@host/p?X-Amz-Signature=s3cret", "s3://k:s3cret@none/p"])
 def test_an_address_of_photos_is_told_without_its_credentials(tmp_path, bucket, address):
     with pytest.raises(UserError) as caught:

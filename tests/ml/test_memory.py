@@ -45,6 +45,13 @@ def test_components_have_unit_variance_and_one_that_never_varied_is_no_noise():
     assert np.linalg.norm(memory.looks(stages, mean, axes), axis=1) == pytest.approx(np.ones(300), abs=1e-4)
 
 
+def test_fewer_images_than_stages_have_the_components_that_all_stages_give():
+    stages = drawn(2, 40)
+    wide = np.concatenate([stages, np.zeros((40, 60), np.float32)], axis=1)  # what is always zero changes nothing
+    looks, same = (memory.looks(each.astype(np.float64), *memory.components(each)) for each in (stages, wide))
+    assert looks @ looks.T == pytest.approx(same @ same.T, abs=1e-3)
+
+
 def test_it_keeps_all_images_or_as_many_as_it_has_room_for(monkeypatch):
     assert memory.choose(7, seed=0).tolist() == list(range(7))
     monkeypatch.setattr(memory, "SIZE", 50)

@@ -162,7 +162,7 @@ def _database(home: Path) -> str:
         return ""
     address = config.get("database", "sql_alchemy_conn", fallback=f"sqlite:///{home / DATABASE}")
     file = address.removeprefix("sqlite:///")
-    return address if file == address or Path(file).exists() else ""
+    return address if file == address or os.path.exists(file) else ""
 
 
 def _is_ready(database: str, env: dict[str, str]) -> bool:

@@ -31,5 +31,5 @@ def find_place() -> None:
 
 def _writable(folder: Path) -> bool:
     """Whether a folder can be written, or made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     return folder.is_absolute() and os.access(there, os.W_OK | os.X_OK)

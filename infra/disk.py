@@ -71,7 +71,7 @@ def _who() -> str:
 
 def _free(folder: Path) -> str:
     """What is left of the disk; of a quota nobody tells."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     disk = os.statvfs(there)
     space = f"{disk.f_bavail * disk.f_frsize / 1e6:,.1f} MB free"
     return f"{space}, but no file more" if disk.f_files and not disk.f_favail else space

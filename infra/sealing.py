@@ -87,7 +87,7 @@ def _own_pyspark(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_pyspark(path: Path) -> bool:
-    return (path / "pyspark/__init__.py").exists() or path.name.startswith(("py4j-", "pyspark"))
+    return os.path.exists(path / "pyspark/__init__.py") or path.name.startswith(("py4j-", "pyspark"))
 
 
 def _paths(env: Mapping[str, str]) -> set[str]:

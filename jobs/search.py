@@ -17,8 +17,11 @@ import hashlib
 import io
 import json
 import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -239,11 +242,16 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
             where="--dataset or LOOKALIKE_DATASET",
             remedy="name the photos: `lookalike search photos/`, or --dataset photos/",
         )
-    uri, query, photos_folder, photos = _found(dataset)
+    uri, query, there = _resolve(dataset)
     filters = _filters(query, uri)
     k = filters.pop("k", str(serving.K))
     if not (k.isascii() and k.isdigit() and 1 <= int(k) <= K_MAX):
         raise UserError(f"k={k!r} is no number of 1 to {K_MAX}", where=uri, remedy="write ?k=20 for 20 products")
+    if isinstance(there, bytes):
+        table = uri.partition(VERSION)[0] if uri.startswith("s3://") else uri
+        folder, photos = table.rpartition("/")[0], _photos_of_table(table, there)
+    else:
+        folder, photos = uri, there
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
     if unknown := [name for name in {**photos[0].filters, **filters} if name not in fields]:
@@ -253,7 +261,7 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
             remedy=f"known fields: {', '.join(fields)}",
         )
     kept = [replace(photo, filters={**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
-    return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (photos_folder, *photo_roots)))
+    return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
 
 
 def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
@@ -261,28 +269,25 @@ def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
     return f"{photos}?{urlencode({**filters, 'k': k})}"
 
 
-def _found(dataset: str) -> tuple[str, str, str, list[Photo]]:
-    """What `dataset` names: the URI of its place, what follows the question mark, the photos' folder, the photos.
+def _resolve(dataset: str) -> tuple[str, str, bytes | list[Photo]]:
+    """What `dataset` names: the URI of its place, what follows the question mark, and what is there, as `_read_place`.
 
     A path or a key goes as far as there is one, as it may have question marks, too.
     """
-    marks = [at for at in range(dataset.find("?"), len(dataset)) if dataset[at] in "?&"] if "?" in dataset else []
-    for at in (len(dataset), *reversed(marks)):
-        uri = _uri(dataset[:at])
-        if not uri.startswith(("file://", "s3://")):
-            continue
-        try:
-            if (met := _photos_at(uri)) is not None:
-                return uri, dataset[at + 1 :], *met
-        except UserError:
-            if marks and at != marks[0]:  # a login that may not list learns of no key that there is none
-                continue
-            raise
-    if not uri.startswith(("file://", "s3://")):
+    first = dataset.partition("?")[0]
+    if not _uri(first).startswith(("file://", "s3://")):
         raise UserError(
-            "photos are read from folders and s3:// alone", where=uri, remedy="copy them into a folder first"
+            "photos are read from folders and s3:// alone", where=_uri(first), remedy="copy them into a folder first"
         )
-    raise UserError("there is no such folder or table of photos", where=uri, remedy="give one that exists")
+    marks = [len(first) + mark.start() for mark in re.finditer("[?&]", dataset[len(first) :])]
+    for at in [len(dataset), *reversed(marks)]:
+        try:
+            if (there := _read_place(_uri(dataset[:at]))) is not None:
+                return _uri(dataset[:at]), dataset[at + 1 :], there
+        except UserError:
+            if at == len(first):
+                raise  # before: whoever may not list is refused where there is no such key
+    raise UserError("there is no such folder or table of photos", where=_uri(first), remedy="give one that exists")
 
 
 def _filters(query: str, uri: str) -> dict[str, str]:
@@ -316,20 +321,26 @@ def _object(uri: str) -> Place:
         raise UserError(f"the address {error}", where=uri, remedy="write s3://bucket/prefix") from None
 
 
-def _photos_at(uri: str) -> tuple[str, list[Photo]] | None:
-    """The folder of the photos at a URI, and these; None where nothing is there."""
+def _read_place(uri: str) -> bytes | list[Photo] | None:
+    """The bytes of the table at a URI, or the photos of the folder; None where there is neither."""
     if uri.startswith("s3://"):
         place = _object(uri)
-        if place.key and (met := objects.find(place)):
-            return uri.rpartition("/")[0], _photos_of_table(uri, objects.read(met[0], met[1]))
+        if place.key and not place.key.endswith("/"):  # so end those that consoles write for a folder
+            with suppress(FileNotFoundError):
+                return objects.read(place, sys.maxsize)
         keys = sorted(listed.key for listed, _ in objects.below(place))
-        return (uri, [Photo(_name(place, key), {}) for key in keys]) if keys else None
+        return [Photo(_name(place, key), {}) for key in keys] or None
     path = local(uri)
     if os.path.isdir(path):
-        return uri, sorted(_files_below(path), key=lambda photo: photo.name)
-    if not os.path.exists(path):
+        return sorted(_files_below(path), key=lambda photo: photo.name)
+    if not os.path.isfile(path):  # a pipe or a device may have no end
         return None
-    return uri.rpartition("/")[0], _photos_of_table(uri, Path(path).read_bytes())
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the table cannot be read: {error.strerror}", where=uri, remedy="let this user read it"
+        ) from None
 
 
 def _name(folder: Place, key: str) -> str:
@@ -354,12 +365,11 @@ def _files_below(folder: str) -> Iterator[Photo]:
 
 
 def _photos_of_table(uri: str, data: bytes) -> list[Photo]:
-    path = uri.partition(VERSION)[0] if uri.startswith("s3://") else uri
     try:
-        if path.lower().endswith(".parquet"):
+        if uri.lower().endswith(".parquet"):
             file = pq.ParquetFile(io.BytesIO(data))
             columns, rows = file.schema_arrow.names, file.read().to_pylist()
-        elif path.lower().endswith(".csv"):
+        elif uri.lower().endswith(".csv"):
             reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval="", strict=True)
             columns, rows = list(reader.fieldnames or ()), list(reader)
         else:

@@ -193,6 +193,23 @@ def test_what_numba_compiles_is_kept_for_this_user_alone_where_neither_code_nor_
     assert other.parent == place.parent
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_who_has_kept_the_home_of_another_gets_a_place_for_what_numba_compiles(tmp_path, monkeypatch):
+    """As `su` and `sudo -u` may leave it: HOME is a folder that one may not even look into."""
+    (tmp_path / "home").mkdir(mode=0o700)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        try:
+            compiled.find_place()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_numba_goes_on_keeping_it_beside_the_code_where_that_can_be_written(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     compiled.find_place()

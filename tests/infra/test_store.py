@@ -59,6 +59,24 @@ def test_a_connection_that_breaks_is_transient(empty_database, tmp_path):
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
+def test_an_address_that_is_no_utf8_is_refused_in_words_without_its_password(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot be read as a Postgres URI") as caught,
+        store.connect("postgresql://u:hunter2@127.0.0.1:1/x\udcff", tmp_path),
+    ):
+        pass
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_too_much_for_the_store_is_no_passing_failure(empty_database, tmp_path):
+    with (
+        pytest.raises(UserError, match="stack depth limit exceeded") as caught,
+        store.connect(empty_database, tmp_path) as connection,
+    ):
+        connection.execute("SELECT repeat('[', 100000)::jsonb")
+    assert caught.value.remedy == "ask for less at once"
+
+
 def test_a_mere_reader_can_connect_to_a_prepared_store_and_know_its_live_run(connection, empty_database, tmp_path):
     connection.execute("DROP ROLE IF EXISTS test_reader")
     connection.execute("CREATE ROLE test_reader LOGIN IN ROLE lookalike_reader")

@@ -604,7 +604,8 @@ def test_a_table_in_s3_names_what_lies_beside_it_there(bucket, tmp_path):
 def test_a_photo_in_s3_is_the_object_of_its_key(bucket, key):
     client = boto3.client("s3", region_name="us-east-1")
     client.put_object(Bucket=bucket, Key=f"in/{key}", Body=key.encode())
-    client.put_object(Bucket=bucket, Key="in/deep/", Body=b"")  # what consoles write for a folder
+    for folder_of in ("in/", "in/deep/"):  # what consoles write for a folder
+        client.put_object(Bucket=bucket, Key=folder_of, Body=b"")
     for address in (f"s3://{bucket}/in", f"s3://{bucket}/in/", f"S3://{bucket}/in?k=3"):
         source = open_source(address, ())
         assert [source.read(photo.name, 100) for photo in source.photos] == [key.encode()]
@@ -639,6 +640,7 @@ def test_an_address_of_photos_is_told_without_its_credentials(tmp_path, bucket, 
     [
         ({}, "absent", "no such folder or table"),
         ({"note.txt": b"x"}, "note.txt", "does not end in .csv or .parquet"),
+        ({"note?.txt": b"x"}, "note?.txt", "does not end in .csv or .parquet"),
         ({"in/deep/.keep": b""}, "in/deep/none", "no such folder"),
         ({"a.csv": b"path\nx.jpg\n"}, "a.csv", "no column image"),
         ({"a.csv": b"image\nx.jpg,y,z\n"}, "a.csv", "no column image, or rows longer"),

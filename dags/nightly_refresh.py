@@ -26,7 +26,7 @@ commit are simply written again.""",
     "candidates": """Picks each derivedType's medoid, its candidate.
 
 **If it fails:** the log names what is missing; mend it and clear the task, which takes seconds.""",
-    "similar": """Computes the ten most similar products for every product and precomputed cell.
+    "similar": """Computes every product's shortlist: the most similar products of each precomputed cell.
 
 **If it fails:** look for memory or a lost executor in the log and clear the task.""",
     "evaluate": """Measures the run and writes its verdicts and the report.
@@ -76,12 +76,12 @@ with DAG(
 
     with TaskGroup("intake", prefix_group_id=False, tooltip="source → tables"):
         catalogued = step("pull") >> step("catalog", tables=("products", "images", "rejects"))
-    with TaskGroup("learn", prefix_group_id=False, tooltip="images → features, classifier, candidates, lists"):
+    with TaskGroup("learn", prefix_group_id=False, tooltip="images → features, classifier, candidates, shortlists"):
         embedded = step("embed", SparkStep, ("features",))
         learned = [
             step("classify", tables=("classifier",)),
             step("candidates", tables=("candidates",)),
-            step("similar", SparkStep, ("cells", "lists")),
+            step("similar", SparkStep, ("cells", "shortlists")),
         ]
     with TaskGroup("release", prefix_group_id=False, tooltip="verdicts, then the store"):
         evaluated = step("evaluate", tables=("metrics", "verdicts", "heldout"))

@@ -39,24 +39,24 @@ def halfvec(embedding: np.ndarray) -> bytes:
     return struct.pack("!hh", len(embedding), 0) + embedding.astype(">f2").tobytes()
 
 
-def list_rows(run_id: int, cell: np.ndarray, position: np.ndarray, items: np.ndarray) -> bytes:
-    """Rows of `lists`, all of one length, in the format of COPY BINARY."""
-    k, oid = items.shape[1], 23  # of int4
-    value = [("size", ">i4"), ("value", ">i4")]
-    # array_recv: dimensions, whether it has nulls, the elements' type, then size and lower bound of each dimension.
-    head = (1, 0, oid, k, 1) if k else (0, 0, oid)
-    rows = np.empty(
-        len(cell),
-        [
-            ("fields", ">i2"),
-            *((name, value) for name in ("run_id", "cell", "position")),
-            ("array", [("size", ">i4"), ("head", ">i4", (len(head),)), ("items", value, (k,))]),
-        ],
-    )
-    rows["fields"] = 4
-    for name, values in {"run_id": run_id, "cell": cell, "position": position}.items():
-        rows[name]["size"], rows[name]["value"] = 4, values
-    array = rows["array"]
-    array["size"], array["head"] = 4 * len(head) + 8 * k, head
-    array["items"]["size"], array["items"]["value"] = 4, items
-    return rows.tobytes()
+def int2_array(values: np.ndarray) -> bytes:
+    return _array(values, ">i2", 21)
+
+
+def int4_array(values: np.ndarray) -> bytes:
+    return _array(values, ">i4", 23)
+
+
+def _array(values: np.ndarray, dtype: str, type_oid: int) -> bytes:
+    # array_recv: dimensions, whether it has nulls, the elements' type, then size and lower bound of each dimension, and
+    # the elements, each behind its length.
+    if not len(values):
+        return struct.pack("!iii", 0, 0, type_oid)
+    elements = np.empty(len(values), [("size", ">i4"), ("value", dtype)])
+    elements["size"], elements["value"] = elements.dtype["value"].itemsize, values
+    return struct.pack("!iiiii", 1, 0, type_oid, len(values), 1) + elements.tobytes()
+
+
+def varbit(bits: np.ndarray) -> bytes:
+    # varbit_recv: how many bits, then the bytes, the first bit leftmost.
+    return struct.pack("!i", len(bits)) + np.packbits(bits).tobytes()

@@ -138,10 +138,13 @@ class Lake:
             return Table(self, name).opened()
         return Table(self, name, version)
 
-    def write_part(self, table: str, rows: pa.Table) -> Part:
-        """Store `rows` as one Parquet file of `table`, named by its content: a retry writes the same file."""
+    def write_part(self, table: str, rows: pa.Table, **parquet: Any) -> Part:
+        """Store `rows` as one Parquet file of `table`, named by its content: a retry writes the same file.
+
+        `parquet` is how, where pyarrow's own choice of encodings is not the best.
+        """
         sink = io.BytesIO()
-        pq.write_table(rows, sink, row_group_size=ROW_GROUP, compression="zstd", compression_level=1)
+        pq.write_table(rows, sink, row_group_size=ROW_GROUP, compression="zstd", compression_level=1, **parquet)
         data = sink.getbuffer()
         name = f"part-{hashlib.sha256(data).hexdigest()[:40]}.parquet"
         self.write_bytes(f"{table}/{name}", data)

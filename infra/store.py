@@ -1,7 +1,8 @@
 """The lookup store (Postgres with pgvector): prepare, load a run into partitions of its own, flip, roll back, read.
 
 A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. A
-product's *position* is its place among the run's by ascending id; lists hold positions and no scores (migration 0003).
+product's *position* is its place among the run's products ordered by base cell; shortlists hold positions and no scores
+(migration 0005).
 The pointer `lookalike.live` is flipped in one transaction. Functions take a connection and, `prune` excepted, never
 commit: whoever opens the transaction does. Connections are in autocommit mode, so `with connection.transaction():` is
 the transaction.
@@ -35,7 +36,13 @@ _INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in 
 SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
-PARTITIONED = ("products", "base_cells", "combinations", "lists")
+PARTITIONED = (
+    "products", "shortlists", "numberings", "cells", "field_values", "combinations"
+)  # fmt: skip
+OF_LISTS = ("base_cells", "lists")
+"""Tables that releases before migration 0005 partitioned, too; they go with the last run that has such a partition."""
+Filters = Mapping[str, Any]
+"""Field → condition, ready for JSON: a value, None for no value, a list of such, or {"not": …}."""
 BATCH = 8192
 """Rows that are made and sent at once."""
 LIMIT_EXCEEDED = "54"
@@ -80,11 +87,14 @@ class Hold:
 
 @dataclass(frozen=True)
 class Item:
-    """One ranked item of a list; `precomputed` says whether it was looked up or computed on read."""
+    """One ranked item of a list; `scanned` is how many members of the filter were compared for it.
+
+    None where the live run is one of lists, which an earlier release published.
+    """
 
     product_id: int
     score: float
-    precomputed: bool
+    scanned: int | None
 
 
 @contextmanager
@@ -311,12 +321,12 @@ def begin(
     for table in PARTITIONED:
         # The check spares ATTACH a scan of the table.
         connection.execute(
-            sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING STORAGE, CHECK (run_id = {}))").format(
+            sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING STORAGE INCLUDING CONSTRAINTS, CHECK (run_id = {}))").format(
                 _partition(table, run_id), _table(table), sql.Literal(run_id)
             )
         )
-    # Embeddings stay in the row as long as a page can hold it (8,160 bytes); see migration 0003.
-    connection.execute(sql.SQL("ALTER TABLE {} SET (toast_tuple_target = 8160)").format(_partition("products", run_id)))
+        # What is long stays in the row as long as a page can hold it (8,160 bytes); see migrations 0003 and 0005.
+        connection.execute(sql.SQL("ALTER TABLE {} SET (toast_tuple_target = 8160)").format(_partition(table, run_id)))
     return run_id
 
 
@@ -342,38 +352,28 @@ def _copy(connection: psycopg.Connection, run_id: int, table: str, columns: Sequ
         copy.write(copy_format.END)
 
 
-def load_products(connection: psycopg.Connection, run_id: int, products: pa.Table, embeddings: np.ndarray) -> None:
-    """Load the run's products and base cells, ordered by base cell: the members of a small cell lie side by side.
+def load_products(
+    connection: psycopg.Connection, run_id: int, products: pa.Table, base_cells: np.ndarray, embeddings: np.ndarray
+) -> None:
+    """Load the run's products, in the order of their positions: the members of a base cell lie side by side.
 
     Args:
         connection: in the transaction that began the run.
         run_id: what `begin` returned.
-        products: product_id, strictly ascending, then text columns named as those of the table `products`.
+        products: product_id, then text columns named as those of the table `products`.
+        base_cells: int (n,), the number of each product's base cell, ascending.
         embeddings: float (n, d), the products' rows, multiples of 2⁻¹¹.
-
-    Raises:
-        ValueError: the ids do not ascend.
     """
-    ids = products["product_id"].to_numpy()
-    if not (ids[1:] > ids[:-1]).all():
-        raise ValueError("the ids of the products do not ascend strictly, so their places are no positions")
-    fields = connection.execute("SELECT fields FROM lookalike.runs WHERE run_id = %s", (run_id,)).fetchone()[0]  # type: ignore[index]
-    base_cell, attributes = _base_cells(products.select(fields))
-    with _copy(connection, run_id, "base_cells", ("run_id", "base_cell", "attributes")) as copy:
-        for number, values in enumerate(attributes):
-            copy.write(copy_format.row(copy_format.int4(run_id), copy_format.int4(number), copy_format.jsonb(values)))
-    order = np.argsort(base_cell, kind="stable")
     columns = ("run_id", "position", "base_cell", *products.column_names, "embedding")
     with _copy(connection, run_id, "products", columns) as copy:
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            rows = zip(batch.tolist(), base_cell[batch].tolist(), products.take(batch).to_pylist(), strict=True)
-            for position, cell, values in rows:
+        for start in range(0, len(products), BATCH):
+            rows = products.slice(start, BATCH).to_pylist()
+            for position, values in enumerate(rows, start):
                 product_id, *texts = values.values()
                 fixed = (
                     copy_format.int4(run_id),
                     copy_format.int4(position),
-                    copy_format.int4(cell),
+                    copy_format.int4(int(base_cells[position])),
                     copy_format.int8(product_id),
                 )
                 copy.write(
@@ -381,55 +381,75 @@ def load_products(connection: psycopg.Connection, run_id: int, products: pa.Tabl
                 )
 
 
-def _base_cells(columns: pa.Table) -> tuple[np.ndarray, list[dict[str, str]]]:
-    """The number of every row's base cell, int (n,), and each base cell's values without the missing ones."""
-    codes = [column.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy() for column in columns.columns]
-    _, first, numbers = np.unique(np.stack(codes, axis=1), axis=0, return_index=True, return_inverse=True)
-    attributes = [{field: value for field, value in row.items() if value} for row in columns.take(first).to_pylist()]
-    return numbers.ravel(), attributes
-
-
-def load_combinations(connection: psycopg.Connection, run_id: int, rows: Iterable[tuple[dict[str, str], int]]) -> None:
-    """Load (filter combination, cell) rows."""
-    with _copy(connection, run_id, "combinations", ("run_id", "filters", "cell")) as copy:
-        for filters, cell in rows:
-            copy.write(copy_format.row(copy_format.int4(run_id), copy_format.jsonb(filters), copy_format.int4(cell)))
-
-
-def load_lists(
+def load_filters(
     connection: psycopg.Connection,
     run_id: int,
-    blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-) -> int:
-    """Load blocks of lists; returns the number of lists.
+    starts: np.ndarray,
+    values: Sequence[tuple[str, str | None, np.ndarray]],
+    cells: Sequence[tuple[int, Sequence[Mapping[str, str]], np.ndarray, np.ndarray]],
+    widest: np.ndarray,
+) -> None:
+    """Load what filters are answered with.
 
-    A block is (cell int (n,), position int (n,), lengths int (n,), items int (m,)): the products that the lists belong
-    to and the items of all lists one after the other, both as positions.
+    Args:
+        connection: in the transaction that began the run.
+        run_id: what `begin` returned.
+        starts: int (b + 1,), the position at which each base cell begins, and the number of products.
+        values: field, one of its values or None, and the base cells that have it, bool (b,); each once.
+        cells: of the precomputed cells the depth, the filter combinations that have just its members, its base cells,
+            bool (b,), and the cells that contain it, bool (c,). The first has all products, and the combination {}.
+        widest: int (w,), numbers of cells: those that `load_shortlists` tells of.
+    """
+    base_cells, number = np.array([of_cell for _, _, of_cell, _ in cells], bool), copy_format.int4(run_id)
+    with _copy(connection, run_id, "numberings", ("run_id", "starts", "depths", "widest")) as copy:
+        depths = np.array([depth for depth, _, _, _ in cells])
+        copy.write(copy_format.row(number, *map(copy_format.int4_array, (starts, depths, widest))))
+    with _copy(connection, run_id, "cells", ("run_id", "cell", "base_cells", "supersets")) as copy:
+        for cell, (_, _, *sets) in enumerate(cells):
+            copy.write(copy_format.row(number, copy_format.int4(cell), *map(copy_format.varbit, sets)))
+    with _copy(connection, run_id, "field_values", ("run_id", "field", "value", "base_cells", "cells")) as copy:
+        for field, value, of_value in values:
+            texts, having = (field, value), np.any(base_cells[:, of_value], axis=1)
+            bits = map(copy_format.varbit, (of_value, having))
+            copy.write(copy_format.row(number, *map(copy_format.text, texts), *bits))
+    with _copy(connection, run_id, "combinations", ("run_id", "filters", "cell", "members")) as copy:
+        for cell, (_, combinations, of_cell, _) in enumerate(cells):
+            edges = np.flatnonzero(np.diff(np.pad(of_cell.astype(np.int8), 1)))
+            members = copy_format.int4_array(starts[edges])
+            for filters in combinations:
+                copy.write(copy_format.row(number, copy_format.jsonb(filters), copy_format.int4(cell), members))
+
+
+def load_shortlists(
+    connection: psycopg.Connection, run_id: int, blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+) -> int:
+    """Load blocks of shortlists; returns how many.
+
+    A block is (positions int (n,), ends int (n + 1,), items int (m,), filled int16 (n, w)): the products that the
+    shortlists belong to, where each begins and the last ends, the items of all, one after the other, as positions, and
+    the ranks by which they hold the depth of the widest cells.
     """
     loaded = 0
-    with _copy(connection, run_id, "lists", ("run_id", "cell", "position", "items")) as copy:
-        for cell, position, lengths, items in blocks:
-            starts = np.cumsum(lengths) - lengths
-            for length in np.unique(lengths):  # lists of one length make rows of one width: a structured array
-                same = np.flatnonzero(lengths == length)
-                for at in range(0, len(same), BATCH):
-                    chosen = same[at : at + BATCH]
-                    places = starts[chosen, None] + np.arange(length)
-                    copy.write(copy_format.list_rows(run_id, cell[chosen], position[chosen], items[places]))
-            loaded += len(cell)
+    with _copy(connection, run_id, "shortlists", ("run_id", "position", "items", "filled_at")) as copy:
+        for positions, ends, items, filled in blocks:
+            for at, position in enumerate(positions.tolist()):
+                fixed = copy_format.int4(run_id), copy_format.int4(position)
+                shortlist = copy_format.int4_array(items[ends[at] : ends[at + 1]])
+                copy.write(copy_format.row(*fixed, shortlist, copy_format.int2_array(filled[at])))
+            loaded += len(positions)
     return loaded
 
 
 def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
-    """Rows of a run's partitions, counted; lists only where their product is loaded too."""
+    """Rows of a run's partitions, counted; shortlists only where their product is loaded too."""
     names = {table: _partition(table, run_id) for table in PARTITIONED}
     row = connection.execute(
         sql.SQL(
             "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {combinations}),"
-            " (SELECT count(*) FROM {lists} JOIN {products} USING (position))"
+            " (SELECT count(*) FROM {shortlists} JOIN {products} USING (position))"
         ).format(**names)
     ).fetchone()
-    return dict(zip(("products", "combinations", "lists"), row, strict=True))  # type: ignore[arg-type]
+    return dict(zip(("products", "combinations", "shortlists"), row, strict=True))  # type: ignore[arg-type]
 
 
 def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, object]) -> None:
@@ -437,9 +457,11 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
     # Rows never change, so pages and indexes are full.
     for table, index in {
         "products": "ADD PRIMARY KEY (product_id) WITH (fillfactor = 100)",
-        "base_cells": "ADD PRIMARY KEY (base_cell) WITH (fillfactor = 100)",
+        "shortlists": "ADD PRIMARY KEY (position) WITH (fillfactor = 100)",
+        "numberings": "ADD PRIMARY KEY (run_id)",
+        "cells": "ADD PRIMARY KEY (cell) WITH (fillfactor = 100)",
+        "field_values": "ADD UNIQUE (field, value) WITH (fillfactor = 100)",
         "combinations": "ADD PRIMARY KEY (filters) WITH (fillfactor = 100)",
-        "lists": "ADD PRIMARY KEY (position, cell) WITH (fillfactor = 100)",
     }.items():
         partition, value = _partition(table, run_id), sql.Literal(run_id)
         connection.execute(sql.SQL("ALTER TABLE {} {}").format(partition, sql.SQL(index)))
@@ -448,9 +470,8 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
         )
     for statement in (
         "CREATE UNIQUE INDEX ON {products} (position) WITH (fillfactor = 100)",
-        "CREATE INDEX ON {products} (base_cell) WITH (fillfactor = 100)",
-        "CREATE INDEX ON {base_cells} USING gin (attributes jsonb_path_ops) WITH (fastupdate = off)",
-        *(f"ANALYZE {{{table}}}" for table in PARTITIONED),
+        *(f"ANALYZE {{{table}}}" for table in PARTITIONED if table != "shortlists"),
+        "ANALYZE {shortlists} (position)",  # what stands in the arrays takes seconds to learn, and nobody asks
     ):
         partitions = {table: _partition(table, run_id) for table in PARTITIONED}
         connection.execute(sql.SQL(statement).format(**partitions))  # type: ignore[arg-type]
@@ -637,10 +658,13 @@ def prune(connection: psycopg.Connection, keep: int) -> list[int]:
     try:
         connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{READERS_WAIT_S}s"))
         connection.execute("SET synchronous_commit = off")  # a detached partition is locked until its commit is written
-        surplus = [] if _unknown(_prepared(connection), _files()) else _surplus(connection, keep)
-        if not surplus or not _all_see_the_live_run(connection):
+        if _unknown(_prepared(connection), _files()):
             return []
-        return list(takewhile(lambda run_id: _drop(connection, run_id), surplus))
+        surplus, pruned = _surplus(connection, keep), list[int]()
+        if surplus and _all_see_the_live_run(connection):
+            pruned = list(takewhile(lambda run_id: _drop(connection, run_id), surplus))
+        _drop_what_was_of_lists(connection)
+        return pruned
     finally:
         if not connection.closed:
             connection.execute("RESET lock_timeout")
@@ -680,13 +704,23 @@ def _drop(connection: psycopg.Connection, run_id: int) -> bool:
     """Drop a run unless a reader holds it; says whether it is gone. Unfinished from its first step on."""
     connection.execute("UPDATE lookalike.runs SET loaded_at = NULL WHERE run_id = %s", (run_id,))
     try:
-        for table in PARTITIONED:
+        for table in (*PARTITIONED, *OF_LISTS):
             _detach(connection, table, run_id)
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_partition(table, run_id)))
     except psycopg.errors.LockNotAvailable:
         return False
     connection.execute("DELETE FROM lookalike.runs WHERE run_id = %s", (run_id,))
     return True
+
+
+def _drop_what_was_of_lists(connection: psycopg.Connection) -> None:
+    """Drop the tables that only runs of releases before migration 0005 have partitions of, once there is none."""
+    parents = [f"lookalike.{table}" for table in OF_LISTS]
+    partitioned = "SELECT count(*) FROM pg_inherits WHERE inhparent = ANY (%s::text[]::regclass[])"
+    there = [name for name in parents if connection.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,)]
+    if there and connection.execute(partitioned, (there,)).fetchone() == (0,):
+        with suppress(psycopg.errors.LockNotAvailable):
+            connection.execute(f"DROP TABLE {', '.join(there)}")  # type: ignore[arg-type]
 
 
 def _detach(connection: psycopg.Connection, table: str, run_id: int) -> None:
@@ -723,40 +757,49 @@ def one_run(connection: psycopg.Connection) -> Iterator[None]:
         yield
 
 
-def similar_items(connection: psycopg.Connection, product_id: int, filters: dict[str, str], k: int) -> list[Item]:
+def similar_items(
+    connection: psycopg.Connection, product_id: int, filters: Filters, k: int, exclude: Sequence[int] = ()
+) -> list[Item]:
     """The `k` products most like `product_id` among those that pass `filters`, from the live run.
 
+    Args:
+        connection: to the store.
+        product_id: of a product of the live run.
+        filters: field → condition, as `sql/functions/members.sql` says.
+        k: 1 to 100.
+        exclude: ids of products that are left out.
+
     Raises:
-        UserError: an unknown product or field, a wrong `k`, or no run is live.
+        UserError: an unknown product or field, a wrong condition or `k`, or no run is live.
     """
-    return _items(connection, "similar_items(%s::bigint, %s, %s)", product_id, filters, k)
+    return _items(connection, "similar_items(%s::bigint, %s, %s, %s)", product_id, filters, k, exclude)
 
 
 def similar_items_by_vector(
-    connection: psycopg.Connection, embedding: np.ndarray, filters: dict[str, str], k: int
+    connection: psycopg.Connection, embedding: np.ndarray, filters: Filters, k: int, exclude: Sequence[int] = ()
 ) -> list[Item]:
     """The `k` products most like an embedding among those that pass `filters`, from the live run.
 
     Args:
         connection: to the store.
         embedding: float32 (d,); made a unit vector of multiples of 2⁻¹¹ where it is none.
-        filters: field → value.
-        k: 1 to 100.
+        filters, k, exclude: as `similar_items` has them.
 
     Raises:
-        UserError: the width is not that of the live run, an unknown field, a wrong `k`, or no run is live.
+        UserError: the width is not that of the live run, an unknown field, a wrong condition or `k`, or no run is live.
     """
-    return _items(
-        connection, "similar_items_by_vector(%s::float8[]::public.vector, %s, %s)", embedding.tolist(), filters, k
-    )
+    call = "similar_items_by_vector(%s::float8[]::public.vector, %s, %s, %s)"
+    return _items(connection, call, embedding.tolist(), filters, k, exclude)
 
 
-def _items(connection: psycopg.Connection, call: str, asked: object, filters: dict[str, str], k: int) -> list[Item]:
+def _items(
+    connection: psycopg.Connection, call: str, asked: object, filters: Filters, k: int, exclude: Sequence[int]
+) -> list[Item]:
     """Call one of the functions; what it or the check of its arguments refuses is a UserError."""
-    query = f"SELECT item, score::float8, precomputed FROM lookalike.{call}"  # noqa: S608
+    query = f"SELECT item, score::float8, scanned FROM lookalike.{call}"  # noqa: S608
     try:
         with _no_run_where_not_prepared():
-            rows = connection.execute(query, (asked, Jsonb(filters), k)).fetchall()  # type: ignore[arg-type]
+            rows = connection.execute(query, (asked, Jsonb(filters), k, list(exclude))).fetchall()  # type: ignore[arg-type]
     except (psycopg.errors.RaiseException, psycopg.DataError) as error:
         raise UserError(
             error.diag.message_primary or str(error),

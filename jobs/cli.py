@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.store import Item
     from jobs.console import Watch
+    from jobs.filters import Filters
     from jobs.run import Run
     from jobs.serve.search import Answer
 
@@ -78,9 +79,17 @@ PublishAnyway = Annotated[
 NewCatalogue = Annotated[
     bool, typer.Option("--new-catalogue", help="The catalogue shares few products with the live one, and is meant to.")
 ]
-Filters = Annotated[
+FilterOptions = Annotated[
     list[str] | None,
-    typer.Option("--filter", callback=_is_text, help="field=value; give it again, for another field, to narrow."),
+    typer.Option(
+        "--filter",
+        callback=_is_text,
+        help="field=value or field=a,b, field!=value for all others, field= for none; once for each field to narrow.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(callback=_is_text, help="Products to leave out: ids, separated by commas."),
 ]
 RunName = Annotated[str, typer.Option("--run", help="Logical date that names the run; default: today (UTC).")]
 
@@ -233,49 +242,56 @@ def query(
     product_id: Annotated[
         int, typer.Argument(min=-INT64_MAX, max=INT64_MAX, help="Product whose look-alikes to list.")
     ],
-    filters: Filters = None,
+    filters: FilterOptions = None,
+    exclude: Exclude = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many.")] = 10,
 ) -> None:
     """List the products most like one product, among those that the filters leave."""
     from infra import store
     from infra.settings import read_settings
+    from jobs.filters import read_ids, write
 
-    wanted = _by_field(filters)
+    wanted, left_out = _read_filters(filters), read_ids(exclude or (), "--exclude")
     with _store(read_settings()) as connection:
-        items = store.similar_items(connection, product_id, wanted, k)
+        items = store.similar_items(connection, product_id, wanted, k, left_out)
         names = store.product_names(connection, [product_id, *(item.product_id for item in items)])
-    asked = " and ".join(f"{field}={value}" for field, value in wanted.items()) or "no filter"
+    asked = " and ".join(f"{field}={value}" for field, value in write(wanted)) or "no filter"
     out.print(Text.assemble((str(product_id), "bold"), f" {names.get(product_id, '')} — {asked}"))
     if not items:
         out.print("no product passes these filters")
         return
     out.print(_listed(items, names))
-    out.print("precomputed" if items[0].precomputed else "computed on read", style="dim")
+    compared = items[0].scanned
+    how = "read off the shortlist" + (f", and {compared:,} products compared" if compared else "")
+    out.print("of a run that an earlier release published" if compared is None else how, style="dim")
 
 
 @app.command()
 def search(
     photo: Annotated[str, typer.Argument(help="Photo; or a folder or table (CSV, Parquet) of photos, local or s3://.")],
-    filters: Filters = None,
+    filters: FilterOptions = None,
+    exclude: Exclude = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many.")] = 10,
 ) -> None:
     """List the products most like a photo that need not be in the catalogue, and what it is taken for."""
     from infra.places import local
     from infra.settings import read_settings
+    from jobs.filters import read_ids
     from jobs.run import open_live
     from jobs.serve.search import check_fields
 
-    wanted, settings, place = _by_field(filters), read_settings(), local(photo)
+    wanted, left_out = _read_filters(filters), read_ids(exclude or (), "--exclude")
+    settings, place = read_settings(), local(photo)
     with _store(settings) as connection:
         run, _ = open_live(connection, settings)
         check_fields(run, wanted)
         if "://" in place or os.path.isdir(place) or place.lower().endswith((".csv", ".parquet")):
-            _search_all(place, run, wanted, k)
+            _search_all(place, run, wanted, k, left_out)
         else:
-            _search_one(place, run, connection, wanted, k)
+            _search_one(place, run, connection, wanted, k, left_out)
 
 
-def _search_one(photo: str, run: Run, connection: Connection, filters: dict[str, str], k: int) -> None:
+def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, k: int, exclude: Sequence[int]) -> None:
     """Search for one photo, and show what it is taken for and the products."""
     from infra import store
     from jobs.serve.search import Searcher, normalised
@@ -288,7 +304,7 @@ def _search_one(photo: str, run: Run, connection: Connection, filters: dict[str,
         with out.status(f"loading the models of run {run.name} …"):
             searcher = Searcher(connection, run.settings)
         loaded = time.perf_counter()
-        answer = searcher.search(connection, data, filters, k)
+        answer = searcher.search(connection, data, filters, k, exclude)
     except ImageError as error:
         raise UserError(
             f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
@@ -309,14 +325,14 @@ def _read_photo(photo: str, most: int) -> bytes:
         ) from None
 
 
-def _search_all(photos: str, live: Run, filters: dict[str, str], k: int) -> None:
+def _search_all(photos: str, live: Run, filters: Filters, k: int, exclude: Sequence[int]) -> None:
     """Run the step search for a folder or table, and show how many photos each stage answered."""
     from infra import telemetry
     from jobs import step as steps
     from jobs.run import open_run
     from jobs.search import dataset_of
 
-    run = open_run(live.name, dataset=dataset_of(photos, filters, k))
+    run = open_run(live.name, dataset=dataset_of(photos, filters, k, exclude))
     telemetry.start(run.settings.logs, run.name, "search", aloud=False)
     with out.status(f"searching for {photos} in run {run.name}; the models are loaded first …"):
         result = steps.execute("search", run)
@@ -343,23 +359,21 @@ def _listed(items: Sequence[Item], names: dict[int, str]) -> Table:
     return table
 
 
-def _by_field(filters: Sequence[str] | None) -> dict[str, str]:
-    """Field → value of filters such as baseColour=Blue."""
-    wanted: dict[str, str] = {}
-    for text in filters or ():
-        field, equals, value = text.partition("=")
-        if not equals or not field:
+def _read_filters(texts: Sequence[str] | None) -> Filters:
+    """What was given with `--filter`."""
+    from jobs.filters import read
+
+    pairs = []
+    for text in texts or ():
+        field, equals, values = text.partition("=")
+        if not equals or not field.removesuffix("!"):
             raise UserError(
-                f"{text!r} is no filter", where="--filter", remedy="write field=value, such as baseColour=Blue"
-            )
-        if field in wanted:
-            raise UserError(
-                f"{field} has two values, {wanted[field]!r} and {value!r}",
+                f"{text!r} is no filter",
                 where="--filter",
-                remedy="give each field once, and ask once for each value",
+                remedy="write field=value, such as baseColour=Blue, or field!=value",
             )
-        wanted[field] = value
-    return wanted
+        pairs.append((field, values))
+    return read(pairs, "--filter")
 
 
 def _store(settings: Settings) -> AbstractContextManager[Connection]:
@@ -377,10 +391,10 @@ def status() -> None:
     with _store(read_settings()) as connection:
         live, runs, holds = store.live(connection), store.runs(connection), store.holds(connection)
     held = {hold.content_hash for hold in holds}
-    table = plain_table("", "run", "loaded", "products", "lists", "")
+    table = plain_table("", "run", "loaded", "products", "cells", "")
     for run in runs:
         mark = "live" if live and run.run_id == live.run_id else "held" if run.content_hash in held else ""
-        figures = [f"{run.figures.get(name, 0):,}" for name in ("products", "lists")]
+        figures = [f"{run.figures.get(name, 0):,}" for name in ("products", "cells")]
         reason = str(run.manifest.get("published_anyway", ""))
         note = f"published anyway: {reason}" if reason else ""
         table.add_row(mark, run.run, f"{run.loaded_at:%Y-%m-%d %H:%M}", *figures, note)

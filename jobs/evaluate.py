@@ -178,7 +178,7 @@ def _compare_lists(
         return reference.Followed(), against
     published = live.of(run)
     try:
-        reference.check_there(published, "products", "cells", "lists")
+        reference.check_there(published, "products", "shortlists")
         before = published.products(["product_id", *reference.UNCHANGED])
         then = read_unfiltered(published, before["product_id"].to_numpy()).neighbours
     except (UserError, FileNotFoundError) as error:
@@ -294,19 +294,14 @@ def _write(run: Run, name: str, rows: pa.Table) -> int:
 
 
 def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
-    """The lists of the empty filter's cell in the order of `ids` (ascending); an item that `ids` lacks is missing."""
-    cells, table = run.table("cells").read(["cell", "filters"]).to_pylist(), run.table("lists")
-    cell = next((row["cell"] for row in cells if {} in json.loads(row["filters"])), None)
+    """The lists without filter in the order of `ids` (ascending); an item that `ids` lacks is missing."""
     neighbours = np.full((len(ids), metrics.K), -1, np.int64)
     scores = np.zeros((len(ids), metrics.K), np.float32)
     place_of = pd.Index(ids).get_indexer  # hashes the ids once, not once a part
-    for part in table.parts:
-        rows = table.read_part(part, ["product_id", "items", "scores"], pc.field("cell") == cell)
+    for rows in run.table("shortlists").iter_parts(["product_id", "items", "scores"]):
         place = place_of(rows["product_id"].to_numpy())
         rows, place = rows.filter(place >= 0).combine_chunks(), place[place >= 0]
-        if not len(rows):
-            continue
-        items, values = rows["items"].combine_chunks(), rows["scores"].combine_chunks()
+        items, values = (pc.list_slice(rows[name].combine_chunks(), 0, metrics.K) for name in ("items", "scores"))
         lengths = items.value_lengths().to_numpy()
         places = np.repeat(place, lengths)
         ranks = np.arange(len(places)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -324,16 +319,12 @@ def encode(column: pa.ChunkedArray) -> np.ndarray:
 def _count(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
     """The figures of the gates that are counts."""
     ids = products["product_id"].to_numpy()
-    place_of = pd.Index(ids).get_indexer
+    place = pd.Index(ids).get_indexer(run.table("shortlists").read(["product_id"])["product_id"].to_numpy())
     rejected = int(str(run.result("catalog").figures["rejected_products"]))
     return gates.Figures(
         products=len(ids),
         covered=int(((lists.neighbours >= 0).sum(axis=1) >= min(metrics.K, len(ids) - 1)).sum()),
-        cells=len(run.table("cells").read(["cell"])),
-        lists=sum(
-            int((place_of(rows["product_id"].to_numpy()) >= 0).sum())
-            for rows in run.table("lists").iter_parts(["product_id"])
-        ),
+        shortlists=len(np.unique(place[place >= 0])),
         not_finite=_not_finite(run),
         rejected=rejected / max(1, len(ids) + rejected),
         subcategories=Counter(products["subCategory"].drop_null().to_pylist()),

@@ -10,9 +10,9 @@ HEADLINE = {
     "embed": ("images", "embedded", "images_per_s", "champion_used", "champion_both_0", "untrained_both_0"),
     "classify": ("test_accuracy", "classes", "epochs", "classifier"),
     "candidates": ("derived_types",),
-    "similar": ("products", "cells", "lists"),
+    "similar": ("products", "cells", "shortlist_items"),
     "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates"),
-    "publish": ("lists", "lists_per_s", "live"),
+    "publish": ("products", "load_s", "live"),
 }
 """The figures of a step that its line shows."""
 

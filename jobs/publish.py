@@ -1,8 +1,8 @@
-"""publish: lists + verdicts → the store, one flip.
+"""publish: shortlists + verdicts → the store, one flip.
 
 Reads the run's verdicts (it forms none: without them it refuses, and the old run serves on), products, embeddings,
-cells and lists; loads them into partitions of their own and verifies the counts in one transaction, and makes the run
-live in the next: a crash leaves nothing, or a run that is loaded. Content that the store still holds is not loaded
+cells and shortlists; loads them into partitions of their own and verifies the counts in one transaction, and makes the
+run live in the next: a crash leaves nothing, or a run that is loaded. Content that the store still holds is not loaded
 again. What the run was made of, its manifest, goes live with it. What may not go live is said in `objections`, and
 `--publish-anyway REASON` overrules.
 """
@@ -41,9 +41,11 @@ from jobs.run import (
     published_content,
     release,
 )
+from ml.cells import number, supersets
+from ml.cube import filled_at
 from ml.gates import GATES
 
-LOADING = 2
+LOADING = 3
 """How runs are loaded. To be raised when what is stored would differ from what an earlier release stored."""
 MADE = STEPS[: STEPS.index("publish")]
 """The steps that a published run is made by."""
@@ -68,7 +70,7 @@ def publish(run: Run) -> StepResult:
             overruled = _overrule(run, [*refused, *against])
             manifest = _manifest(run, overruled)
             stored = store.stored_with(connection, content)
-            result = _skipped(stored, run.name) if stored else _load(connection, run, content, manifest)
+            result = _skipped(stored, run.name) if stored else load(connection, run, content, manifest)
         with connection.transaction():  # one of its own: see store.flip
             store.lock(connection)
             _make_live(connection, run, content, manifest)
@@ -174,29 +176,44 @@ def _make_live(connection: psycopg.Connection, run: Run, content: str, manifest:
 
 
 def _skipped(stored: StoredRun, live: str) -> StepResult:
-    return StepResult(int(str(stored.figures["lists"])), skipped=True, figures=stored.figures | {"live": live})
+    return StepResult(int(str(stored.figures["products"])), skipped=True, figures=stored.figures | {"live": live})
 
 
-def _load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[str, object]) -> StepResult:
+def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[str, object]) -> StepResult:
     """Load the run's tables, to be made live."""
     started = perf_counter()
     tables, similar = {name: run.table(name) for name in PUBLISHED}, run.result("similar")
     run_id = store.begin(connection, run.name, content, run.fields, manifest)
-    rows = tables["products"].read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
-    rows = rows.sort_by("product_id")
+    rows = tables["products"].read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]).sort_by("product_id")
+    numbering = number({field: rows[field].to_pylist() for field in run.fields}, len(rows))
+    rows = rows.take(numbering.order)
     ids = pd.Index(rows["product_id"].to_numpy())
-    store.load_products(connection, run_id, rows, _embeddings(tables["embeddings"], ids))
-    cells = tables["cells"].read().to_pylist()
-    combinations = [(filters, cell["cell"]) for cell in cells for filters in json.loads(cell["filters"])]
-    store.load_combinations(connection, run_id, combinations)
-    due = int(str(similar.figures["lists"]))
-    lists = store.load_lists(connection, run_id, _lists(tables["lists"], ids, due))
-    _verify(store.counts(connection, run_id), similar.figures, len(combinations), len(cells))
-    figures = {"products": lists // max(1, len(cells)), "cells": len(cells), "lists": lists}
+    base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
+    store.load_products(connection, run_id, rows, base_cells, _embeddings(tables["embeddings"], ids))
+    values = [
+        (field, label or None, numbering.passing({field: label}))
+        for field, labels in numbering.labels.items()
+        for label in labels
+    ]
+    of_cells = tables["cells"].read().sort_by("cell")
+    depths, combinations = of_cells["depth"].to_numpy(), [json.loads(text) for text in of_cells["filters"].to_pylist()]
+    members = np.array([numbering.passing(filters[0]) for filters in combinations])
+    containing = supersets(members)
+    widest = np.flatnonzero(containing.sum(axis=1) == 1)  # by the cell of all products alone
+    cells = list(zip(depths.tolist(), combinations, members, containing, strict=True))
+    store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
+    contains, due = members[widest].T, int(str(similar.figures["products"]))
+    blocks = (
+        (positions, ends, items, filled_at(ends, base_cells[items], contains, depths[widest]))
+        for positions, ends, items in _shortlists(tables["shortlists"], ids, due)
+    )
+    shortlists = store.load_shortlists(connection, run_id, blocks)
+    expected = {"products": due, "combinations": sum(map(len, combinations)), "shortlists": due}
+    _verify(store.counts(connection, run_id), expected)
+    figures = {"products": shortlists, "cells": len(cells)}
     store.attach(connection, run_id, figures)
-    seconds = perf_counter() - started
-    speed = {"load_s": round(seconds, 3), "lists_per_s": round(lists / seconds)}
-    return StepResult(lists, figures=figures | speed | {"live": run.name})
+    seconds = {"load_s": round(perf_counter() - started, 3)}
+    return StepResult(shortlists, figures=figures | seconds | {"live": run.name})
 
 
 def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
@@ -232,23 +249,20 @@ def _positions(ids: pd.Index, wanted: np.ndarray, table: str) -> np.ndarray:
     return place
 
 
-def _lists(lists: Table, ids: pd.Index, due: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    progress = Progress("lists", due)
-    for part in lists.iter_parts(["cell", "product_id", "items"]):
+def _shortlists(shortlists: Table, ids: pd.Index, due: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    progress = Progress("shortlists", due)
+    for part in shortlists.iter_parts(["product_id", "items"]):
         items = part["items"].combine_chunks()
         yield (
-            part["cell"].to_numpy(),
-            _positions(ids, part["product_id"].to_numpy(), "lists"),
-            items.value_lengths().to_numpy(),
-            _positions(ids, items.flatten().to_numpy(), "lists"),
+            _positions(ids, part["product_id"].to_numpy(), "shortlists"),
+            np.append(0, np.cumsum(items.value_lengths().to_numpy())),
+            _positions(ids, items.flatten().to_numpy(), "shortlists"),
         )
         progress.add(len(part))
 
 
-def _verify(counted: dict[str, int], figures: dict[str, object], combinations: int, cells: int) -> None:
-    """Every product of the lake is loaded and has a list in every cell; the key of `lists` refuses a second one."""
-    products = int(str(figures["products"]))
-    expected = {"products": products, "combinations": combinations, "lists": products * cells}
+def _verify(counted: dict[str, int], expected: dict[str, int]) -> None:
+    """Every product of the lake is loaded and has a shortlist; the key of `shortlists` refuses a second one."""
     if counted != expected:
         raise RuntimeError(f"the store counted {counted}, the lake holds {expected}; nothing was published")
 

@@ -44,7 +44,7 @@ WRITES = {
     "search_rejects": "search",
     "embeddings": "similar",
     "cells": "similar",
-    "lists": "similar",
+    "shortlists": "similar",
     "metrics": "evaluate",
     "verdicts": "evaluate",
     "heldout": "evaluate",
@@ -52,7 +52,7 @@ WRITES = {
 """Table → the step that writes it."""
 APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
-PUBLISHED = ("products", "embeddings", "cells", "lists")
+PUBLISHED = ("products", "embeddings", "cells", "shortlists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
 UNRECORDED |= {"airflow_home", "spark", "port"}
 """Settings that decide no result: places, some of which hold passwords, and how one machine's commands run."""
@@ -195,7 +195,7 @@ class Run:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that the run can be filtered by: those of the settings that its lists were made with."""
+        """The fields that the run can be filtered by: those of the settings that its shortlists were made with."""
         return tuple(self.result("similar").settings["fields"])  # type: ignore[arg-type]
 
     def done(self, step: str, fingerprint: str, targets: Mapping[str, Table]) -> StepResult | None:

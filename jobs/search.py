@@ -5,8 +5,10 @@ photo, or one of `search_rejects` with the reason. It is no part of a night: run
 photos and run give the same rows, and running it again commits nothing.
 
 `--dataset` is a folder (every file in it counts, in subfolders too), or a CSV or Parquet table whose column `image` is
-a path, relative to the table, a URI, or (Parquet) a photo's bytes, and whose other columns are filters of that photo.
-`photos?gender=Men&k=20` filters all photos and asks for 20 products each. Whoever wrote the table need not be who runs
+a path, relative to the table, a URI, or (Parquet) a photo's bytes. Its other columns are filters of that photo, in the
+words of `jobs.filters`, `exclude` the ids of products that it is not to be given, or empty.
+`photos?gender=Men,Unisex&baseColour!=Yellow&exclude=123,456&k=20` is the same for all photos, and asks for 20 products
+each. Whoever wrote the table need not be who runs
 this, so what it names must lie in its own folder or below `LOOKALIKE_PHOTO_ROOTS`.
 """
 
@@ -20,7 +22,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from infra.objects import VERSION, Place
 from infra.places import absolute, local, shown
 from infra.telemetry import Progress
 from jobs import step
+from jobs.filters import Filters, read, read_ids, write
 from jobs.run import Run, StepResult
 from jobs.serve import search as serving
 from jobs.serve.search import Answer, Searcher, Seen
@@ -46,6 +49,7 @@ SEARCHES = pa.schema(
         ("image", pa.string()),
         ("image_sha256", pa.string()),
         ("filters", pa.string()),
+        ("exclude", pa.list_(pa.int64())),
         ("stage", pa.string()),
         ("why", pa.string()),
         ("subCategory", pa.string()),
@@ -64,14 +68,15 @@ REJECTS = pa.schema([(name, pa.string()) for name in ("image", "reason", "detail
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to search for: its name in the source, and the filters.
+    """A photo to search for: its name in the source, the filters, and the products that are left out.
 
     `content` is its bytes where the source itself holds them, or why its row cannot be used.
     """
 
     name: str
-    filters: dict[str, str]
+    filters: Filters
     content: bytes | ImageError | None = None
+    exclude: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -183,7 +188,7 @@ def in_batches(source: Source, searcher: Searcher, connection) -> Iterator[list[
         found: list[dict] = []
         for photo, data, seen in zip(photos, read, searcher.see(read), strict=True):
             if isinstance(data, bytes) and isinstance(seen, Seen):
-                answer = searcher.answer(connection, seen, photo.filters, source.k)
+                answer = searcher.answer(connection, seen, photo.filters, source.k, photo.exclude)
                 found.append(_row(photo, hashlib.sha256(data).hexdigest(), answer))
             elif isinstance(seen, ImageError):
                 found.append({"image": photo.label, "reason": seen.reason, "detail": seen.detail})
@@ -211,6 +216,7 @@ def _row(photo: Photo, sha256: str, answer: Answer) -> dict[str, object]:
         "image": photo.label,
         "image_sha256": sha256,
         "filters": json.dumps(photo.filters, sort_keys=True),
+        "exclude": photo.exclude,
         "stage": answer.stage,
         "why": answer.why,
         "subCategory": subcategory and subcategory.value,
@@ -243,30 +249,44 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
             remedy="name the photos: `lookalike search photos/`, or --dataset photos/",
         )
     uri, query, there = _resolve(dataset)
-    filters = _filters(query, uri)
-    k = filters.pop("k", str(serving.K))
-    if not (k.isascii() and k.isdigit() and 1 <= int(k) <= K_MAX):
-        raise UserError(f"k={k!r} is no number of 1 to {K_MAX}", where=uri, remedy="write ?k=20 for 20 products")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    of_all = {name: [text for asked, text in pairs if asked == name] for name in ("k", "exclude")}
+    k = _k(of_all["k"], uri)
     if isinstance(there, bytes):
         table = uri.partition(VERSION)[0] if uri.startswith("s3://") else uri
-        folder, photos = table.rpartition("/")[0], _photos_of_table(table, there)
+        folder, (columns, photos) = table.rpartition("/")[0], _photos_of_table(table, there)
     else:
-        folder, photos = uri, there
+        folder, columns, photos = uri, [], there
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
-    if unknown := [name for name in {**photos[0].filters, **filters} if name not in fields]:
+    names = [name for name, _ in pairs if name not in of_all]
+    if unknown := [name for name in [*columns, *names] if name.removesuffix("!") not in (*fields, "exclude")]:
         raise UserError(
             f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
             where=uri,
             remedy=f"known fields: {', '.join(fields)}",
         )
-    kept = [replace(photo, filters={**filters, **{f: v for f, v in photo.filters.items() if v}}) for photo in photos]
-    return Source(kept, int(k), tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
+    filters = read([pair for pair in pairs if pair[0] not in of_all], uri)
+    exclude = read_ids(of_all["exclude"], uri)
+    asked = [
+        replace(photo, filters={**filters, **photo.filters}, exclude=(*exclude, *photo.exclude)) for photo in photos
+    ]
+    return Source(asked, k, tuple(Root.of(_uri(root)) for root in (folder, *photo_roots)))
 
 
-def dataset_of(photos: str, filters: Mapping[str, str], k: int) -> str:
-    """What `--dataset` is to be for `k` products to each of some photos, of those that pass the filters."""
-    return f"{photos}?{urlencode({**filters, 'k': k})}"
+def _k(given: Sequence[str], uri: str) -> int:
+    k = given[0] if given else str(serving.K)
+    if len(given) > 1 or not (k.isascii() and k.isdigit() and 1 <= int(k) <= K_MAX):
+        raise UserError(
+            f"k={','.join(given)!r} is no number of 1 to {K_MAX}", where=uri, remedy="write ?k=20 for 20 products"
+        )
+    return int(k)
+
+
+def dataset_of(photos: str, filters: Filters, k: int, exclude: Sequence[int] = ()) -> str:
+    """What `--dataset` is to be for `k` products to each of some photos, of those that pass and are not left out."""
+    left_out = [("exclude", ",".join(map(str, exclude)))] if exclude else []
+    return f"{photos}?{urlencode([*write(filters), *left_out, ('k', k)], safe=',')}"
 
 
 def _resolve(dataset: str) -> tuple[str, str, bytes | list[Photo]]:
@@ -288,18 +308,6 @@ def _resolve(dataset: str) -> tuple[str, str, bytes | list[Photo]]:
             if at == len(first):
                 raise  # before: whoever may not list is refused where there is no such key
     raise UserError("there is no such folder or table of photos", where=_uri(first), remedy="give one that exists")
-
-
-def _filters(query: str, uri: str) -> dict[str, str]:
-    """Field → value of `gender=Men&k=20`."""
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if twice := _twice([name for name, _ in pairs]):
-        raise UserError(
-            f"{twice} has two values: {', '.join(repr(value) for name, value in pairs if name == twice)}",
-            where=uri,
-            remedy="give each field once, and ask once for each value",
-        )
-    return dict(pairs)
 
 
 def _twice(names: Sequence[str]) -> str | None:
@@ -364,7 +372,8 @@ def _files_below(folder: str) -> Iterator[Photo]:
         yield Photo(os.path.relpath(error.filename, folder), {}, ImageError("cannot be read", error.strerror or ""))
 
 
-def _photos_of_table(uri: str, data: bytes) -> list[Photo]:
+def _photos_of_table(uri: str, data: bytes) -> tuple[list[str], list[Photo]]:
+    """Its columns but `image`, and its photos."""
     try:
         if uri.lower().endswith(".parquet"):
             file = pq.ParquetFile(io.BytesIO(data))
@@ -384,29 +393,34 @@ def _photos_of_table(uri: str, data: bytes) -> list[Photo]:
             where=uri,
             remedy="give a folder, or a CSV or Parquet table with the column image",
         ) from None
-    return [_photo(row, number) for number, row in enumerate(rows, 1)]
+    return [name for name in columns if name != "image"], [_photo(row, number) for number, row in enumerate(rows, 1)]
 
 
 def _photo(row: dict, number: int) -> Photo:
     """A row of a table; whatever it holds, it is a photo or says why it is none."""
     image, name = row.pop("image"), f"row {number}"
-    filters = {field: str(value or "") for field, value in row.items() if field is not None}
     if isinstance(image, dict):  # bytes and path, as the library datasets writes them
         path, content = image.get("path"), image.get("bytes")
         name = path if isinstance(path, str) and path else name
         image = path if content is None else content
     if None in row:
-        return Photo(name, filters, ImageError("too many fields", "the row is longer than the header"))
-    if any("\0" in value for value in filters.values()):
-        return Photo(name, filters, ImageError("zero byte", "no field has a value with a zero byte"))
+        return Photo(name, {}, ImageError("too many fields", "the row is longer than the header"))
+    texts = {field: str(value) for field, value in row.items() if value is not None and value != ""}
+    if any("\0" in text for text in texts.values()):
+        return Photo(name, {}, ImageError("zero byte", "no field has a value with a zero byte"))
+    try:
+        exclude = tuple(read_ids([texts.pop("exclude", "")], name))
+        filters = read(texts.items(), name)
+    except UserError as error:
+        return Photo(name, {}, ImageError("wrong filter", error.problem))
     if not image and not isinstance(image, bytes):
         return Photo(name, filters, ImageError("no path", "the column image is empty"))
     if isinstance(image, bytes):
-        return Photo(name, filters, image)
+        return Photo(name, filters, image, exclude)
     if not isinstance(image, str):
         wrong = f"the column image holds {type(image).__name__}, neither a path nor bytes"
         return Photo(name, filters, ImageError("no path", wrong))
-    return Photo(image, filters)
+    return Photo(image, filters, None, exclude)
 
 
 if __name__ == "__main__":

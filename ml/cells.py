@@ -12,18 +12,25 @@ from itertools import chain, combinations
 
 import numpy as np
 
+DEPTH = 10
+"""Items of an answer, which a shortlist gives under every filter that is made of precomputed cells."""
+DEEP, LARGE = 20, 6000
+"""Depth of cells of more members than that: to compare them all, as too many are left out by their ids, takes long."""
+
 
 @dataclass(frozen=True)
 class Cells:
     """The precomputed cells, and which of them each product belongs to.
 
     `filters[i]` lists the filter combinations (field → value) that have just the members of cell `i`; `sizes` int64
-    (c,) counts those. An *atom* is the set of products that belong to exactly the same cells: `atoms` int32 (n,) is
-    each product's atom, and `contains` bool (a, c) says which cells contain an atom.
+    (c,) counts those; `depths` int32 (c,) says how many of them, the most similar ones, every shortlist holds. An
+    *atom* is the set of products that belong to exactly the same cells: `atoms` int32 (n,) is each product's atom, and
+    `contains` bool (a, c) says which cells contain an atom.
     """
 
     filters: list[list[dict[str, str]]]
     sizes: np.ndarray
+    depths: np.ndarray
     atoms: np.ndarray
     contains: np.ndarray
 
@@ -35,13 +42,14 @@ class Cells:
         return np.flatnonzero(self.contains[:, cell][self.atoms])
 
 
-def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int) -> Cells:
+def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int, depth: int = DEPTH) -> Cells:
     """The cell of the empty filter, whatever its size, and that of every filter combination with enough members.
 
     Args:
         values: field → the n products' values; None or "" never matches a filter.
         n: number of products.
         cell_min: members a cell needs, the empty filter's excepted.
+        depth: that of a cell; one of more than `LARGE` members has `DEEP`, if that is more.
 
     Combinations with the same members share one cell. Cells come in the order they are met: fewest fields first, then
     by field and value.
@@ -65,12 +73,60 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
             cells.setdefault(np.packbits(inside).tobytes(), (inside, []))[1].append(combination)
     contains = np.array([inside for inside, _ in cells.values()], bool).T.reshape(len(first), len(cells))
     atoms, atom_of_tuple = np.unique(contains, axis=0, return_inverse=True)
+    sizes = (counts @ contains).astype(np.int64)
     return Cells(
         [filters for _, filters in cells.values()],
-        (counts @ contains).astype(np.int64),
+        sizes,
+        np.where(sizes > LARGE, max(depth, DEEP), depth).astype(np.int32),
         atom_of_tuple.ravel()[tuple_of].astype(np.int32),
         atoms,
     )
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Products numbered in the order of their base cells, these sorted by the fields, missing values first.
+
+    `order` int64 (n,): the product at each position; within a base cell they keep their order. Base cell `b` is
+    positions `starts[b]` to `starts[b + 1]`; `labels` has each field's values, "" for none first, and `codes` int64
+    (b,) for each field the place in them of a base cell's value.
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+    labels: dict[str, list[str]]
+    codes: dict[str, np.ndarray]
+
+    def passing(self, filters: Mapping[str, str]) -> np.ndarray:
+        """bool (b,): the base cells that have all these values ("": none).
+
+        Raises:
+            ValueError: no product has one of them.
+        """
+        passing = np.ones(len(self.starts) - 1, bool)
+        for field, value in filters.items():
+            passing &= self.codes[field] == self.labels[field].index(value)
+        return passing
+
+
+def number(values: Mapping[str, Sequence[str | None]], n: int) -> Numbering:
+    """Number n products by their values; `values` as `find_cells` takes them."""
+    labels, codes = zip(*map(_encode, values.values()), strict=True) if values else ((), ())
+    base_cells, first, sizes = _groups(codes, n)
+    return Numbering(
+        np.argsort(base_cells, kind="stable"),
+        np.append(0, np.cumsum(sizes)),
+        dict(zip(values, labels, strict=True)),
+        {field: column[first] for field, column in zip(values, codes, strict=True)},
+    )
+
+
+def supersets(members: np.ndarray) -> np.ndarray:
+    """Which other cells contain each of c cells: bool (c, c); `members` bool (c, b) are a cell's base cells."""
+    counted = members.astype(np.float32)
+    containing = counted @ counted.T == counted.sum(axis=1)[:, None]
+    np.fill_diagonal(containing, False)
+    return containing
 
 
 def _encode(column: Sequence[str | None]) -> tuple[list[str], np.ndarray]:

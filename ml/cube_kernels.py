@@ -13,36 +13,48 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 
 from ml.similarity import UNIT
 
-K = 10
 CHUNK = 16
 WORDS = 4
 """Words of 64 cells that are looked at together."""
 BUCKETS = 1024
-KEY_BITS = 20
-"""A candidate is one uint64: 24 bits of score, falling; then its rank in the panel and its atom, of 20 bits each."""
+INDEX_BITS = 40
+"""A candidate is one uint64: 24 bits of score, falling; then its index in the catalogue."""
 ZERO = 1 << 23
 OWN = np.float32(-4.0)
 """Stands for a query's score with itself: below every score."""
 NONE = np.float32(-2.0)
-"""The bound of a cell with fewer than ten chunks: all scores reach it, `OWN` does not."""
+"""The bound of a cell with fewer chunks than its depth: all scores reach it, `OWN` does not."""
+
+NEVER = np.int16((1 << 15) - 1)
 
 U = np.uint64
 _kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_kernel
-def best_of_block(scores, panel, work, first, best, best_scores):
+def add_block(scores, panel, first, cells, work, earlier, earlier_ends):
+    """The shortlists of a block of queries, those that earlier panels gave with a panel's candidates: keys and ends."""
     starts, chunk_atoms, ranks, masks, minimal, minimal_offsets = panel
-    maxima, order, histogram, buckets, open_cells, counts, bounds, atom_bounds, opened, rows, keys, ranked, found = work
+    atoms, all_masks, depths = cells
+    maxima, order, histogram, buckets, open_cells, counts, bounds, atom_bounds, opened, rows, keys, ranked = work
+    shortlists, ends = np.empty(2 * earlier.shape[0] + 1024, np.uint64), np.zeros(scores.shape[0] + 1, np.int64)
     for q in range(scores.shape[0]):
         _maxima(scores[q], starts, maxima)
         _order_chunks(maxima, order, histogram, buckets)
-        _bound_cells(maxima, order, chunk_atoms, masks, open_cells, counts, bounds)
+        _bound_cells(maxima, order, chunk_atoms, masks, depths, open_cells, counts, bounds)
         _bound_atoms(bounds, minimal, minimal_offsets, atom_bounds)
-        candidates = _collect(scores[q], maxima, ranks, starts, chunk_atoms, atom_bounds, opened, rows, keys)
-        _sort(keys[:candidates], ranked, histogram, buckets)
-        _deal(ranked[:candidates], masks, open_cells, counts, found)
-        _merge(found, counts, first, best[q], best_scores[q])
+        n = _collect(scores[q], maxima, ranks, first, starts, chunk_atoms, atom_bounds, opened, rows, keys)
+        _sort(keys[:n], ranked, histogram, buckets)
+        candidates = ranked[:n]
+        if earlier_ends[q + 1] > earlier_ends[q]:
+            candidates = _merge(earlier[earlier_ends[q] : earlier_ends[q + 1]], candidates)
+        if ends[q] + candidates.shape[0] > shortlists.shape[0]:
+            larger = np.empty(2 * shortlists.shape[0] + candidates.shape[0], np.uint64)
+            larger[: ends[q]] = shortlists[: ends[q]]
+            shortlists = larger
+        dealt = _deal(candidates, atoms, all_masks, depths, open_cells, counts, shortlists[ends[q] :])
+        ends[q + 1] = ends[q] + dealt
+    return shortlists[: ends[-1]].copy(), ends
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
@@ -93,8 +105,8 @@ def _count(buckets, n, histogram):
 
 
 @_kernel
-def _bound_cells(maxima, order, chunk_atoms, masks, open_cells, counts, bounds):
-    """Deal the chunks to their cells until each has ten: the least maximum so far is the cell's bound."""
+def _bound_cells(maxima, order, chunk_atoms, masks, depths, open_cells, counts, bounds):
+    """Deal the chunks to their cells until each has its depth: the least maximum so far is the cell's bound."""
     bounds[:] = NONE
     counts[:] = 0
     open_cells[:] = ~U(0)
@@ -111,7 +123,7 @@ def _bound_cells(maxima, order, chunk_atoms, masks, open_cells, counts, bounds):
                 while bits:
                     cell = U(word) * U(64) + U(trailing_zeros(bits))
                     counts[cell] += 1
-                    if counts[cell] == K:
+                    if counts[cell] == depths[cell]:
                         bounds[cell] = max(least, NONE)
                         open_cells[U(word)] ^= bits & (~bits + U(1))
                     bits &= bits - U(1)
@@ -137,7 +149,7 @@ def _bound_atoms(bounds, minimal, offsets, atom_bounds):
 
 
 @_kernel
-def _collect(row, maxima, ranks, starts, chunk_atoms, atom_bounds, opened, rows, keys):
+def _collect(row, maxima, ranks, first, starts, chunk_atoms, atom_bounds, opened, rows, keys):
     # Stores without a branch: what does not pass is overwritten by what comes next.
     chunks = U(0)
     for chunk in range(maxima.shape[0]):
@@ -146,15 +158,14 @@ def _collect(row, maxima, ranks, starts, chunk_atoms, atom_bounds, opened, rows,
     candidates = U(0)
     for place in range(np.int64(chunks)):
         chunk = U(opened[place])
-        atom = U(chunk_atoms[chunk])
-        bound = atom_bounds[atom]
+        bound = atom_bounds[U(chunk_atoms[chunk])]
         for at in range(U(starts[chunk]), U(starts[chunk + U(1)])):
-            rows[candidates] = (atom << U(32)) | U(at)
+            rows[candidates] = at
             candidates += U(row[U(at)] >= bound)
     for place in range(np.int64(candidates)):
-        atom, at = rows[place] >> U(32), rows[place] & U(0xFFFFFFFF)
+        at = U(rows[place])
         score = U(ZERO - np.int64(row[at] * np.float32(1 / UNIT**2)))
-        keys[place] = (score << U(2 * KEY_BITS)) | (U(ranks[at]) << U(KEY_BITS)) | atom
+        keys[place] = (score << U(INDEX_BITS)) | (U(ranks[at]) + U(first))
     return np.int64(candidates)
 
 
@@ -167,10 +178,10 @@ def _sort(keys, ranked, histogram, buckets):
     low, high = keys[0], keys[0]
     for at in range(n):
         low, high = min(low, keys[at]), max(high, keys[at])
-    low, high = low >> U(2 * KEY_BITS), high >> U(2 * KEY_BITS)
+    low, high = low >> U(INDEX_BITS), high >> U(INDEX_BITS)
     scale = np.float32(BUCKETS - 1) / np.float32(max(U(1), high - low))
     for at in range(n):
-        buckets[at] = np.uint16(np.float32(np.int64((keys[at] >> U(2 * KEY_BITS)) - low)) * scale)
+        buckets[at] = np.uint16(np.float32(np.int64((keys[at] >> U(INDEX_BITS)) - low)) * scale)
     _count(buckets, n, histogram)
     for at in range(n):
         bucket = U(buckets[at])
@@ -192,55 +203,56 @@ def _sort(keys, ranked, histogram, buckets):
 
 
 @_kernel
-def _deal(keys, masks, open_cells, counts, found):
+def _merge(some, others):
+    """Keys of two ascending arrays in ascending order."""
+    merged = np.empty(some.shape[0] + others.shape[0], np.uint64)
+    i = j = 0
+    for at in range(merged.shape[0]):
+        if j == others.shape[0] or (i < some.shape[0] and some[i] < others[j]):
+            merged[at] = some[i]
+            i += 1
+        else:
+            merged[at] = others[j]
+            j += 1
+    return merged
+
+
+@_kernel
+def _deal(keys, atoms, masks, depths, open_cells, counts, dealt):
+    """Deal candidates, best first, to the cells that still lack some; write those that a cell took, and count them."""
     counts[:] = 0
     open_cells[:] = ~U(0)
+    n = U(0)
     for at in range(keys.shape[0]):
-        atom = keys[at] & U((1 << KEY_BITS) - 1)
+        atom = U(atoms[keys[at] & U((1 << INDEX_BITS) - 1)])
+        taken = False
         for group in range(0, masks.shape[1], WORDS):
             if not _any_open(masks, atom, open_cells, U(group)):
                 continue
+            taken = True
             for word in range(group, group + WORDS):
                 bits = masks[atom, U(word)] & open_cells[U(word)]
                 while bits:
                     cell = U(word) * U(64) + U(trailing_zeros(bits))
-                    count = counts[cell]
-                    found[cell, U(count)] = keys[at]
-                    counts[cell] = count + 1
-                    if count == K - 1:
+                    counts[cell] += 1
+                    if counts[cell] == depths[cell]:
                         open_cells[U(word)] ^= bits & (~bits + U(1))
                     bits &= bits - U(1)
+        dealt[n] = keys[at]  # overwritten by what comes next where nobody took it
+        n += U(taken)
+    return np.int64(n)
 
 
 @_kernel
-def _merge(found, counts, first, best, best_scores):
-    """Merge a panel's lists, indices counted from `first`, into the lists so far; both in the order of lists."""
-    for cell in range(best.shape[0]):
-        if best[cell, 0] < 0:
-            for at in range(counts[cell]):
-                best[cell, at], best_scores[cell, at] = _item(found[cell, at], first)
-        else:
-            for at in range(counts[cell]):
-                if not _insert(best[cell], best_scores[cell], *_item(found[cell, at], first)):
-                    break  # the rest ranks lower still
-
-
-@_kernel
-def _item(key, first):
-    index = np.int32((key >> U(KEY_BITS)) & U((1 << KEY_BITS) - 1)) + np.int32(first)
-    return index, np.float32(ZERO - np.int64(key >> U(2 * KEY_BITS))) * np.float32(UNIT**2)
-
-
-@_kernel
-def _insert(items, scores, index, score):
-    """Whether the item is among the best `K`, where it then stands."""
-    place = K
-    while place > 0 and (
-        items[place - 1] < 0 or scores[place - 1] < score or (scores[place - 1] == score and items[place - 1] > index)
-    ):
-        place -= 1
-        if place < K - 1:
-            items[place + 1], scores[place + 1] = items[place], scores[place]
-    if place < K:
-        items[place], scores[place] = index, score
-    return place < K
+def rank_filled(ends, base_cells, cells, offsets, depths):
+    """Of each shortlist and cell the rank of the item with which it has as many of the cell as that is deep."""
+    ranks = np.full((len(ends) - 1, len(depths)), NEVER, np.int16)
+    for q in range(len(ends) - 1):
+        counts = np.zeros(len(depths), np.int64)
+        for at in range(ends[q], ends[q + 1]):
+            for place in range(offsets[base_cells[at]], offsets[base_cells[at] + 1]):
+                cell = cells[place]
+                counts[cell] += 1
+                if counts[cell] == depths[cell]:
+                    ranks[q, cell] = min(at - ends[q] + 1, NEVER - 1)
+    return ranks

@@ -25,7 +25,7 @@ RELATIVE = (
     "neighbours",
 )
 """Gates that hold the run against the live one alone."""
-GATES = ("coverage", "finite", "lists", "rejects", *RELATIVE)
+GATES = ("coverage", "finite", "shortlists", "rejects", *RELATIVE)
 """Every gate; a run without a verdict of each is not published."""
 FIGURES = {
     "heldout": {
@@ -73,8 +73,7 @@ class Figures:
     Attributes:
         products: products of the run.
         covered: products whose unfiltered list has full length (ten, or all others where there are fewer).
-        cells: precomputed cells.
-        lists: lists in the table that belong to a product of the run.
+        shortlists: shortlists in the table that belong to a product of the run.
         not_finite: values of features or embeddings that are NaN or infinite.
         rejected: share of the source's products that could not be used, 0–1.
         subcategories: products of each subCategory.
@@ -85,8 +84,7 @@ class Figures:
 
     products: int
     covered: int
-    cells: int
-    lists: int
+    shortlists: int
     not_finite: int
     rejected: float
     subcategories: Mapping[str, int] = field(default_factory=dict)
@@ -163,7 +161,7 @@ def verdicts(new: Figures, live: Reference, tolerances: Tolerances) -> list[Verd
     rules: list[tuple] = [
         (_coverage, tolerances.coverage_min, tolerances.coverage_loss_max),
         (_finite,),
-        (_lists,),
+        (_shortlists,),
         (_rejects, tolerances.reject_max),
         (_products, tolerances.shrink_max),
         (_subcategories, tolerances.subcategory_shrink_max),
@@ -235,10 +233,11 @@ def _finite(new: Figures, _: Reference) -> Verdict:
     return Verdict("finite", new.not_finite, 0, new.not_finite == 0, detail, remedy)
 
 
-def _lists(new: Figures, _: Reference) -> Verdict:
-    expected = new.products * new.cells
-    detail = f"{new.lists:,} lists for {new.products:,} products in {new.cells:,} cells; {expected:,} are due"
-    return Verdict("lists", new.lists, expected, new.lists == expected, detail, "Run similar again.")
+def _shortlists(new: Figures, _: Reference) -> Verdict:
+    detail = f"{new.shortlists:,} shortlists for {new.products:,} products; each is due one"
+    return Verdict(
+        "shortlists", new.shortlists, new.products, new.shortlists == new.products, detail, "Run similar again."
+    )
 
 
 def _rejects(new: Figures, _: Reference, most: float) -> Verdict:

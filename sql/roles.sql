@@ -28,8 +28,8 @@ BEGIN
         GRANT SELECT ON lookalike.live_run, lookalike.live_products TO lookalike_reader;
         -- Which release prepared the store; releases before 0004 look into the other one.
         GRANT SELECT ON lookalike.prepared, lookalike.applied TO lookalike_reader;
-        GRANT EXECUTE ON FUNCTION lookalike.similar_items(bigint, jsonb, int),
-            lookalike.similar_items_by_vector(public.vector, jsonb, int) TO lookalike_reader;
+        REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike FROM lookalike_reader;
+        GRANT EXECUTE ON FUNCTION lookalike.similar_items, lookalike.similar_items_by_vector TO lookalike_reader;
     END IF;
     IF to_regrole('lookalike_loader') IS NOT NULL THEN
         REVOKE CREATE ON SCHEMA lookalike FROM lookalike_loader;
@@ -41,9 +41,12 @@ BEGIN
     END IF;
     IF to_regrole('lookalike_lookup') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_lookup;
-        GRANT SELECT ON lookalike.live, lookalike.runs, lookalike.products, lookalike.base_cells, lookalike.combinations,
-            lookalike.lists TO lookalike_lookup;
+        GRANT SELECT ON lookalike.live, lookalike.runs, lookalike.products, lookalike.shortlists, lookalike.numberings,
+            lookalike.cells, lookalike.field_values, lookalike.combinations TO lookalike_lookup;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lookalike TO lookalike_lookup;
+        IF to_regnamespace('lookalike_lists') IS NOT NULL THEN
+            GRANT USAGE ON SCHEMA lookalike_lists TO lookalike_lookup;
+        END IF;
     END IF;
 END $$;
 
@@ -60,8 +63,9 @@ BEGIN
         GRANT CREATE ON SCHEMA lookalike TO lookalike_loader;
         FOR relation IN
             SELECT oid FROM pg_class
-            WHERE relnamespace = 'lookalike'::regnamespace AND relkind = 'p'
-               OR relnamespace = 'lookalike_runs'::regnamespace AND relkind = 'r'
+            WHERE (relnamespace = 'lookalike'::regnamespace AND relkind = 'p'
+                   OR relnamespace = 'lookalike_runs'::regnamespace AND relkind = 'r')
+                AND relowner <> to_regrole('lookalike_loader')  -- readers would wait for nothing, and could end in a deadlock
         LOOP
             EXECUTE format('ALTER TABLE %s OWNER TO lookalike_loader', relation);
         END LOOP;

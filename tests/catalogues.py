@@ -19,6 +19,7 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
 from jobs import catalog, extraction, similar
 from jobs.features import read_embeddings
+from jobs.publish import load
 from jobs.pull import PULLS
 from jobs.run import Run, StepResult, recorded
 from jobs.step import execute
@@ -181,7 +182,7 @@ def extracted(run: Run, files: dict[str, bytes]) -> np.ndarray:
 
 
 def list_nearest(run: Run, embeddings: np.ndarray) -> None:
-    """Write what similar would for the products by id with these embeddings, float32 (n, d): one cell, its lists."""
+    """Write what similar would for the products by id with these embeddings, float32 (n, d), with one cell."""
     ids, scores = run.products(["product_id"])["product_id"].to_pylist(), embeddings @ embeddings.T
     np.fill_diagonal(scores, -1)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
@@ -191,27 +192,24 @@ def list_nearest(run: Run, embeddings: np.ndarray) -> None:
             {"product_id": number, "embedding": embedding, "unlabelled": None}
             for number, embedding in zip(ids, embeddings, strict=True)
         ],
-        "cells": [{"cell": 0, "members": len(ids), "filters": "[{}]"}],
-        "lists": [
-            {"cell": 0, "product_id": number, "items": items, "scores": nearest}
+        "cells": [{"cell": 0, "members": len(ids), "depth": 10, "filters": "[{}]"}],
+        "shortlists": [
+            {"product_id": number, "items": items, "scores": nearest}
             for number, (items, nearest) in zip(ids, lists, strict=True)
         ],
     }
     tables = {name: write_table(run, name, rows[name], schema) for name, schema in similar.SCHEMAS.items()}
-    write_result(run, "similar", tables=tables)
+    write_result(run, "similar", tables=tables, figures={"products": len(ids)})
 
 
-def serve(run: Run, embeddings: np.ndarray) -> None:
-    """Load the products of a run into its store and make it live; answers are computed on read."""
-    products = run.products(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"])
-    with (
-        store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection,
-        connection.transaction(),
-    ):
-        run_id = store.begin(connection, run.name, run.name, run.settings.fields, manifest(run))
-        store.load_products(connection, run_id, products, embeddings)
-        store.attach(connection, run_id, {"products": len(products)})
-        store.flip(connection, run_id)
+def serve(run: Run) -> None:
+    """Load a run into its store and make it live, whatever gates would say."""
+    with store.connect(run.settings.store, run.settings.store_folder, prepares=True) as connection:
+        with connection.transaction():
+            load(connection, run, run.name, manifest(run))
+        with connection.transaction():
+            store.lock(connection)
+            store.flip(connection, store.runs(connection)[0].run_id)
 
 
 def manifest(run: Run) -> dict[str, object]:

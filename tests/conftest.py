@@ -24,6 +24,7 @@ from infra import embedded, store
 from infra.lake import Lake
 from infra.sealing import seal
 from infra.settings import ATTRIBUTES
+from ml.cells import number
 
 _numbers = itertools.count()
 # The caller's settings and shell do not reach the tests; here, since some of these look at the environment when loaded.
@@ -96,41 +97,68 @@ def connection(empty_database: str, tmp_path) -> Iterator[psycopg.Connection]:
 def load_run() -> Callable[..., int]:
     """A function that loads a run and makes it live.
 
-    It takes (connection, run, ids int64 (n,), embeddings float32 (n, d), values: field → n values, lists: a
-    (filter combination, [item ids of each product]) pair a precomputed cell), and returns the run_id.
+    It takes (connection, run, ids int64 (n,), embeddings float32 (n, d), values: field → n values, cells: the filter
+    combinations that are precomputed, each `depth` deep), and returns the run_id.
     """
 
-    def load(connection, run, ids, embeddings, values=None, lists=()) -> int:
-        order = np.argsort(ids)
-        ids, place = np.asarray(ids, np.int64)[order], {int(ids[i]): at for at, i in enumerate(order)}
-        columns = {name: [values[name][i] for i in order] for name in values or {}}
-        texts = {name: pa.array(columns.get(name, [None] * len(ids)), pa.string()) for name in ATTRIBUTES}
-        products = pa.table({"product_id": ids, **texts, "image_sha256": ["0" * 64] * len(ids)})
+    def load(connection, run, ids, embeddings, values=None, cells=({},), depth=10) -> int:
+        by_id = np.argsort(ids)
+        columns = {name: [values[name][i] for i in by_id] for name in values or {}}
+        fields = {
+            name: columns.get(name, [None] * len(ids)) for name in dict.fromkeys(["gender", "baseColour", *columns])
+        }
+        numbering = number(fields, len(ids))
+        order = by_id[numbering.order]
+        texts = {name: [values[name][i] or None for i in order] if name in columns else None for name in ATTRIBUTES}
+        empty = pa.nulls(len(ids), pa.string())
+        products = pa.table(
+            {"product_id": np.asarray(ids, np.int64)[order]}
+            | {name: empty if column is None else pa.array(column, pa.string()) for name, column in texts.items()}
+            | {"image_sha256": ["0" * 64] * len(ids)}
+        )
+        base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
+        passing = [numbering.passing(filters) for filters in cells]
+        inside = [np.flatnonzero(of_cell[base_cells]).tolist() for of_cell in passing]
+        shortlists = shortlists_of(np.asarray(ids)[order], np.asarray(embeddings)[order], inside, depth)
+        labels = [(field, label) for field, labels in numbering.labels.items() for label in labels]
+        values_of = [(field, label or None, numbering.passing({field: label})) for field, label in labels]
+        containing = [[other is not cell and set(cell) <= set(other) for other in inside] for cell in inside]
+        cells_of = list(zip([depth] * len(cells), [[filters] for filters in cells], passing, containing, strict=True))
+        widest = [cell for cell, supersets in enumerate(containing) if sum(supersets) == 1]
+        filled = [[rank_filled(items, inside[cell], depth) for cell in widest] for items in shortlists]
         with connection.transaction():
             store.lock(connection)
-            run_id = store.begin(connection, run, f"content of {run}", ["gender", "baseColour"], {"run": run})
-            store.load_products(connection, run_id, products, np.asarray(embeddings)[order])
-            store.load_combinations(connection, run_id, [(filters, cell) for cell, (filters, _) in enumerate(lists)])
-            loaded = store.load_lists(
-                connection,
-                run_id,
-                (
-                    (
-                        np.full(len(ids), cell),
-                        np.argsort(order),
-                        np.array([len(items) for items in of_products]),
-                        np.array([place[int(item)] for items in of_products for item in items], np.int32),
-                    )
-                    for cell, (_, of_products) in enumerate(lists)
-                ),
-            )
-            store.attach(connection, run_id, {"products": len(ids), "lists": loaded})
+            run_id = store.begin(connection, run, f"content of {run}", list(fields), {"run": run})
+            store.load_products(connection, run_id, products, base_cells, np.asarray(embeddings)[order])
+            store.load_filters(connection, run_id, numbering.starts, values_of, cells_of, widest)
+            ends = np.cumsum([0, *map(len, shortlists)])
+            block = np.arange(len(ids)), ends, np.array([item for items in shortlists for item in items], int)
+            store.load_shortlists(connection, run_id, [(*block, filled)])
+            store.attach(connection, run_id, {"products": len(ids), "cells": len(cells)})
         with connection.transaction():
             store.lock(connection)
             store.flip(connection, run_id)
         return run_id
 
     return load
+
+
+def shortlists_of(ids, embeddings, cells, depth) -> list[list[int]]:
+    """Of each product the positions that are among its `depth` best of one of the cells, which are positions, too."""
+    units = np.rint(np.asarray(embeddings, np.float64) * 2048).astype(np.int64)
+    shortlists = []
+    for position, scores in enumerate(units @ units.T):
+        ranked = np.lexsort((ids, -scores))
+        ranked = ranked[ranked != position]
+        kept = {at for cell in cells for at in ranked[np.isin(ranked, cell)][:depth].tolist()}
+        shortlists.append([at for at in ranked.tolist() if at in kept])
+    return shortlists
+
+
+def rank_filled(items: list[int], cell: list[int], depth: int) -> int:
+    """The rank of the item with which a shortlist has `depth` of a cell; 32767 where it has fewer."""
+    ranks = [rank for rank, item in enumerate(items, 1) if item in cell]
+    return ranks[depth - 1] if len(ranks) >= depth else 32767
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from infra.store import Item
 from jobs.champion import read_embedder
 from jobs.extraction import Model, build, choose_model
 from jobs.features import to_matrix
+from jobs.filters import Filters, passing
 from jobs.run import Run, open_live
 from ml import classifier, images, stages
 from ml.features import Extractor
@@ -127,8 +128,10 @@ class Searcher:
         self._catalogue = _read_catalogue(self.run)
         self._candidates = _read_candidates(self.run)
 
-    def search(self, connection: psycopg.Connection, photo: bytes, filters: Mapping[str, str], k: int = K) -> Answer:
-        """The `k` products most like a photo among those that pass the filters.
+    def search(
+        self, connection: psycopg.Connection, photo: bytes, filters: Filters, k: int = K, exclude: Sequence[int] = ()
+    ) -> Answer:
+        """The `k` products most like a photo among those that pass the filters (see `jobs.filters`) but those excluded.
 
         Raises:
             ImageError: the bytes give no image within the limits of the catalogue.
@@ -138,18 +141,22 @@ class Searcher:
         (seen,) = self.see([photo])
         if isinstance(seen, ImageError):
             raise seen
-        return self.answer(connection, seen, filters, k)
+        return self.answer(connection, seen, filters, k, exclude)
 
     def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
         """As `Sight.see`, with the models of the live run."""
         return self._sight.see(photos)
 
-    def answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int = K) -> Answer:
+    def answer(
+        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[int] = ()
+    ) -> Answer:
         """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
         with store.one_run(connection):
-            return self._answer(connection, seen, filters, k)
+            return self._answer(connection, seen, filters, k, exclude)
 
-    def _answer(self, connection: psycopg.Connection, seen: Seen, filters: Mapping[str, str], k: int) -> Answer:
+    def _answer(
+        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[int]
+    ) -> Answer:
         self._check(connection, filters)
         around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
         decision = stages.decide(seen.probabilities, self._sight.labels, around)
@@ -158,10 +165,10 @@ class Searcher:
             chosen = self._candidates.kinds[decision.derived_type.value]
         elif decision.stage == stages.SUBCATEGORY and decision.subcategory:
             chosen = {"subCategory": decision.subcategory.value}
-        items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k)
+        items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k, exclude)
         return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
 
-    def _check(self, connection: psycopg.Connection, filters: Mapping[str, str]) -> None:
+    def _check(self, connection: psycopg.Connection, filters: Filters) -> None:
         check_fields(self.run, filters)
         live = store.live(connection)
         if live is None or live.run_id != self.run_id:
@@ -276,12 +283,9 @@ class Catalogue:
     types: np.ndarray
     combinations: pa.Table
 
-    def passing(self, filters: Mapping[str, str]) -> pa.Table:
+    def passing(self, filters: Filters) -> pa.Table:
         """The combinations that pass the filters."""
-        rows = self.combinations
-        for field, value in filters.items():
-            rows = rows.filter(pc.equal(rows[field], value))
-        return rows
+        return passing(self.combinations, filters)
 
     def types_of(self, items: Sequence[Item]) -> Nearest:
         """The items' derivedTypes and similarities."""
@@ -310,7 +314,7 @@ class _Around:
     catalogue: Catalogue
     known: Candidates
     embedding: np.ndarray
-    filters: dict[str, str]
+    filters: Filters
 
     @cached_property
     def passing(self) -> pa.Table:

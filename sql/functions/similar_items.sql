@@ -1,14 +1,14 @@
--- The k products most like a product, among those of the live run that pass a filter combination.
+-- The k products most like a product, among those of the live run that pass filters and are not excluded.
 --
--- A precomputed cell is looked up (k <= 10); any other combination is computed on read, exactly, by ordering its members.
--- Embeddings are fixed-point unit vectors, so both ways give the same scores to the bit.
+-- What a precomputed cell answers is read off the shortlist at once; all else is the work of best_items.sql. Embeddings are
+-- fixed-point unit vectors, so both ways give the same scores to the bit.
 -- Plans are made once a connection: left to itself Postgres makes one for every question as soon as it holds several runs, since
 -- it takes naming the run's partition for a gain, and planning takes three times as long as the look-up.
 -- It runs as lookalike_lookup (roles.sql), and search_path names nothing that others create in: what they had created there would
 -- run as that role. pg_temp stands last, since unnamed it comes first, with a caller's temporary types.
 CREATE OR REPLACE FUNCTION lookalike.similar_items(
-    product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10
-) RETURNS TABLE (rank int, item bigint, score real, precomputed boolean)
+    product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10, exclude bigint[] DEFAULT '{}'
+) RETURNS TABLE (rank int, item bigint, score real, scanned int, run_id int)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -17,32 +17,47 @@ DECLARE
     live_id int;
     place int;
     query public.halfvec;
+    shortlist int[];
+    filled_at smallint[];
+    passing int[];
 BEGIN
-    SELECT l.run_id, p.position, p.embedding INTO live_id, place, query
-    FROM lookalike.live l JOIN lookalike.products p USING (run_id) WHERE p.product_id = asked;
-    IF NOT FOUND THEN  -- or not in the tables as this transaction knew them before a publish: see checked_run.sql
-        live_id := lookalike.checked_run(filters, k);
-        SELECT p.position, p.embedding INTO place, query
-        FROM lookalike.products p WHERE p.run_id = live_id AND p.product_id = asked;
-    END IF;
-    IF k BETWEEN 1 AND 10 THEN
+    SELECT l.run_id, p.position, p.embedding, s.items, s.filled_at, c.members INTO live_id, place, query, shortlist, filled_at, passing
+    FROM lookalike.live l
+    JOIN lookalike.products p ON p.run_id = l.run_id
+    JOIN lookalike.shortlists s ON s.run_id = l.run_id AND s.position = p.position
+    LEFT JOIN lookalike.combinations c ON c.run_id = l.run_id AND c.filters = similar_items.filters
+    WHERE p.product_id = asked;
+    IF passing IS NOT NULL AND k BETWEEN 1 AND 10 AND similar_items.exclude = '{}' THEN  -- no cell is less deep than 10
         RETURN QUERY
-        SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, true
-        FROM lookalike.combinations c
-        JOIN lookalike.lists l ON l.run_id = live_id AND l.position = place AND l.cell = c.cell
-        CROSS JOIN unnest(l.items[:k]) WITH ORDINALITY AS u(position, rank)
+        SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, 0, live_id
+        FROM (SELECT s.position, row_number() OVER () AS rank
+              FROM (SELECT unnest(shortlist) AS position) s
+              -- Within a range where an odd number of edges lie before; a variable's array would be copied for every call.
+              WHERE width_bucket(s.position, (SELECT passing || '{}'::int[])) & 1 = 1 LIMIT k) u
         JOIN lookalike.products p ON p.run_id = live_id AND p.position = u.position
-        WHERE c.run_id = live_id AND c.filters = similar_items.filters
         ORDER BY u.rank;
-        IF FOUND THEN
-            RETURN;
-        END IF;
+        RETURN;
     END IF;
-    live_id := lookalike.checked_run(filters, k);
+    live_id := lookalike.asked_run(k);
+    IF NOT EXISTS (SELECT FROM lookalike.cells c WHERE c.run_id = live_id) THEN  -- a run of the release before, which has lists
+        IF similar_items.exclude <> '{}' THEN
+            RAISE EXCEPTION 'the live run was published by an earlier release, which excludes no products'
+                USING HINT = 'publish a run with this release';
+        END IF;
+        RETURN QUERY SELECT o.rank, o.item, o.score, CASE WHEN o.precomputed THEN 0 END, live_id
+        FROM lookalike_lists.similar_items(asked, filters, k) o;
+        RETURN;
+    END IF;
+    IF query IS NULL THEN  -- unknown, or not in the tables as this transaction knew them before a publish: see asked_run.sql
+        SELECT p.position, p.embedding, s.items, s.filled_at INTO place, query, shortlist, filled_at
+        FROM lookalike.products p JOIN lookalike.shortlists s ON s.run_id = p.run_id AND s.position = p.position
+        WHERE p.run_id = live_id AND p.product_id = asked;
+    END IF;
     IF query IS NULL THEN
+        PERFORM lookalike.passing(live_id, filters);  -- what is wrong with the filters is said first
         RAISE EXCEPTION 'the live run has no product %', asked USING HINT = 'its id may be wrong, or it was rejected: see the table rejects';
     END IF;
-    RETURN QUERY SELECT * FROM lookalike.best_members(live_id, query, filters, k, asked);
+    RETURN QUERY SELECT * FROM lookalike.best_items(live_id, query, place, shortlist, filled_at, filters, k, exclude);
 END $$;
 COMMENT ON FUNCTION lookalike.similar_items IS
-    'The k (1 to 100) products most like a product among those of the live run that pass the filters: best first, ties to the smaller id';
+    'The k (1 to 100) products most like a product among those of the live run that pass the filters and are not excluded: best first, ties to the smaller id';

@@ -108,7 +108,7 @@ def test_every_task_tells_an_operator_what_to_do(parsed):
 
 def test_every_table_is_an_asset_that_other_dags_can_wait_for(parsed):
     assets = {name for names in parsed["outlets"].values() for name in names}
-    assert {"lookalike_products", "lookalike_features", "lookalike_lists", "lookalike_store"} <= assets
+    assert {"lookalike_products", "lookalike_features", "lookalike_shortlists", "lookalike_store"} <= assets
 
 
 def test_only_a_users_mistake_is_final(parsed):

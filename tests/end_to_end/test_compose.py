@@ -179,13 +179,13 @@ def logins(empty_database):
             admin.execute(f"DROP ROLE {login}")
 
 
-PRODUCTS = ([1, 2, 3], [[1, 0], [0, 1], [0.5, 0.5]])
+PRODUCTS = ([1, 2, 3], [[1, 0], [0.75, 0.5], [0, 1]])
 
 
 def test_the_loader_publishes_and_rolls_back_but_is_no_superuser(logins, load_run, tmp_path):
     with store.connect(logins["loader"], tmp_path) as loader:
         for run in ("first", "second"):
-            load_run(loader, run, *PRODUCTS, lists=[({}, [(2, 3), (1,), ()])])
+            load_run(loader, run, *PRODUCTS)
         with loader.transaction():
             assert store.rollback(loader).run == "first"
         for refused in ("CREATE ROLE friend", "CREATE TABLE public.mine ()", "COPY (SELECT 1) TO PROGRAM 'cat'"):
@@ -195,7 +195,7 @@ def test_the_loader_publishes_and_rolls_back_but_is_no_superuser(logins, load_ru
 
 def test_the_reader_asks_and_changes_nothing(logins, load_run, tmp_path):
     with store.connect(logins["loader"], tmp_path) as loader:
-        load_run(loader, "a", *PRODUCTS, lists=[({}, [(2, 3), (1,), ()])])
+        load_run(loader, "a", *PRODUCTS)
     with store.connect(logins["reader"], tmp_path) as reader:
         assert [item.product_id for item in store.similar_items(reader, 1, {}, 10)] == [2, 3]
         assert reader.execute("SELECT count(*) FROM lookalike.live_products").fetchone() == (3,)
@@ -203,9 +203,9 @@ def test_the_reader_asks_and_changes_nothing(logins, load_run, tmp_path):
             "DELETE FROM lookalike.live",
             "UPDATE lookalike.runs SET run = 'b'",
             "INSERT INTO lookalike.runs (run, content_hash, fields, manifest) VALUES ('b', 'b', '{}', '{}')",
-            "DROP TABLE lookalike.lists",
+            "DROP TABLE lookalike.shortlists",
             "TRUNCATE lookalike.products",
-            "SELECT * FROM lookalike.lists",
+            "SELECT * FROM lookalike.shortlists",
             "CREATE TABLE lookalike.mine ()",
             "CREATE TABLE public.mine ()",
             "CREATE TEMPORARY TABLE mine ()",

@@ -44,7 +44,7 @@ def published(store_uri, tmp_path_factory):
     embeddings = np.random.default_rng(1).normal(size=(60, 8)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     list_nearest(run, embeddings)
-    serve(run, embeddings)
+    serve(run)
     return run
 
 
@@ -64,12 +64,30 @@ CASES = {
     ),
     "query-filter-quotes": (
         ["query", "10", "--filter", f"baseColour={COLOURS[7]}"],
-        f"10 Product 10 — baseColour={COLOURS[7]}; 1 listed",
+        "10 Product 10 — baseColour=Blue/Grün & \\\\\"x'; 1 listed",
     ),
     "query-two-values-of-a-field": (
         ["query", "10", "--filter", "baseColour=Blue", "--filter", "baseColour=Red", "-k", "3"],
-        "64: baseColour has two values, 'Blue' and 'Red' | --filter | "
-        "give each field once, and ask once for each value",
+        "10 Product 10 — baseColour=Blue,Red; 3 listed",
+    ),
+    "query-list": (
+        ["query", "10", "--filter", "baseColour=Blue,Red", "-k", "3"],
+        "10 Product 10 — baseColour=Blue,Red; 3 listed",
+    ),
+    "query-not": (
+        ["query", "10", "--filter", "baseColour!=Blue", "-k", "3"],
+        "10 Product 10 — baseColour!=Blue; 3 listed",
+    ),
+    "query-any-value": (["query", "10", "--filter", "gender!="], "10 Product 10 — gender!=; 10 listed"),
+    "query-had-and-not-had": (
+        ["query", "10", "--filter", "baseColour=Blue", "--filter", "baseColour!=Blue"],
+        "64: every value that baseColour is to have is one that it is not to have | --filter | "
+        "leave a value out of baseColour!=…",
+    ),
+    "query-exclude": (["query", "10", "--exclude", "1,2", "--exclude", "3"], "10 Product 10 — no filter; 10 listed"),
+    "query-exclude-none": (
+        ["query", "10", "--exclude", "1;2"],
+        "64: '1;2' is no product id | --exclude | write ids separated by commas: 123,456",
     ),
     "query-empty-value": (["query", "10", "--filter", "baseColour="], "10 Product 10 — baseColour="),
     "query-lower-case-value": (["query", "10", "--filter", "baseColour=blue"], "10 Product 10 — baseColour=blue"),
@@ -80,15 +98,16 @@ CASES = {
     "query-value-with-equals": (["query", "10", "--filter", "usage=a=b"], "10 Product 10 — usage=a=b"),
     "query-no-equals": (
         ["query", "10", "--filter", "Blue"],
-        "64: 'Blue' is no filter | --filter | write field=value, such as baseColour=Blue",
+        "64: 'Blue' is no filter | --filter | write field=value, such as baseColour=Blue, or field!=value",
     ),
     "query-colon": (
         ["query", "10", "--filter", "baseColour:Blue"],
-        "64: 'baseColour:Blue' is no filter | --filter | write field=value, such as baseColour=Blue",
+        "64: 'baseColour:Blue' is no filter | --filter | write field=value, such as baseColour=Blue, or field!=value",
     ),
     "query-json": (
         ["query", "10", "--filter", '{"baseColour": "Blue"}'],
-        """64: '{"baseColour": "Blue"}' is no filter | --filter | write field=value, such as baseColour=Blue""",
+        """64: '{"baseColour": "Blue"}' is no filter | --filter | """
+        "write field=value, such as baseColour=Blue, or field!=value",
     ),
     "query-unknown-field-bracket": (
         ["query", "10", "--filter", "[/]=x"],
@@ -159,7 +178,7 @@ CASES = {
         "{lake}/runs/2025-01-01/catalog.json | "
         "run `lookalike step catalog --run 2025-01-01` first, or the whole refresh",
     ),
-    "status": (["status"], "run loaded products lists"),
+    "status": (["status"], "run loaded products cells"),
     "rollback-only-one": (
         ["rollback"],
         f"64: there is no run to go back to | live run: {RUN}; the store holds {RUN} | "
@@ -233,7 +252,7 @@ CASES = {
 def test_a_command_says(lookalike, published, tmp_path, arguments, expected):
     told = command_line(*lookalike(*arguments))
     expected = expected.replace("{lake}", published.lake.uri).replace("{here}", str(tmp_path))
-    if expected in ("java", "run loaded products lists"):  # whose figures are the machine's
+    if expected in ("java", "run loaded products cells"):  # whose figures are the machine's
         told = " ".join(told.split())[: len(expected)]
     assert told == expected
 

@@ -292,7 +292,7 @@ def committed(lake: Path, table: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("step", "code", "tables"),
-    [("embed", EMBED, ("features",)), ("similar", SIMILAR, ("embeddings", "cells", "lists"))],
+    [("embed", EMBED, ("features",)), ("similar", SIMILAR, ("embeddings", "cells", "shortlists"))],
     ids=["embed", "similar"],
 )
 def test_a_worker_lost_in_the_middle_changes_no_bit_of_the_result(local, workers, submit, tmp_path, step, code, tables):

@@ -10,8 +10,7 @@ from infra import embedded, store
 from infra.errors import TransientError, UserError
 
 IDS = np.array([1, 2, 3])
-VECTORS = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
-LISTS = [({}, [(2, 3), (), (1,)])]
+VECTORS = np.array([[1, 0], [0.75, 0.5], [0, 1]], np.float32)
 
 
 def names(connection):
@@ -120,8 +119,8 @@ def test_the_shells_search_path_changes_neither_what_is_made_nor_what_is_found(
 ):
     monkeypatch.setenv("PGOPTIONS", "-c search_path=nowhere")
     with store.connect(empty_database, tmp_path, prepares=True) as connection:
-        old = load_run(connection, "a", IDS, VECTORS, lists=LISTS)
-        load_run(connection, "b", IDS, VECTORS, lists=LISTS)
+        old = load_run(connection, "a", IDS, VECTORS)
+        load_run(connection, "b", IDS, VECTORS)
         assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
         assert [item.product_id for item in store.similar_items_by_vector(connection, VECTORS[1], {}, 1)] == [2]
         assert store.prune(connection, 1) == [old]
@@ -131,52 +130,75 @@ def test_the_shells_search_path_changes_neither_what_is_made_nor_what_is_found(
 # Loading ---------------------------------------------------------------------------------------------------------
 
 
-def test_lists_of_every_length_come_back_as_they_were_loaded_as_positions(connection, load_run):
-    n = 40
-    ids = np.arange(n) * 2**40 // n - 2**39
-    lists = [ids[np.roll(np.arange(n), i)[: i % 11]] for i in range(n)]
-    load_run(connection, "a", ids, np.tile(VECTORS[:1], (n, 1)), lists=[({}, lists)])
-    stored = connection.execute("SELECT items FROM lookalike.lists ORDER BY position").fetchall()
-    assert [ids[items].tolist() for (items,) in stored] == [items.tolist() for items in lists]
+def test_shortlists_of_every_length_come_back_as_they_were_loaded(connection):
+    n, run_id = 1300, None
+    with connection.transaction():
+        run_id = store.begin(connection, "a", "f", ["gender"], {})
+        items = [np.roll(np.arange(n), i)[: i if i < 30 else n - i] for i in range(n)]
+        ends = np.cumsum([0, *map(len, items)])
+        filled = np.random.default_rng(0).integers(1, 1 << 15, (n, 3))
+        assert store.load_shortlists(connection, run_id, [(np.arange(n), ends, np.concatenate(items), filled)]) == n
+    table = f"lookalike_runs.shortlists_{run_id}"
+    stored = connection.execute(f"SELECT items, filled_at FROM {table} ORDER BY position").fetchall()
+    assert [row[0] for row in stored] == [shortlist.tolist() for shortlist in items]
+    assert [row[1] for row in stored] == filled.tolist()
 
 
-def test_positions_count_the_products_by_ascending_id_and_products_of_a_base_cell_lie_together(connection, load_run):
+def test_products_of_a_base_cell_lie_together_and_members_are_ranges_of_their_positions(connection, load_run):
     values = {"gender": ["Men", "Women"] * 3, "baseColour": ["Red", None, "", "Red", "Blue", None]}
-    load_run(connection, "a", np.array([30, 50, 10, 20, 60, 40]), np.zeros((6, 2), np.float32), values)
-    rows = connection.execute(
-        """SELECT product_id, position, attributes FROM lookalike.products JOIN lookalike.base_cells USING (base_cell)
-           ORDER BY product_id"""
-    ).fetchall()
-    assert rows == [
-        (10, 0, {"gender": "Men"}),
-        (20, 1, {"gender": "Women", "baseColour": "Red"}),
-        (30, 2, {"gender": "Men", "baseColour": "Red"}),
-        (40, 3, {"gender": "Women"}),
-        (50, 4, {"gender": "Women"}),
-        (60, 5, {"gender": "Men", "baseColour": "Blue"}),
+    load_run(
+        connection,
+        "a",
+        np.array([30, 50, 10, 20, 60, 40]),
+        np.zeros((6, 2), np.float32),
+        values,
+        [{}, {"gender": "Men"}],
+    )
+    found = connection.execute("SELECT product_id, base_cell FROM lookalike.products ORDER BY position").fetchall()
+    assert found == [(10, 0), (60, 1), (30, 2), (40, 3), (50, 3), (20, 4)]
+    on_disk = connection.execute("SELECT position FROM lookalike.products ORDER BY ctid").fetchall()
+    assert on_disk == [(position,) for position in range(6)]
+    numbering = connection.execute("SELECT starts, depths, widest FROM lookalike.numberings").fetchall()
+    assert numbering == [([0, 1, 2, 3, 5, 6], [10, 10], [1])]
+    values = "SELECT field, value, base_cells::text, cells::text FROM lookalike.field_values"
+    found = connection.execute(values).fetchall()
+    assert sorted(found, key=str) == [
+        ("baseColour", "Blue", "01000", "11"),
+        ("baseColour", "Red", "00101", "11"),
+        ("baseColour", None, "10010", "11"),
+        ("gender", "Men", "11100", "11"),
+        ("gender", "Women", "00011", "10"),
+        ("gender", None, "00000", "00"),
     ]
-    on_disk = [cell for (cell,) in connection.execute("SELECT base_cell FROM lookalike.products ORDER BY ctid")]
-    assert on_disk == sorted(on_disk)
+    cells = "SELECT cell, base_cells::text, supersets::text FROM lookalike.cells ORDER BY cell"
+    assert connection.execute(cells).fetchall() == [(0, "11111", "00"), (1, "11100", "10")]
+    members = "SELECT filters, members FROM lookalike.combinations ORDER BY cell"
+    assert connection.execute(members).fetchall() == [({}, [0, 6]), ({"gender": "Men"}, [0, 3])]
 
 
-def test_a_combination_is_resolved_to_its_cell_and_that_to_a_list_by_one_look_up_each_in_an_index(connection, load_run):
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+def test_what_an_answer_is_read_from_is_found_by_one_look_up_each_in_an_index(connection, load_run):
+    load_run(connection, "a", IDS, VECTORS)
     # A scan is preferred for a table of one page; it would be taken all the same where there is no index.
     connection.execute("SET enable_seqscan = off")
     for query in (
-        "SELECT cell FROM lookalike.combinations WHERE run_id = 1 AND filters = '{}'",
-        "SELECT items FROM lookalike.lists WHERE run_id = 1 AND position = 0 AND cell = 0",
+        "SELECT members FROM lookalike.combinations WHERE run_id = 1 AND filters = '{}'",
+        "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value = 'Men'",
+        "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value IS NULL",
+        "SELECT items FROM lookalike.shortlists WHERE run_id = 1 AND position = 0",
+        "SELECT embedding FROM lookalike.products WHERE run_id = 1 AND position >= 0 AND position < 2",
     ):
         plan = [line for (line,) in connection.execute(f"EXPLAIN {query}")]
         assert sum("Scan" in line for line in plan) == 1, plan
         assert "Index Scan" in plan[0], plan
 
 
-def test_products_whose_ids_do_not_ascend_are_refused(connection):
+def test_a_cell_that_is_less_deep_than_an_answer_is_long_is_refused(connection):
     with connection.transaction(force_rollback=True):
         run_id = store.begin(connection, "a", "f", ["gender"], {})
-        with pytest.raises(ValueError, match="ascend"):
-            store.load_products(connection, run_id, products([1, 3, 3]), VECTORS)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            store.load_filters(
+                connection, run_id, np.array([0, 3]), [], [(9, [{}], np.ones(1, bool), np.zeros(1, bool))], []
+            )
 
 
 def products(ids):
@@ -198,36 +220,36 @@ def test_embeddings_of_every_backbones_width_are_stored_exactly(connection, load
 
 
 def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_run, empty_database):
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "a", IDS, VECTORS)
     with connection.transaction(force_rollback=True):
-        load_run(connection, "b", IDS, VECTORS, lists=LISTS)
+        load_run(connection, "b", IDS, VECTORS)
         store.rollback(connection)
         assert store.live(connection).run == "a"
     assert store.holds(connection) == []
     assert names(connection) == ["a"]
     assert store.live(connection).run == "a"
-    assert store.similar_items(connection, 1, {}, 10)[0].precomputed
+    assert store.similar_items(connection, 1, {}, 10)[0].scanned == 0
 
 
-def test_a_list_of_a_product_that_is_not_loaded_is_not_counted(connection):
+def test_a_shortlist_of_a_product_that_is_not_loaded_is_not_counted(connection):
     with connection.transaction(force_rollback=True):
         run_id = store.begin(connection, "a", "f", ["gender"], {})
-        store.load_products(connection, run_id, products([7]), VECTORS[:1])
-        one = np.ones(2, np.int32)
-        store.load_lists(connection, run_id, [(one, np.array([0, 1]), one, one)])
-        assert store.counts(connection, run_id) == {"products": 1, "combinations": 0, "lists": 1}
+        store.load_products(connection, run_id, products([7]), np.zeros(1, int), VECTORS[:1])
+        block = np.array([0, 1]), np.array([0, 1, 2]), np.zeros(2, int), np.zeros((2, 0), int)
+        store.load_shortlists(connection, run_id, [block])
+        assert store.counts(connection, run_id) == {"products": 1, "combinations": 0, "shortlists": 1}
 
 
 def test_a_member_of_lookalike_loader_can_publish_prune_and_roll_back(connection, load_run, empty_database, tmp_path):
     """Both members, because only an owner may drop a partition: the one who loaded it must not be the only one."""
-    load_run(connection, "by the administrator", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "by the administrator", IDS, VECTORS)
     members = ("test_loader_1", "test_loader_2")
     for member in members:
         connection.execute(f"DROP ROLE IF EXISTS {member}")
         connection.execute(f"CREATE ROLE {member} LOGIN IN ROLE lookalike_loader")
     for member in members:
         with store.connect(make_conninfo(empty_database, user=member), tmp_path) as loader:
-            load_run(loader, f"by {member}", IDS, VECTORS, lists=LISTS)
+            load_run(loader, f"by {member}", IDS, VECTORS)
             before = store.rollback(loader)
             store.unhold(loader, None)
             store.flip(loader, store.runs(loader)[0].run_id)

@@ -6,6 +6,7 @@ Another release is another folder `sql/`.
 import hashlib
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -16,8 +17,7 @@ from infra import store
 from infra.errors import TransientError, UserError
 
 IDS = np.array([1, 2, 3])
-VECTORS = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
-LISTS = [({}, [(2, 3), (), (1,)])]
+VECTORS = np.array([[1, 0], [0.75, 0.5], [0, 1]], np.float32)
 THIS = store.SQL
 MIGRATION = "CREATE TABLE lookalike.extra (x int); COMMENT ON TABLE lookalike.extra IS 'of the newer release';"
 FUNCTION = """CREATE OR REPLACE FUNCTION lookalike.newest() RETURNS int LANGUAGE sql RETURN 9;
@@ -31,7 +31,7 @@ def newer(tmp_path):
     shutil.copytree(THIS, folder)
     (folder / "migrations/9999_extra.sql").write_text(MIGRATION)
     (folder / "functions/newest.sql").write_text(FUNCTION)
-    function = folder / "functions/checked_run.sql"
+    function = folder / "functions/asked_run.sql"
     function.write_text(function.read_text().replace("no run is live", "nothing is live"))
     return folder
 
@@ -197,8 +197,8 @@ def test_a_role_that_may_create_roles_but_is_no_superuser_can_prepare_and_publis
             superuser.execute(f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN END $$")
             superuser.execute(f"GRANT {role} TO test_admin WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
         with store.connect(make_conninfo(empty_database, user="test_admin"), tmp_path, prepares=True) as admin:
-            load_run(admin, "a", IDS, VECTORS, lists=LISTS)
-            old = load_run(admin, "b", IDS, VECTORS, lists=LISTS)
+            load_run(admin, "a", IDS, VECTORS)
+            old = load_run(admin, "b", IDS, VECTORS)
             store.rollback(admin)
             assert [item.product_id for item in store.similar_items(admin, 1, {}, 10)] == [2, 3]
             assert store.prune(admin, 1) == [old]
@@ -218,7 +218,7 @@ def test_a_role_that_may_create_roles_but_is_no_superuser_can_prepare_and_publis
 def test_a_newer_release_does_not_ask_of_a_store_that_an_older_one_prepared(
     connection, load_run, logins, newer, monkeypatch, tmp_path
 ):
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "a", IDS, VECTORS)
     before = everything(connection)
     monkeypatch.setattr(store, "SQL", newer)
     for login in logins.values():
@@ -243,7 +243,7 @@ def test_publishing_by_a_login_that_may_not_prepare_is_refused_in_words(
 def test_an_older_release_asks_a_newer_store_and_changes_nothing_in_it(
     connection, empty_database, load_run, logins, newer, monkeypatch, tmp_path
 ):
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "a", IDS, VECTORS)
     with monkeypatch.context() as patched:
         patched.setattr(store, "SQL", newer)
         store.prepare(connection)
@@ -264,7 +264,7 @@ def test_an_older_release_asks_a_newer_store_and_changes_nothing_in_it(
     monkeypatch.setattr(store, "SQL", newer)
     assert ask(logins["reader"], tmp_path) == ("a", [2, 3])
     with store.connect(logins["loader"], tmp_path, prepares=True) as loader:
-        load_run(loader, "b", IDS, VECTORS, lists=LISTS)
+        load_run(loader, "b", IDS, VECTORS)
     assert ask(logins["reader"], tmp_path) == ("b", [2, 3])
 
 
@@ -277,6 +277,114 @@ def test_a_release_that_waits_to_publish_while_a_newer_one_prepares_is_refused(
             store.prepare(connection)
         with pytest.raises(UserError, match="newer release"), waiting.transaction():
             store.lock(waiting)
+
+
+# From lists to shortlists ------------------------------------------------------------------------------------------
+
+LISTED = """
+    INSERT INTO lookalike.runs (run, content_hash, fields, manifest, figures, loaded_at, published_at)
+        VALUES ('old', 'o', '{gender}', '{}', '{"products": 3}', '2026-01-01', '2026-01-01');
+    DO $$
+    DECLARE name text;
+    BEGIN
+        FOREACH name IN ARRAY ARRAY['products', 'base_cells', 'combinations', 'lists'] LOOP
+            EXECUTE format('CREATE TABLE lookalike_runs.%s_1 PARTITION OF lookalike.%1$s FOR VALUES IN (1)', name);
+            EXECUTE format('ALTER TABLE lookalike_runs.%s_1 OWNER TO lookalike_loader', name);
+        END LOOP;
+    END $$;
+    INSERT INTO lookalike.products (run_id, position, base_cell, product_id, gender, image_sha256, embedding) VALUES
+        (1, 0, 0, 1, 'Men', '', '[1, 0]'), (1, 1, 0, 2, 'Men', '', '[0.75, 0.5]'), (1, 2, 1, 3, NULL, '', '[0, 1]');
+    INSERT INTO lookalike.base_cells VALUES (1, 0, '{"gender": "Men"}'), (1, 1, '{}');
+    INSERT INTO lookalike.combinations (run_id, filters, cell) VALUES (1, '{}', 0);
+    INSERT INTO lookalike.lists VALUES (1, 0, 0, '{1,2}'), (1, 0, 1, '{0,2}'), (1, 0, 2, '{1,0}');
+    INSERT INTO lookalike.live (run_id) VALUES (1);
+"""
+
+
+@pytest.fixture
+def listed(empty_database, tmp_path, monkeypatch):
+    """A store that the release with migration 0004 prepared, and whose live run has lists."""
+    folder = tmp_path / "0004/sql"
+    shutil.copytree(THIS, folder)
+    (folder / "migrations/0005_shortlists.sql").unlink()
+    shutil.rmtree(folder / "functions")
+    shutil.copytree(Path(__file__).parent / "release_0004", folder / "functions")
+    (folder / "functions/roles.sql").rename(folder / "roles.sql")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "SQL", folder)
+        with store.connect(empty_database, tmp_path, prepares=True) as connection:
+            connection.execute(LISTED)
+    return empty_database
+
+
+def test_an_upgrade_from_lists_fails_no_reader_and_the_old_tables_go_with_the_last_run_that_has_some(
+    listed, load_run, tmp_path
+):
+    ended, failures, answers = threading.Event(), [], []
+
+    def read():
+        with psycopg.connect(listed, autocommit=True) as reader:
+            while not ended.is_set():
+                try:
+                    found = reader.execute("SELECT item, score FROM lookalike.similar_items(1)").fetchall()
+                    answers.append(tuple(item for item, _ in found))
+                except Exception as error:
+                    failures.append(repr(error))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        with store.connect(listed, tmp_path, prepares=True) as connection:
+            check_a_run_of_lists(connection)
+            load_run(connection, "new", IDS, VECTORS[[0, 2, 1]])
+            assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3, 2]
+            assert store.prune(connection, 2) == []
+            assert store.rollback(connection).run == "old"
+            check_a_run_of_lists(connection)
+            store.unhold(connection, None)
+            load_run(connection, "newer", IDS, VECTORS[[0, 2, 1]])
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert set(answers) == {(2, 3), (3, 2)}
+    with store.connect(listed, tmp_path) as connection:
+        tables = "SELECT count(*) FROM pg_class WHERE relname ~ '^(lists|base_cells)'"
+        assert connection.execute(tables).fetchone() > (2,)
+        assert store.prune(connection, 1) == [1, 2]
+        assert connection.execute(tables).fetchone() == (0,)
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3, 2]
+
+
+def check_a_run_of_lists(connection):
+    """What the live run of `LISTED` answers, and what it does not."""
+    found = [(item.product_id, item.scanned) for item in store.similar_items(connection, 1, {}, 10)]
+    assert found == [(2, 0), (3, 0)]
+    men = store.similar_items(connection, 3, {"gender": "Men"}, 10)
+    assert [(item.product_id, item.scanned) for item in men] == [(2, None), (1, None)]
+    assert len(store.similar_items_by_vector(connection, VECTORS[0], {}, 2)) == 2
+    for question in (
+        lambda: store.similar_items(connection, 1, {}, 10, [2]),
+        lambda: store.similar_items_by_vector(connection, VECTORS[0], {}, 10, [2]),
+        lambda: store.similar_items(connection, 1, {"gender": ["Men"]}, 10),
+    ):
+        with pytest.raises(UserError):
+            question()
+
+
+def test_a_reader_may_not_call_what_answered_from_lists(listed, tmp_path):
+    with store.connect(listed, tmp_path, prepares=True) as connection:
+        connection.execute("SET ROLE lookalike_reader")
+        assert len(store.similar_items(connection, 1, {}, 10)) == 2
+        for call in (
+            "lookalike_lists.similar_items(1)",
+            "lookalike_lists.similar_items_by_vector('[1, 0]')",
+            "lookalike.checked_run('{}', 1)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT {call}")
 
 
 # Releases before this one ------------------------------------------------------------------------------------------
@@ -338,6 +446,8 @@ def old_store(empty_database):
     with psycopg.connect(empty_database, autocommit=True) as connection:
         with connection.transaction():
             migrate_as_before(connection, BEFORE)
+            for file in sorted((Path(__file__).parent / "release_0004").glob("[!r]*.sql")):
+                connection.execute(file.read_bytes())  # as good as those of that release
             connection.execute(OLD_RUNS)
             connection.execute("DO $$ BEGIN CREATE ROLE lookalike_reader; EXCEPTION WHEN duplicate_object THEN END $$")
             connection.execute("GRANT USAGE ON SCHEMA lookalike TO lookalike_reader")
@@ -392,7 +502,7 @@ def test_a_store_of_the_release_before_is_not_asked_until_it_is_prepared_and_the
         assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3]
         assert store.rollback(connection).run == "old"
         assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2]
-        load_run(connection, "c", IDS, VECTORS, lists=LISTS)
+        load_run(connection, "c", IDS, VECTORS)
         assert store.prune(connection, 2) == [2, 3]
         assert [run.run for run in store.runs(connection)] == ["c", "old"]
     assert ask(make_conninfo(empty_database, user="test_reader"), tmp_path) == ("c", [2, 3])

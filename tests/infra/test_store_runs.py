@@ -12,9 +12,9 @@ from infra import store
 from infra.errors import UserError
 
 IDS = np.array([1, 2, 3])
-VECTORS = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
-LISTS = [({}, [(2, 3), (), (1,)])]
-FLIPPED = [({}, [(3, 2), (), (1,)])]
+VECTORS = np.array([[1, 0], [0.75, 0.5], [0, 1]], np.float32)
+FLIPPED = VECTORS[[0, 2, 1]]
+"""The second product is most like the first, flipped the third is."""
 
 
 def names(connection):
@@ -24,7 +24,7 @@ def names(connection):
 @pytest.fixture
 def load(connection, load_run):
     """A function that publishes a run with this name and returns its run_id."""
-    return lambda run, lists=LISTS: load_run(connection, run, IDS, VECTORS, lists=lists)
+    return lambda run, vectors=VECTORS: load_run(connection, run, IDS, vectors)
 
 
 def best(connection):
@@ -326,7 +326,7 @@ def test_readers_at_full_speed_neither_fail_nor_wait_for_a_lock_while_runs_are_p
     for thread in threads:
         thread.start()
     for night in range(20):
-        load(str(night), FLIPPED if night % 2 else LISTS)
+        load(str(night), FLIPPED if night % 2 else VECTORS)
         store.prune(connection, 2)
     ended.set()
     for thread in threads:
@@ -343,7 +343,7 @@ def test_a_transaction_that_asked_before_a_publish_gets_the_new_run_after_it(con
         for night in range(4):
             assert best(reader) == 2 + night % 2
             assert len(store.similar_items_by_vector(reader, VECTORS[0], {}, 3)) == 3
-            load(str(night), LISTS if night % 2 else FLIPPED)
+            load(str(night), VECTORS if night % 2 else FLIPPED)
 
 
 def test_a_loader_sees_the_snapshots_of_other_users(connection, load, empty_database):

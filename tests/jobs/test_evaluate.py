@@ -85,7 +85,7 @@ def small_run(lake, empty_database, classifier_file):
 def good_tables() -> dict[str, list[dict]]:
     """Rows of the tables, in each the row of product `n` at n − 1."""
     tables: dict[str, list[dict]] = {
-        name: [] for name in ("products", "images", "features", "embeddings", "lists", "embedders")
+        name: [] for name in ("products", "images", "features", "embeddings", "shortlists", "embedders")
     }
     for number in range(1, N + 1):
         attributes = {name: value for name, value in row(number).items() if name != "id"}
@@ -98,10 +98,10 @@ def good_tables() -> dict[str, list[dict]]:
         tables["images"].append({"image_sha256": sha(number), **drawn})
         tables["features"].append({"image_sha256": sha(number), "model": "m", **pooled})
         tables["embeddings"].append({"product_id": number, "embedding": embedding_of(number), "unlabelled": None})
-        tables["lists"].append({"cell": 0, "product_id": number, "items": others, "scores": [0.5] * 10})
+        tables["shortlists"].append({"product_id": number, "items": others, "scores": [0.5] * 10})
     tables["products"][0] |= {"productDisplayName": HOSTILE, "articleType": "$\\frac$ <i>\x01"}
     tables["products"][1] |= {"productDisplayName": None, "articleType": None, "gender": None, "derivedType": None}
-    tables["cells"] = [{"cell": 0, "members": N, "filters": "[{}]"}]
+    tables["cells"] = [{"cell": 0, "members": N, "depth": 10, "filters": "[{}]"}]
     tables["rejects"] = [
         {"product_id": "77", "file": "images/77.jpg", "reason": "damaged", "detail": "<b>cut</b>"},
         {"product_id": "99", "file": "images/99.jpg", "reason": "no row", "detail": ""},
@@ -138,7 +138,7 @@ def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes, uri: s
             "backbone": "efficientnet-lite0",
             "embedder": trained[0]["sha256"] if trained else "untrained",
         },
-        "similar": {"cells": 1, "lists": count, "products": count},
+        "similar": {"cells": 1, "products": count, "shortlist_items": 10.0},
     }
     schemas = {
         "pull": {"pulls": PULLS},
@@ -146,7 +146,7 @@ def write_run(run, tables: dict[str, list[dict]], classifier_file: bytes, uri: s
         "embed": {"features": FEATURES},
         "classify": {"classifier": classify.CLASSIFIER},
         "candidates": {"candidates": candidates.CANDIDATES},
-        "similar": {"embeddings": similar.EMBEDDINGS, "cells": similar.CELLS, "lists": similar.LISTS},
+        "similar": {"embeddings": similar.EMBEDDINGS, "cells": similar.CELLS, "shortlists": similar.SHORTLISTS},
     }
     tables |= {"pulls": [{"uri": uri}], "candidates": []}
     for name, written in schemas.items():
@@ -170,7 +170,7 @@ def test_a_good_run_passes_every_gate_and_its_figures_are_those_of_its_lists(sma
     products = {p["product_id"]: p for p in run.table("products").read().to_pylist()}
     same = [
         products[item]["baseColour"] == products[each["product_id"]]["baseColour"]
-        for each in run.table("lists").read().to_pylist()
+        for each in run.table("shortlists").read().to_pylist()
         for item in each["items"]
     ]
     assert measured["colour_share"] == pytest.approx(100 * np.mean(same))
@@ -181,38 +181,33 @@ def spoil_features(tables):
     tables["features"][3]["average"] = [float("nan"), 1.0, 0.0]
 
 
-def drop_a_list(tables):
-    tables["lists"].pop()
+def drop_a_shortlist(tables):
+    tables["shortlists"].pop()
 
 
-def shorten_lists(tables):
-    for each in tables["lists"][:5]:
+def shorten_shortlists(tables):
+    for each in tables["shortlists"][:5]:
         each["items"], each["scores"] = each["items"][:9], each["scores"][:9]
 
 
 def list_products_that_are_gone(tables):
-    for each in tables["lists"][:5]:
+    for each in tables["shortlists"][:5]:
         each["items"][0] += 1000
 
 
-def keep_lists_of_products_that_are_gone(tables):
-    for each in tables["lists"][:5]:
+def keep_shortlists_of_products_that_are_gone(tables):
+    for each in tables["shortlists"][:5]:
         each["product_id"] += 1000
-
-
-def forget_the_unfiltered_cell(tables):
-    tables["cells"][0]["filters"] = '[{"gender": "Men"}]'
 
 
 @pytest.mark.parametrize(
     ("damage", "failed"),
     [
         (spoil_features, {"finite"}),
-        (drop_a_list, {"lists", "coverage"}),
-        (shorten_lists, {"coverage"}),
+        (drop_a_shortlist, {"shortlists", "coverage"}),
+        (shorten_shortlists, {"coverage"}),
         (list_products_that_are_gone, {"coverage"}),
-        (keep_lists_of_products_that_are_gone, {"coverage", "lists"}),
-        (forget_the_unfiltered_cell, {"coverage"}),
+        (keep_shortlists_of_products_that_are_gone, {"coverage", "shortlists"}),
     ],
 )
 def test_a_damaged_run_fails_its_gate_and_is_refused_by_publish_in_words(small_run, damage, failed):
@@ -232,22 +227,6 @@ def test_features_of_images_and_models_that_the_run_does_not_use_cannot_fail_it(
 
     run = small_run(add_features_of_others)
     assert execute("evaluate", run).figures["failed"] == []
-
-
-def test_the_unfiltered_lists_are_found_by_their_cell_s_filters(small_run, lake):
-    def put_another_cell_first(tables):
-        for each in tables["lists"]:
-            each["cell"] = 7
-        short = [{**each, "cell": 0, "items": each["items"][:1], "scores": [0.1]} for each in tables["lists"]]
-        tables["lists"] += short
-        tables["cells"][:] = [
-            {"cell": 0, "members": 2, "filters": '[{"gender": "Men"}]'},
-            {"cell": 7, "members": N, "filters": '[{}, {"season": "Summer"}]'},
-        ]
-
-    run = small_run(put_another_cell_first)
-    result = execute("evaluate", run)
-    assert (result.figures["coverage"], result.figures["failed"]) == (1, [])
 
 
 def test_evaluating_again_changes_nothing(small_run, lake):
@@ -385,7 +364,7 @@ def test_of_too_many_held_out_products_those_with_the_first_image_hashes_are_mea
     run = small_run()
     all_of_them = execute("evaluate", run).figures["heldout_colour_share"]
     monkeypatch.setattr(evaluate, "MOST", 3)
-    lists = {each["product_id"]: each["items"] for each in run.table("lists").read().to_pylist() if each["cell"] == 0}
+    lists = {each["product_id"]: each["items"] for each in run.table("shortlists").read().to_pylist()}
     products = run.table("products").read(["product_id", "image_sha256", "baseColour"]).to_pylist()
     colours = {each["product_id"]: each["baseColour"] for each in products}
     first = [each["product_id"] for each in sorted(products, key=lambda each: each["image_sha256"])]
@@ -456,7 +435,9 @@ def make_live(connection, run, name: str, figures: dict[str, object]) -> None:
         run_id = store.begin(connection, name, name, run.settings.fields, manifest)
         columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
         products = run.table("products").read().select(columns)
-        store.load_products(connection, run_id, products, np.zeros((len(products), 8), np.float32))
+        store.load_products(
+            connection, run_id, products, np.zeros(len(products), int), np.zeros((len(products), 8), np.float32)
+        )
         store.attach(connection, run_id, {"products": N})
         store.flip(connection, run_id)
 
@@ -539,10 +520,8 @@ class Shop:
         ]
         rows = list(zip(self.numbers, embeddings.tolist(), items, strict=True))
         tables["embeddings"] = [{"product_id": number, "embedding": own, "unlabelled": None} for number, own, _ in rows]
-        tables["lists"] = [
-            {"cell": 0, "product_id": number, "items": own, "scores": [0.5] * 10} for number, _, own in rows
-        ]
-        tables["cells"] = [{"cell": 0, "members": len(rows), "filters": "[{}]"}]
+        tables["shortlists"] = [{"product_id": number, "items": own, "scores": [0.5] * 10} for number, _, own in rows]
+        tables["cells"] = [{"cell": 0, "members": len(rows), "depth": 10, "filters": "[{}]"}]
         if self.embedder != "untrained":
             tables["embedders"] = [dict.fromkeys(EMBEDDERS.names) | {"sha256": self.embedder, "promoted": True}]
         if not self.classified:
@@ -675,7 +654,7 @@ def test_figures_by_another_protocol_are_not_compared_and_the_verdicts_say_so(ni
 def test_a_live_run_whose_tables_are_gone_is_compared_as_far_as_the_store_knows_it(night):
     before = night("2026-01-30", range(1, 601))
     go_live(before)
-    paths = [f"{name}/{part}" for name in ("lists", "metrics") for part in before.table(name).parts]
+    paths = [f"{name}/{part}" for name in ("shortlists", "metrics") for part in before.table(name).parts]
     run = night("2026-01-31", range(1, 601), lose_half_of_the_bags)
     for path in paths:
         (Path(before.lake.path(path))).unlink()

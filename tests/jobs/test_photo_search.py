@@ -64,10 +64,10 @@ def live_run(lake, uri, name=RUN):
     """A run of the drawn catalogue that is live in the store at `uri`."""
     files = {f"images/{i}.jpg": photo(i) for i in range(N)}
     run = open_run(lake, name, store=uri, **SIZE)
-    embeddings = extracted(run, files | {"styles.csv": styles([*map(attributes, range(N))])})
+    extracted(run, files | {"styles.csv": styles([*map(attributes, range(N))])})
     execute("classify", run)
     execute("candidates", run)
-    serve(run, embeddings)
+    serve(run)
     return run
 
 
@@ -358,7 +358,9 @@ def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):
         products = run.table("products").read().sort_by("product_id").slice(0, 2)
         other = store.begin(connection, "another", "another", run.settings.fields, {})
         columns = ["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]
-        store.load_products(connection, other, products.select(columns), np.zeros((2, 1280), np.float32))
+        store.load_products(
+            connection, other, products.select(columns), np.zeros(2, int), np.zeros((2, 1280), np.float32)
+        )
         store.attach(connection, other, {"products": 2})
         store.flip(connection, other)
     with pytest.raises(TransientError, match=f"another went live after run {RUN}"):

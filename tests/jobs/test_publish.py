@@ -21,7 +21,10 @@ from tests.catalogues import write_result
 N = 12
 IDS = np.arange(N) * 10 + 10
 COLOUR = ["Red"] * 5 + ["Blue"] * 6 + [None]
-CELLS = [{"cell": 0, "members": N, "filters": "[{}]"}, {"cell": 1, "members": 5, "filters": '[{"baseColour": "Red"}]'}]
+CELLS = [
+    {"cell": 0, "members": N, "depth": 10, "filters": "[{}]"},
+    {"cell": 1, "members": 5, "depth": 10, "filters": '[{"baseColour": "Red"}]'},
+]
 
 
 def commit(run, name, rows, parts=1):
@@ -32,7 +35,7 @@ def commit(run, name, rows, parts=1):
 
 
 def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
-    """A run whose steps before publish are done; `angle` decides the content, `missing` lists are left out."""
+    """A run whose steps before publish are done; `angle` decides the content, `missing` shortlists are left out."""
     lake = (tmp_path / "lake").as_uri()
     run = Run(name, Settings(lake=lake, store=uri, store_folder=tmp_path / "unused", **settings), Lake(lake))
     vectors = (
@@ -41,13 +44,16 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
     scores = vectors @ vectors.T
     texts = {field: pa.array(COLOUR if field == "baseColour" else [f"{field} x"] * N) for field in ATTRIBUTES}
     products = {"product_id": IDS, **texts, "derivedType": ["Men x"] * N, "image_sha256": ["0" * 64] * N}
-    lists = [
-        {"cell": cell, "product_id": int(IDS[q]), "items": IDS[best].tolist(), "scores": scores[q][best].tolist()}
-        for cell, members in enumerate((range(N), range(5)))
-        for q in range(N)
-        for best in [sorted((i for i in members if i != q), key=lambda i, q=q: (-scores[q, i], i))[:10]]
+    best = [
+        [sorted((i for i in members if i != q), key=lambda i, q=q: (-scores[q, i], i))[:10] for q in range(N)]
+        for members in (range(N), range(5))
     ]
-    figures = {"products": N, "cells": 2, "lists": len(lists) - missing}
+    shortlists = [
+        {"product_id": int(IDS[q]), "items": IDS[kept].tolist(), "scores": scores[q][kept].tolist()}
+        for q, of_cells in enumerate(zip(*best, strict=True))
+        for kept in [sorted({i for items in of_cells for i in items}, key=lambda i, q=q: (-scores[q, i], i))]
+    ]
+    figures = {"products": N, "cells": 2}
     for step, tables, told in (
         ("pull", {}, {}),
         ("catalog", {"products": commit(run, "products", products)}, {}),
@@ -59,7 +65,7 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
             {
                 "embeddings": commit(run, "embeddings", {"product_id": IDS, "embedding": to_lists(vectors)}, parts=2),
                 "cells": commit(run, "cells", CELLS),
-                "lists": commit(run, "lists", lists[: len(lists) - missing], parts=1 if missing else 3),
+                "shortlists": commit(run, "shortlists", shortlists[: N - missing], parts=1 if missing else 3),
             },
             figures,
         ),
@@ -93,23 +99,25 @@ def stored(connection):
 def test_it_loads_the_run_makes_it_live_and_says_what_it_did(tmp_path, connection, empty_database):
     run = ready(tmp_path, empty_database)
     result = publish(run)
-    assert (result.rows, result.skipped, result.tables) == (2 * N, False, {})
-    assert {name: result.figures[name] for name in ("products", "lists", "live")} == {
+    assert (result.rows, result.skipped, result.tables) == (N, False, {})
+    assert {name: result.figures[name] for name in ("products", "cells", "live")} == {
         "products": N,
-        "lists": 2 * N,
+        "cells": 2,
         "live": "2026-01-31",
     }
-    assert {"load_s", "lists_per_s"} <= set(result.figures)
-    assert store.live(connection).figures == {"products": N, "cells": 2, "lists": 2 * N}
-    rows = run.table("lists").read().to_pylist()
-    for row in rows:
-        filters = json.loads(CELLS[row["cell"]]["filters"])[0]
-        found = store.similar_items(connection, row["product_id"], filters, 10)
-        assert [item.product_id for item in found] == row["items"]
-        assert [item.score for item in found] == row["scores"]
-        assert all(item.precomputed for item in found)
-        on_read = store.similar_items(connection, row["product_id"], filters, 11)[:10]
-        assert [(item.product_id, item.score) for item in on_read] == [(item.product_id, item.score) for item in found]
+    assert "load_s" in result.figures
+    assert store.live(connection).figures == {"products": N, "cells": 2}
+    passing = {
+        "{}": set(IDS.tolist()),
+        "baseColour": {int(i) for i, colour in zip(IDS, COLOUR, strict=True) if colour == "Red"},
+    }
+    for row in run.table("shortlists").read().to_pylist():
+        for cell, ids in zip(CELLS, passing.values(), strict=True):
+            for filters in json.loads(cell["filters"]):
+                found = store.similar_items(connection, row["product_id"], filters, 10)
+                kept = [(item, score) for item, score in zip(row["items"], row["scores"], strict=True) if item in ids]
+                assert [(item.product_id, item.score) for item in found] == kept[:10]
+                assert {item.scanned for item in found} <= {0}
     blue = store.similar_items(connection, 10, {"baseColour": "Blue"}, 10)
     assert {item.product_id for item in blue} == set(IDS[5:11].tolist())
     columns = connection.execute('SELECT gender, year, "derivedType" FROM lookalike.live_products LIMIT 1').fetchone()
@@ -161,16 +169,16 @@ def test_the_same_content_is_not_loaded_again_but_takes_the_new_name(tmp_path, c
     publish(ready(tmp_path, empty_database, "monday"))
     before = store.live(connection).run_id
     again = publish(ready(tmp_path, empty_database, "tuesday"))
-    assert (again.skipped, again.rows, again.figures["live"]) == (True, 2 * N, "tuesday")
+    assert (again.skipped, again.rows, again.figures["live"]) == (True, N, "tuesday")
     assert stored(connection) == (["tuesday"], "tuesday")
     assert store.live(connection).run_id == before
 
 
 def test_other_fields_are_other_content(tmp_path, connection, empty_database):
     publish(ready(tmp_path, empty_database, "a"))
-    assert not publish(ready(tmp_path, empty_database, "b", fields=("gender", "season"))).skipped
-    with pytest.raises(UserError, match="baseColour"):
-        store.similar_items(connection, 10, {"baseColour": "Blue"}, 10)
+    assert not publish(ready(tmp_path, empty_database, "b", fields=("baseColour", "season"))).skipped
+    with pytest.raises(UserError, match="gender"):
+        store.similar_items(connection, 10, {"gender": "gender x"}, 10)
 
 
 def test_the_last_three_runs_are_kept(tmp_path, connection, empty_database):
@@ -179,9 +187,9 @@ def test_the_last_three_runs_are_kept(tmp_path, connection, empty_database):
     assert stored(connection) == (["day-4", "day-3", "day-2"], "day-4")
 
 
-def test_a_run_with_a_missing_list_is_not_published(tmp_path, connection, empty_database):
+def test_a_run_with_a_missing_shortlist_is_not_published(tmp_path, connection, empty_database):
     publish(ready(tmp_path, empty_database, "old"))
-    with pytest.raises(RuntimeError, match="23"):
+    with pytest.raises(RuntimeError, match="11"):
         publish(ready(tmp_path, empty_database, "new", missing=1))
     assert stored(connection) == (["old"], "old")
 
@@ -189,8 +197,8 @@ def test_a_run_with_a_missing_list_is_not_published(tmp_path, connection, empty_
 @pytest.mark.parametrize(
     ("table", "column", "message"),
     [
-        ("lists", "items", "table lists names product 55"),
-        ("lists", "product_id", "table lists names product 55"),
+        ("shortlists", "items", "table shortlists names product 55"),
+        ("shortlists", "product_id", "table shortlists names product 55"),
         ("embeddings", "product_id", "table embeddings names product 55"),
     ],
 )
@@ -223,7 +231,7 @@ def commit_again(run, name, rows):
     judge(run)
 
 
-@pytest.mark.parametrize("point", ["load_products", "load_lists", "counts", "attach", "flip"])
+@pytest.mark.parametrize("point", ["load_products", "load_shortlists", "counts", "attach", "flip"])
 def test_a_crash_at_any_point_leaves_the_old_run_serving_and_at_most_one_that_is_loaded_whole(
     tmp_path, connection, empty_database, monkeypatch, point
 ):
@@ -276,10 +284,9 @@ def test_two_publishes_at_once_end_with_one_consistent_live_run(tmp_path, connec
     assert len(names) == 1 if same else sorted(names) == ["one", "two"]
     assert live == names[0]
     winner = next(run for run in runs if run.name == live)
-    for row in winner.table("lists").read().to_pylist():
-        if row["cell"] == 0:
-            found = store.similar_items(connection, row["product_id"], {}, 10)
-            assert [(i.product_id, i.score) for i in found] == list(zip(row["items"], row["scores"], strict=True))
+    for row in winner.table("shortlists").read().to_pylist():
+        found = store.similar_items(connection, row["product_id"], {}, 10)
+        assert [(i.product_id, i.score) for i in found] == list(zip(row["items"], row["scores"], strict=True))[:10]
 
 
 # What may go live -----------------------------------------------------------------------------------------------------
@@ -358,7 +365,9 @@ def test_no_reason_replaces_a_missing_verdict_or_closes_an_open_chain(tmp_path, 
         publish(run)
     judge(run)
     again = ready(tmp_path, empty_database, angle=0.5)
-    write_result(again, "evaluate", tables=again.result("evaluate").tables, inputs={"lists": TableVersion(0, "other")})
+    write_result(
+        again, "evaluate", tables=again.result("evaluate").tables, inputs={"shortlists": TableVersion(0, "other")}
+    )
     with pytest.raises(UserError, match="no closed chain"):
         publish(replace(again, publish_anyway="never mind"))
 

@@ -34,33 +34,36 @@ def night(lake, name, catalogue="one"):
     return embedded(open_run(lake, name, cell_min=10), products, features)
 
 
-def items_outside_their_filter(run):
-    """Items of the run's lists that do not pass the filter of the cell that they are listed in."""
-    colours = {row["product_id"]: row["baseColour"] for row in run.table("products").read().to_pylist()}
-    cells = {row["cell"]: json.loads(row["filters"]) for row in run.table("cells").read().to_pylist()}
-    return [
-        item
-        for row in run.table("lists").read().to_pylist()
-        for filters in cells[row["cell"]]
-        for item in row["items"]
-        if filters.get("baseColour", colours[item]) != colours[item]
-    ]
+def missing_in_shortlists(run):
+    """Cell and product for which the shortlist does not begin with ten members of the cell, those best by embedding."""
+    products = run.table("products").read().to_pylist()
+    rows = {row["product_id"]: row["embedding"] for row in run.table("embeddings").read().to_pylist()}
+    shortlists = {row["product_id"]: row["items"] for row in run.table("shortlists").read().to_pylist()}
+    missing = []
+    for cell in run.table("cells").read().to_pylist():
+        for filters in json.loads(cell["filters"]):
+            inside = [row["product_id"] for row in products if all(row[f] == value for f, value in filters.items())]
+            for product in (row["product_id"] for row in products):
+                best = sorted((-np.dot(rows[product], rows[item]), item) for item in inside if item != product)[:10]
+                met = [item for item in shortlists[product] if item in inside]
+                missing += [(cell["cell"], product)] * (met[:10] != [item for _, item in best])
+    return missing
 
 
 def test_a_night_that_computes_while_another_goes_through_vouches_for_its_own_cells(lake, monkeypatch):
     first, second = night(lake, "2026-01-01"), night(lake, "2026-01-02", "another")
-    compute = similar_step._lists
+    compute = similar_step._shortlists
 
     def with_another_night_in_between(panels, master):
-        monkeypatch.setattr(similar_step, "_lists", compute)
+        monkeypatch.setattr(similar_step, "_shortlists", compute)
         execute("similar", second)
         return compute(panels, master)
 
-    monkeypatch.setattr(similar_step, "_lists", with_another_night_in_between)
+    monkeypatch.setattr(similar_step, "_shortlists", with_another_night_in_between)
     execute("similar", first)
-    assert first.table("lists").read().num_rows
-    assert items_outside_their_filter(first) == []
-    assert items_outside_their_filter(second) == []
+    assert first.table("shortlists").read().num_rows
+    assert missing_in_shortlists(first) == []
+    assert missing_in_shortlists(second) == []
     assert first.table("cells").version != second.table("cells").version
     check_chain(first, ["similar"])
     check_chain(second, ["similar"])

@@ -1,15 +1,13 @@
-"""similar on a real Spark: exact lists for every product and precomputed cell, and nothing computed twice."""
+"""similar on a real Spark: exact shortlists for every product, and nothing computed twice."""
 
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from jobs import catalog as catalog_step
 from jobs import extraction
 from jobs import similar as similar_step
-from jobs.features import to_matrix
 from jobs.step import execute
 from ml import cube
 from ml.similarity import UNIT, to_embedding
@@ -41,7 +39,7 @@ def run(lake):
     return run
 
 
-def test_lists_equal_an_integer_reference_for_every_product_and_cell(run, monkeypatch):
+def test_shortlists_equal_an_integer_reference_for_every_product(run, monkeypatch):
     monkeypatch.setattr(similar_step, "TASK_QUERIES", 16)
     monkeypatch.setattr(cube, "BLOCK", 5)
     monkeypatch.setattr(cube, "PANEL", 30)
@@ -56,10 +54,12 @@ def test_lists_equal_an_integer_reference_for_every_product_and_cell(run, monkey
     assert all(np.array_equal(stored[p["product_id"]], e) for p, e in zip(products, embeddings, strict=True))
     units = np.rint(embeddings.astype(float) / UNIT).astype(np.int64)
     cells = run.table("cells").read().to_pylist()
-    lists = {(each["cell"], each["product_id"]): each for each in run.table("lists").read().to_pylist()}
-    assert result.rows == len(lists) == len(cells) * N
+    shortlists = {each["product_id"]: each for each in run.table("shortlists").read().to_pylist()}
+    assert result.rows == len(shortlists) == N
     assert sorted(cell["members"] for cell in cells) == [23, 24, 35, 35, 70]
+    kept: dict[int, set] = {product["product_id"]: set() for product in products}
     for cell in cells:
+        assert cell["depth"] == 10
         for filters in json.loads(cell["filters"]):
             members = [i for i, p in enumerate(products) if all(p[f] == v for f, v in filters.items())]
             assert len(members) == cell["members"]
@@ -67,9 +67,13 @@ def test_lists_equal_an_integer_reference_for_every_product_and_cell(run, monkey
                 scored = sorted(
                     (-int(units[query] @ units[m]), products[m]["product_id"]) for m in members if m != query
                 )
-                found = lists[cell["cell"], product["product_id"]]
-                assert found["items"] == [item for _, item in scored[:10]]
-                assert [round(score / UNIT**2) for score in found["scores"]] == [-score for score, _ in scored[:10]]
+                kept[product["product_id"]].update(scored[:10])
+    for product, scored in kept.items():
+        assert shortlists[product]["items"] == [item for _, item in sorted(scored)]
+        assert [round(score / UNIT**2) for score in shortlists[product]["scores"]] == [
+            -score for score, _ in sorted(scored)
+        ]
+    assert result.figures["shortlist_items"] == round(np.mean([len(scored) for scored in kept.values()]), 1)
 
 
 def test_the_same_inputs_are_not_computed_again_and_other_settings_are(run):
@@ -80,13 +84,3 @@ def test_the_same_inputs_are_not_computed_again_and_other_settings_are(run):
     changed = execute("similar", other)
     assert not changed.skipped
     assert changed.figures["cells"] == 1
-
-
-def test_lists_of_cells_with_few_members_are_shorter():
-    best = np.array([[[1, -1, -1], [0, 1, 2]], [[-1, -1, -1], [2, 0, -1]]], np.int32)
-    table = similar_step.lists_table(np.array([10, 20, 30]), 0, best, np.where(best < 0, 0, 0.5).astype(np.float32))
-    assert table.schema == similar_step.LISTS
-    assert table.to_pydict()["items"] == [[20], [], [10, 20, 30], [30, 10]]
-    assert table.to_pydict()["cell"] == [0, 0, 1, 1]
-    assert table.to_pydict()["product_id"] == [10, 20, 10, 20]
-    assert isinstance(to_matrix(pa.chunked_array([[[1.0, 2.0]]], pa.list_(pa.float32()))), np.ndarray)

@@ -169,7 +169,8 @@ def test_the_store_takes_filters_of_the_longest_values_that_are_taken(connection
     filters = {name: text[at * share : (at + 1) * share] for at, name in enumerate(ATTRIBUTES)}
     filters["usage"] += text[len(ATTRIBUTES) * share :]
     assert sum(map(len, filters.values())) == FILTER_MAX
-    load_run(connection, "2026-01-31", np.array([1, 2]), np.eye(2), lists=[(filters, [[2], [1]])])
+    values = {name: [text] * 2 for name, text in filters.items()}
+    load_run(connection, "2026-01-31", np.array([1, 2]), np.eye(2), values, [{}, filters])
     assert [item.product_id for item in store.similar_items(connection, 1, filters, 10)] == [2]
 
 

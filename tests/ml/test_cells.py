@@ -3,10 +3,12 @@
 from itertools import product
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.cells import find_cells
+from ml import cells as cells_module
+from ml.cells import find_cells, number, supersets
 
 VALUES = st.sampled_from([None, "", "Men", "Women", "Unisex"])
 
@@ -60,3 +62,34 @@ def test_products_of_one_atom_belong_to_the_same_cells():
     assert cells.atoms[1] == cells.atoms[3]
     inside = np.array([[i in cells.members(cell) for cell in range(len(cells))] for i in range(4)])
     assert np.array_equal(cells.contains[cells.atoms], inside)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 4))
+def test_base_cells_are_numbered_in_the_order_of_their_values(seed, n, distinct):
+    rng = np.random.default_rng(seed)
+    values = {field: [[None, *"abcd"][i] for i in rng.integers(0, distinct + 1, n)] for field in ("x", "y")}
+    numbering = number(values, n)
+    assert sorted(numbering.order.tolist()) == list(range(n))
+    tuples = [tuple(values[field][i] or "" for field in values) for i in numbering.order]
+    assert tuples == sorted(tuples)
+    assert numbering.starts.tolist() == [0, *(at for at in range(1, n) if tuples[at] != tuples[at - 1]), n]
+    firsts = [tuples[at] for at in numbering.starts[:-1]]
+    for filters in ({}, *({field: label} for field in values for label in numbering.labels[field])):
+        passing = [all(own["xy".index(field)] == value for field, value in filters.items()) for own in firsts]
+        assert numbering.passing(filters).tolist() == passing
+    with pytest.raises(ValueError, match="not in list"):
+        numbering.passing({"x": "none has it"})
+
+
+def test_large_cells_are_deeper(monkeypatch):
+    monkeypatch.setattr(cells_module, "LARGE", 3)
+    values = {"x": ["a", "a", "a", "b", "b", "b", "b"]}
+    assert find_cells(values, 7, 2).depths.tolist() == [20, 10, 20]
+    assert find_cells(values, 7, 2, depth=16).depths.tolist() == [20, 16, 20]
+
+
+def test_a_cells_supersets_have_all_its_base_cells_and_more():
+    members = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]], bool)
+    expected = [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]]
+    assert supersets(members).astype(int).tolist() == expected

@@ -25,8 +25,7 @@ SUBCATEGORIES = {"Topwear": 600, "Shoes": 360, "Ties": 40}
 GOOD = Figures(
     products=1000,
     covered=1000,
-    cells=5,
-    lists=5000,
+    shortlists=1000,
     not_finite=0,
     rejected=0.01,
     subcategories=SUBCATEGORIES,
@@ -63,14 +62,14 @@ def measuring(**shares):
         ({"covered": 949}, NOTHING_LIVE, ["coverage"]),
         ({"covered": 975}, LIVE, ["coverage"]),
         ({"not_finite": 1}, LIVE, ["finite"]),
-        ({"lists": 4999}, LIVE, ["lists"]),
-        ({"lists": 5001}, LIVE, ["lists"]),
+        ({"shortlists": 999}, LIVE, ["shortlists"]),
+        ({"shortlists": 1001}, LIVE, ["shortlists"]),
         ({}, having(1250), []),
         ({}, having(1251), ["products"]),
         ({}, having(0), []),
         ({"rejected": 0.05}, LIVE, []),
         ({"rejected": 0.051}, LIVE, ["rejects"]),
-        ({"products": 0, "covered": 0, "lists": 0}, NOTHING_LIVE, ["coverage", "products"]),
+        ({"products": 0, "covered": 0, "shortlists": 0}, NOTHING_LIVE, ["coverage", "products"]),
         ({"covered": 0, "not_finite": 9}, having(9000), ["coverage", "finite", "products"]),
         ({"neighbours": Share(0.998, 900)}, LIVE, ["neighbours"]),
         ({"subcategories": SUBCATEGORIES | {"Topwear": 420, "Ties": 21}}, LIVE, []),
@@ -154,13 +153,13 @@ def test_colours_may_be_worse_by_what_kinds_are_better_as_when_a_champion_is_pro
 
 @pytest.mark.parametrize(("left", "expected"), [(3, []), (2, ["products"]), (0, ["coverage", "products"])])
 def test_a_share_is_the_decimal_that_was_typed(left, expected):
-    new = replace(GOOD, products=left, covered=left, lists=left * 5)
+    new = replace(GOOD, products=left, covered=left, shortlists=left)
     live = LIVE.without("coverage", "too small")
     assert failed(new, replace(live, products=10), replace(BOUNDS, shrink_max=0.7)) == expected
 
 
 def test_an_empty_run_is_refused_even_where_everything_may_go():
-    new = replace(GOOD, products=0, covered=0, lists=0)
+    new = replace(GOOD, products=0, covered=0, shortlists=0)
     everything = replace(BOUNDS, coverage_min=0, shrink_max=1, reject_max=1, coverage_loss_max=1)
     assert failed(new, having(10), everything) == ["products"]
 

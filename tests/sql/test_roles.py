@@ -14,13 +14,12 @@ from psycopg.conninfo import make_conninfo
 from infra import store
 
 IDS = np.array([1, 2, 3])
-VECTORS = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
-LISTS = [({}, [(2, 3), (), (1,)])]
+VECTORS = np.array([[1, 0], [0.75, 0.5], [0, 1]], np.float32)
 PREPARE = Path(store.__file__).parent / "docker/prepare.py"
 
 CRIME = "BEGIN EXECUTE 'ALTER ROLE test_thief SUPERUSER'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;"
 """Harmless to the answer where it fails, so that the look-up goes on to whatever else was planted."""
-ANSWER = "TABLE (rank int, item bigint, score real, precomputed boolean)"
+ANSWER = "TABLE (rank int, item bigint, score real, scanned int, run_id int)"
 ATTACKS = {
     "an overload that fits better than the built-in function": f"""
         CREATE FUNCTION lookalike.unnest(int[]) RETURNS SETOF int LANGUAGE plpgsql
@@ -29,7 +28,7 @@ ATTACKS = {
         CREATE FUNCTION {{schema}}.crime() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {CRIME} RETURN 0; END $$;
         ALTER TABLE lookalike.combinations RENAME TO moved;
         CREATE VIEW lookalike.combinations AS
-            SELECT run_id, filters, cell + {{schema}}.crime() AS cell FROM lookalike.moved;
+            SELECT run_id, filters, cell + {{schema}}.crime() AS cell, members FROM lookalike.moved;
         GRANT SELECT ON lookalike.combinations TO PUBLIC""",
     "a policy on a table of its own": f"""
         CREATE FUNCTION {{schema}}.crime() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {CRIME} RETURN true; END $$;
@@ -38,7 +37,8 @@ ATTACKS = {
         ALTER TABLE lookalike.products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY""",
     "a function that runs as its caller in the place of one that does not": f"""
         CREATE OR REPLACE FUNCTION lookalike.similar_items(product_id bigint, filters jsonb DEFAULT '{{{{}}}}',
-            k int DEFAULT 10) RETURNS {ANSWER} LANGUAGE plpgsql AS $$ BEGIN {CRIME} END $$""",
+            k int DEFAULT 10, exclude bigint[] DEFAULT '{{{{}}}}') RETURNS {ANSWER} LANGUAGE plpgsql
+            AS $$ BEGIN {CRIME} END $$""",
     "an overload that fits a caller's question better": f"""
         CREATE FUNCTION lookalike.similar_items(int) RETURNS {ANSWER} LANGUAGE plpgsql AS $$ BEGIN {CRIME} END $$""",
     "an operator for the functions to find": f"""
@@ -54,7 +54,7 @@ OF_EARLIER_RELEASES = list(ATTACKS)[:3] + list(ATTACKS)[5:]
 @pytest.fixture
 def thief(connection, load_run, empty_database):
     """A connection of a mere member of lookalike_loader to a store with a live run."""
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "a", IDS, VECTORS)
     connection.execute("DROP ROLE IF EXISTS test_thief")
     connection.execute("CREATE ROLE test_thief LOGIN IN ROLE lookalike_loader")
     with psycopg.connect(make_conninfo(empty_database, user="test_thief"), autocommit=True) as thief:
@@ -100,8 +100,8 @@ def test_a_loader_creates_in_the_schema_of_partitions_alone_and_does_not_forge_w
     for statement in (
         "CREATE TABLE lookalike.mine (x int)",
         "CREATE FUNCTION lookalike.mine() RETURNS int LANGUAGE sql RETURN 1",
-        "ALTER TABLE lookalike.lists RENAME TO mine",
-        "ALTER FUNCTION lookalike.similar_items(bigint, jsonb, int) SECURITY INVOKER",
+        "ALTER TABLE lookalike.shortlists RENAME TO mine",
+        "ALTER FUNCTION lookalike.similar_items SECURITY INVOKER",
         "DELETE FROM lookalike.prepared",
         "UPDATE lookalike.applied SET sha256 = ''",
         "SET ROLE lookalike_lookup",
@@ -134,7 +134,7 @@ def prepared(connection, empty_database, load_run):
     environment = {"STORE_LOADER_PASSWORD": "one", "STORE_READER_PASSWORD": "two", "LOOKALIKE_STORE": empty_database}
     root = {"PYTHONPATH": str(PREPARE.parents[2])}
     subprocess.run([sys.executable, PREPARE, "store"], env=os.environ | environment | root, check=True)
-    load_run(connection, "a", IDS, VECTORS, lists=LISTS)
+    load_run(connection, "a", IDS, VECTORS)
     connection.execute("DROP ROLE IF EXISTS test_analyst")
     connection.execute("CREATE ROLE test_analyst LOGIN IN ROLE lookalike_reader")
     connection.execute(f"GRANT CONNECT ON DATABASE {connection.info.dbname} TO test_analyst")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs import step
-from jobs.features import read_features
+from jobs.features import read_embeddings, read_features
 from jobs.run import open_run
 from ml.similarity import to_embedding
 
@@ -52,4 +52,12 @@ def load(dataset: str, folder: Path, fields: Sequence[str]) -> Catalogue:
     centred = features - features.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     embeddings = to_embedding(centred @ axes[:, ::-1][:, :DIMENSIONS])
+    return Catalogue(rows["product_id"].to_numpy(), {field: rows[field].to_pylist() for field in fields}, embeddings)
+
+
+def of_run(lake: str, name: str, fields: Sequence[str]) -> Catalogue:
+    """The catalogue of a run that is done up to similar, with the run's own embeddings."""
+    run = open_run(name, lake=Path(lake).resolve().as_uri() if "://" not in lake else lake)
+    rows = run.products(["product_id", *fields])
+    embeddings = read_embeddings(run)
     return Catalogue(rows["product_id"].to_numpy(), {field: rows[field].to_pylist() for field in fields}, embeddings)

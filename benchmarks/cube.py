@@ -1,18 +1,19 @@
-"""The filter cube against its peers, side by side: every list of every precomputed cell, exactly.
+"""The filter cube against its peers, side by side: the ten most similar members of every precomputed cell, exactly.
 
     python benchmarks/cube.py --dataset ../shared/data/fashion-product-images-small.zip
     python benchmarks/cube.py --dataset … --growth docs/cube-growth.png
 
-In each of three rounds, in turn: ours; faiss IndexFlatIP with an index per cell (the best exact peer); one matrix
-product for all cells with numpy's argpartition in each; faiss on the empty filter alone; the bare matrix product.
-Medians and ratios of the rounds are printed. With `--growth` instead: time and memory of a worker from 44,000 to
-500,000 products, which are the dataset's with noise.
+In each of three rounds, in turn: ours, shortlists written to a lake on disk; faiss IndexFlatIP with an index per cell
+(the best exact peer); one matrix product for all cells with numpy's argpartition in each; faiss on the empty filter
+alone; the bare matrix product. Medians and ratios of the rounds are printed. With `--growth` instead: time and memory
+of a worker from 44,000 to 500,000 products, which are the dataset's with noise.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
+from infra.lake import Lake
+from jobs.similar import PARQUET, shortlists_table
 from ml import cube
 from ml.cells import Cells, find_cells
 from ml.similarity import UNIT, to_embedding
@@ -41,12 +44,13 @@ def on_all_cores(work: Callable[[int], object], starts: Iterable[int]) -> None:
         list(pool.map(work, starts))
 
 
-def ours(embeddings: np.ndarray, panels: list[cube.Panel]) -> None:
+def ours(whole: catalogue.Catalogue, cells: Cells, panels: list[cube.Panel], lake: Lake) -> None:
     def task(start: int) -> None:
-        own = np.arange(start, min(start + TASK, len(embeddings)))
-        cube.lists(embeddings[own], own, panels)
+        own = np.arange(start, min(start + TASK, len(whole.ids)))
+        made = cube.shortlists(whole.embeddings[own], own, panels, cells)
+        lake.write_part("shortlists", shortlists_table(whole.ids, start, *made), **PARQUET)
 
-    on_all_cores(task, range(0, len(embeddings), TASK))
+    on_all_cores(task, range(0, len(whole.ids), TASK))
 
 
 def product(embeddings: np.ndarray) -> None:
@@ -93,20 +97,21 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def exact_share(embeddings: np.ndarray, cells: Cells, panels: list[cube.Panel], queries: int = 60) -> float:
-    """Share of lists equal to an int64 oracle in ids and scores, over all cells of random queries."""
+    """Share of shortlists equal to an int64 oracle in ids and scores, of random queries."""
     chosen = np.random.default_rng(0).choice(len(embeddings), min(queries, len(embeddings)), replace=False)
-    best, scores = cube.lists(embeddings[chosen], chosen, panels)
+    starts, items, scores = cube.shortlists(embeddings[chosen], chosen, panels, cells)
     units, members = np.rint(embeddings / UNIT).astype(np.int64), [cells.members(cell) for cell in range(len(cells))]
     equal = 0
     for place, query in enumerate(chosen):
-        whole = units @ units[query]
-        for cell, inside in enumerate(members):
+        whole, kept = units @ units[query], set[int]()
+        for inside, depth in zip(members, cells.depths, strict=True):
             inside = inside[inside != query]
-            expected = inside[np.lexsort((inside, -whole[inside]))[:10]]
-            found = best[place, cell][best[place, cell] >= 0]
-            same_scores = np.array_equal(scores[place, cell][: len(found)] / np.float32(UNIT**2), whole[expected])
-            equal += np.array_equal(found, expected) and same_scores
-    return equal / (len(chosen) * len(cells))
+            kept.update(inside[np.lexsort((inside, -whole[inside]))[:depth]].tolist())
+        expected = np.array(sorted(kept, key=lambda item: (-whole[item], item)))
+        here = slice(starts[place], starts[place + 1])
+        same_scores = np.array_equal(scores[here] / np.float32(UNIT**2), whole[expected])
+        equal += np.array_equal(items[here], expected) and same_scores
+    return equal / len(chosen)
 
 
 def compare(whole: catalogue.Catalogue, cell_min: int) -> None:
@@ -117,11 +122,13 @@ def compare(whole: catalogue.Catalogue, cell_min: int) -> None:
     panels = [cube.make_panel(embeddings[at : at + size], at, cells) for at in range(0, n, size)]
     prepared = time.perf_counter() - started
     print(f"{n} products, {embeddings.shape[1]} dimensions, {len(cells)} cells, {cells.sizes.sum()} members")
-    print(f"{len(cells) * n} lists, {len(cells.contains)} atoms; cells and panels made in {prepared:.2f} s")
+    print(f"{len(cells) * n} products × cells, {len(cells.contains)} atoms; cells and panels made in {prepared:.2f} s")
     exact = exact_share(embeddings, cells, panels)  # compiles the kernels too
     members = [cells.members(cell) for cell in range(len(cells))]
+    folder = tempfile.TemporaryDirectory(prefix="lookalike-bench-")
+    lake = Lake(Path(folder.name).as_uri())
     contestants = {
-        "ours": lambda: ours(embeddings, panels),
+        "ours": lambda: ours(whole, cells, panels, lake),
         "faiss_per_cell": lambda: [faiss_flat(embeddings, inside) for inside in members],
         "argpartition": lambda: argpartition_per_cell(embeddings, members),
         "faiss_empty": lambda: faiss_flat(embeddings, members[0]),
@@ -147,7 +154,8 @@ def compare(whole: catalogue.Catalogue, cell_min: int) -> None:
     figures = {name: ratio(over, under, wall) for name, over, under in ratios}
     figures |= {f"{name}_cpu": ratio(over, under, busy) for name, over, under in ratios}
     figures |= {"wall_s": round(wall["ours"], 2), "cpu_s_over_threads": round(busy["ours"], 2), "threads": THREADS}
-    figures |= {"lists_per_s": round(n * len(cells) / wall["ours"]), "cells": len(cells), "exact": exact}
+    figures |= {"pairs_per_s": round(n * len(cells) / wall["ours"]), "cells": len(cells), "exact": exact}
+    folder.cleanup()
     print(json.dumps(figures))
 
 
@@ -189,7 +197,7 @@ class Worker:
         """CPU microseconds a query of the product and of all else, and MB beside the embeddings it was given."""
         before, started, own = psutil.Process().memory_info().rss, time.process_time(), np.arange(queries)
         with threadpool_limits(1):
-            cube.lists(self.embeddings[own], own, self.panels(self.embeddings[own]))
+            cube.shortlists(self.embeddings[own], own, self.panels(self.embeddings[own]), self.cells)
         rest_s = time.process_time() - started - 2 * self.gemm_s  # the product was made twice, once to time it
         return {
             "products": len(self.embeddings),

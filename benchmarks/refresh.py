@@ -101,7 +101,8 @@ def main() -> None:
         "embed_images_per_s": first.results["embed"]["figures"]["images_per_s"],
         "peak_mb": round(max(*first.peak_mb.values(), *second.peak_mb.values())),
         "products": first.results["catalog"]["figures"]["products"],
-        "lists": first.results["similar"]["figures"]["lists"],
+        "similar_s": round(first.results["similar"]["seconds"], 1),
+        "publish_s": round(first.results["publish"]["seconds"], 1),
     }
     print(json.dumps(figures))
 

@@ -7,7 +7,7 @@ of the dataset's refresh on `local[2]`, on the cluster, and with the lake on an 
 go through the command of `make refresh`; only the environment differs. Hours: what `--folder` holds is not measured
 again, and one that stops is gone on with. The drawn catalogues are zips that lie ready. Their images are resized to
 64 × 48 pixels, and an embedding trained on a small one is used, as a catalogue in production has one. A cell is
-precomputed from 2 % of the products on, so that a product has as many lists at every size.
+precomputed from 2 % of the products on, so that as many cells are at every size.
 """
 
 from __future__ import annotations

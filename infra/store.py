@@ -87,7 +87,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Item:
-    """One ranked item of a list; `scanned` is how many members of the filter were compared for it.
+    """One ranked item of a list; `scanned` is how many members outside the shortlist were compared.
 
     None where the live run is one of lists, which an earlier release published.
     """
@@ -385,7 +385,7 @@ def load_filters(
     connection: psycopg.Connection,
     run_id: int,
     starts: np.ndarray,
-    values: Sequence[tuple[str, str | None, np.ndarray]],
+    values: Iterable[tuple[str, str | None, np.ndarray]],
     cells: Sequence[tuple[int, Sequence[Mapping[str, str]], np.ndarray, np.ndarray]],
     widest: np.ndarray,
 ) -> None:
@@ -522,7 +522,7 @@ def flip(connection: psycopg.Connection, run_id: int) -> None:
 
     In a later transaction than `attach`, as whoever sees the run live must see its partitions, which are announced only
     after a commit shows. A transaction that has used the tables before may not learn of them at all: such are waited
-    for a little. (The functions cope, see checked_run.sql; to one that stays open longer live_products can look empty.)
+    for a little. (The functions cope, see asked_run.sql; to one that stays open longer live_products can look empty.)
     """
     before = _transactions_that_read(connection)
     _in_time(lambda: not before & _transactions_that_read(connection))
@@ -765,7 +765,7 @@ def similar_items(
     Args:
         connection: to the store.
         product_id: of a product of the live run.
-        filters: field → condition, as `sql/functions/members.sql` says.
+        filters: field → condition, as `sql/functions/passing.sql` says.
         k: 1 to 100.
         exclude: ids of products that are left out.
 

@@ -258,7 +258,7 @@ def query(
     asked = " and ".join(f"{field}={value}" for field, value in write(wanted)) or "no filter"
     out.print(Text.assemble((str(product_id), "bold"), f" {names.get(product_id, '')} — {asked}"))
     if not items:
-        out.print("no product passes these filters")
+        out.print("no product passes these filters" + (" but those left out" if left_out else ""))
         return
     out.print(_listed(items, names))
     compared = items[0].scanned

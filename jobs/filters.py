@@ -72,9 +72,13 @@ def write(filters: Filters) -> list[tuple[str, str]]:
         complement = isinstance(condition, Mapping)
         values = condition["not"] if complement else condition
         values = values if isinstance(values, list) else [values]
-        text = ",".join(re.sub(r"([,\\])", r"\\\1", value or "") for value in values)
-        pairs.append((f"{field}!" if complement else field, text))
+        pairs.append((f"{field}!" if complement else field, join(values)))
     return pairs
+
+
+def join(values: Iterable[str | None]) -> str:
+    """Values as they are written: `a,b`; None is no value."""
+    return ",".join(re.sub(r"([,\\])", r"\\\1", value or "") for value in values)
 
 
 def passing(rows: pa.Table, filters: Filters) -> pa.Table:

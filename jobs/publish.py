@@ -190,11 +190,11 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     ids = pd.Index(rows["product_id"].to_numpy())
     base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
     store.load_products(connection, run_id, rows, base_cells, _embeddings(tables["embeddings"], ids))
-    values = [
+    values = (
         (field, label or None, numbering.passing({field: label}))
         for field, labels in numbering.labels.items()
         for label in labels
-    ]
+    )
     of_cells = tables["cells"].read().sort_by("cell")
     depths, combinations = of_cells["depth"].to_numpy(), [json.loads(text) for text in of_cells["filters"].to_pylist()]
     members = np.array([numbering.passing(filters[0]) for filters in combinations])

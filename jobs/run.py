@@ -137,7 +137,14 @@ class Run:
         Raises:
             UserError: the step that writes it has not run for this run, or another release wrote it, without them.
         """
-        vouched = self.result(WRITES[name])
+        vouched, remedy = (
+            self.result(WRITES[name]),
+            f"run `lookalike step {WRITES[name]} --run {self.name}` and those after it",
+        )
+        if name not in vouched.tables:
+            raise UserError(
+                f"run {self.name} has no {name}: another release made it", where=self.lake.uri, remedy=remedy
+            )
         if self.reading:
             self.reading.inputs[name] = TableVersion(vouched.tables[name], vouched.contents.get(name, ""))
         table = self.lake.table(name, vouched.tables[name])
@@ -145,7 +152,7 @@ class Run:
             raise UserError(
                 f"the {name} of run {self.name} have no {' and no '.join(missing)}: another release wrote them",
                 where=f"{self.lake.uri}/{name}, version {table.version}",
-                remedy=f"run `lookalike step {WRITES[name]} --run {self.name}` and those after it, or a new refresh",
+                remedy=f"{remedy}, or a new refresh",
             )
         return table
 

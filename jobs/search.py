@@ -38,7 +38,7 @@ from infra.objects import VERSION, Place
 from infra.places import absolute, local, shown
 from infra.telemetry import Progress
 from jobs import step
-from jobs.filters import Filters, read, read_ids, write
+from jobs.filters import Filters, join, read, read_ids, write
 from jobs.run import Run, StepResult
 from jobs.serve import search as serving
 from jobs.serve.search import Answer, Searcher, Seen
@@ -249,6 +249,10 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
             remedy="name the photos: `lookalike search photos/`, or --dataset photos/",
         )
     uri, query, there = _resolve(dataset)
+    if lacking := [part for part in query.split("&") if part and "=" not in part]:
+        raise UserError(
+            f"{lacking[0]!r} asks for nothing", where=uri, remedy="write ?field=value, or ?field= for those without one"
+        )
     pairs = parse_qsl(query, keep_blank_values=True)
     of_all = {name: [text for asked, text in pairs if asked == name] for name in ("k", "exclude")}
     k = _k(of_all["k"], uri)
@@ -260,7 +264,8 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
     names = [name for name, _ in pairs if name not in of_all]
-    if unknown := [name for name in [*columns, *names] if name.removesuffix("!") not in (*fields, "exclude")]:
+    known = {"exclude", *fields, *(f"{field}!" for field in fields)}
+    if unknown := [name for name in [*columns, *names] if name not in known]:
         raise UserError(
             f"{unknown[0]!r} is neither `image` nor a field that a filter may name",
             where=uri,
@@ -405,7 +410,7 @@ def _photo(row: dict, number: int) -> Photo:
         image = path if content is None else content
     if None in row:
         return Photo(name, {}, ImageError("too many fields", "the row is longer than the header"))
-    texts = {field: str(value) for field, value in row.items() if value is not None and value != ""}
+    texts = {field: text for field, value in row.items() if (text := _text(value))}
     if any("\0" in text for text in texts.values()):
         return Photo(name, {}, ImageError("zero byte", "no field has a value with a zero byte"))
     try:
@@ -421,6 +426,15 @@ def _photo(row: dict, number: int) -> Photo:
         wrong = f"the column image holds {type(image).__name__}, neither a path nor bytes"
         return Photo(name, filters, ImageError("no path", wrong))
     return Photo(image, filters, None, exclude)
+
+
+def _text(value: object) -> str:
+    """A field as a CSV has it: of Parquet's lists the values, of whole numbers that gaps made floats the numbers."""
+    if isinstance(value, list):
+        return join(None if each is None else _text(each) for each in value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None or value != value else str(value)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ EXCEPTION
 END $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA lookalike FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_lists FROM PUBLIC;
 DO $$
 BEGIN
     IF to_regrole('lookalike_reader') IS NOT NULL THEN
@@ -43,10 +43,11 @@ BEGIN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_lookup;
         GRANT SELECT ON lookalike.live, lookalike.runs, lookalike.products, lookalike.shortlists, lookalike.numberings,
             lookalike.cells, lookalike.field_values, lookalike.combinations TO lookalike_lookup;
-        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lookalike TO lookalike_lookup;
-        IF to_regnamespace('lookalike_lists') IS NOT NULL THEN
-            GRANT USAGE ON SCHEMA lookalike_lists TO lookalike_lookup;
+        GRANT USAGE ON SCHEMA lookalike_lists TO lookalike_lookup;
+        IF to_regclass('lookalike.lists') IS NOT NULL THEN  -- until the last run that has lists is pruned
+            GRANT SELECT ON lookalike.lists, lookalike.base_cells TO lookalike_lookup;
         END IF;
+        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_lists TO lookalike_lookup;
     END IF;
 END $$;
 
@@ -84,11 +85,14 @@ BEGIN
         IF NOT pg_has_role('lookalike_lookup', 'SET') THEN
             GRANT lookalike_lookup TO CURRENT_USER;
         END IF;
-        GRANT CREATE ON SCHEMA lookalike TO lookalike_lookup;
-        FOR called IN SELECT oid FROM pg_proc WHERE pronamespace = 'lookalike'::regnamespace AND prosecdef LOOP
+        GRANT CREATE ON SCHEMA lookalike, lookalike_lists TO lookalike_lookup;
+        FOR called IN
+            SELECT oid FROM pg_proc
+            WHERE pronamespace IN ('lookalike'::regnamespace, 'lookalike_lists'::regnamespace) AND prosecdef
+        LOOP
             EXECUTE format('ALTER FUNCTION %s OWNER TO lookalike_lookup', called);
         END LOOP;
-        REVOKE CREATE ON SCHEMA lookalike FROM lookalike_lookup;
+        REVOKE CREATE ON SCHEMA lookalike, lookalike_lists FROM lookalike_lookup;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN

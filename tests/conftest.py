@@ -98,7 +98,7 @@ def load_run() -> Callable[..., int]:
     """A function that loads a run and makes it live.
 
     It takes (connection, run, ids int64 (n,), embeddings float32 (n, d), values: field → n values, cells: the filter
-    combinations that are precomputed, each `depth` deep), and returns the run_id.
+    combinations that are precomputed, and how deep each or all of them are), and returns the run_id.
     """
 
     def load(connection, run, ids, embeddings, values=None, cells=({},), depth=10) -> int:
@@ -119,13 +119,14 @@ def load_run() -> Callable[..., int]:
         base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
         passing = [numbering.passing(filters) for filters in cells]
         inside = [np.flatnonzero(of_cell[base_cells]).tolist() for of_cell in passing]
-        shortlists = shortlists_of(np.asarray(ids)[order], np.asarray(embeddings)[order], inside, depth)
+        depths = np.broadcast_to(depth, len(cells)).tolist()
+        shortlists = shortlists_of(np.asarray(ids)[order], np.asarray(embeddings)[order], inside, depths)
         labels = [(field, label) for field, labels in numbering.labels.items() for label in labels]
         values_of = [(field, label or None, numbering.passing({field: label})) for field, label in labels]
         containing = [[other is not cell and set(cell) <= set(other) for other in inside] for cell in inside]
-        cells_of = list(zip([depth] * len(cells), [[filters] for filters in cells], passing, containing, strict=True))
+        cells_of = list(zip(depths, [[filters] for filters in cells], passing, containing, strict=True))
         widest = [cell for cell, supersets in enumerate(containing) if sum(supersets) == 1]
-        filled = [[rank_filled(items, inside[cell], depth) for cell in widest] for items in shortlists]
+        filled = [[rank_filled(items, inside[cell], depths[cell]) for cell in widest] for items in shortlists]
         with connection.transaction():
             store.lock(connection)
             run_id = store.begin(connection, run, f"content of {run}", list(fields), {"run": run})
@@ -143,14 +144,15 @@ def load_run() -> Callable[..., int]:
     return load
 
 
-def shortlists_of(ids, embeddings, cells, depth) -> list[list[int]]:
-    """Of each product the positions that are among its `depth` best of one of the cells, which are positions, too."""
+def shortlists_of(ids, embeddings, cells, depths) -> list[list[int]]:
+    """Of each product the positions that are among its best of one of the cells, which are positions, too."""
     units = np.rint(np.asarray(embeddings, np.float64) * 2048).astype(np.int64)
     shortlists = []
     for position, scores in enumerate(units @ units.T):
         ranked = np.lexsort((ids, -scores))
         ranked = ranked[ranked != position]
-        kept = {at for cell in cells for at in ranked[np.isin(ranked, cell)][:depth].tolist()}
+        ranks = [ranked[np.isin(ranked, cell)][:depth] for cell, depth in zip(cells, depths, strict=True)]
+        kept = {at for cell in ranks for at in cell.tolist()}
         shortlists.append([at for at in ranked.tolist() if at in kept])
     return shortlists
 

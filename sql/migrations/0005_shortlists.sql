@@ -51,12 +51,17 @@ ALTER TABLE lookalike.combinations ADD COLUMN members int[];
 ALTER TABLE lookalike.combinations ALTER COLUMN members SET STORAGE EXTERNAL;
 COMMENT ON COLUMN lookalike.combinations.members IS 'Where ranges of positions begin and end, in turn, that have the members of the cell; null of a run that has lists';
 
+CREATE SCHEMA lookalike_lists;
+COMMENT ON SCHEMA lookalike_lists IS 'Functions that answer from the lists of runs before migration 0005; for those of lookalike';
 DO $$
+DECLARE
+    former regprocedure;
 BEGIN
-    IF to_regprocedure('lookalike.similar_items(bigint, jsonb, int)') IS NOT NULL THEN
-        CREATE SCHEMA lookalike_lists;
-        COMMENT ON SCHEMA lookalike_lists IS 'Functions that answer from the lists of runs before migration 0005; for those of lookalike';
-        ALTER FUNCTION lookalike.similar_items(bigint, jsonb, int) SET SCHEMA lookalike_lists;
-        ALTER FUNCTION lookalike.similar_items_by_vector(public.vector, jsonb, int) SET SCHEMA lookalike_lists;
-    END IF;
+    FOR former IN
+        SELECT to_regprocedure(f.name) FROM unnest(ARRAY[
+            'lookalike.similar_items(bigint, jsonb, int)', 'lookalike.similar_items_by_vector(public.vector, jsonb, int)'
+        ]) AS f(name) WHERE to_regprocedure(f.name) IS NOT NULL
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET SCHEMA lookalike_lists', former);
+    END LOOP;
 END $$;

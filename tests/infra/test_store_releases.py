@@ -448,6 +448,7 @@ def old_store(empty_database):
             migrate_as_before(connection, BEFORE)
             for file in sorted((Path(__file__).parent / "release_0004").glob("[!r]*.sql")):
                 connection.execute(file.read_bytes())  # as good as those of that release
+            connection.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike FROM PUBLIC")  # as its roles.sql did
             connection.execute(OLD_RUNS)
             connection.execute("DO $$ BEGIN CREATE ROLE lookalike_reader; EXCEPTION WHEN duplicate_object THEN END $$")
             connection.execute("GRANT USAGE ON SCHEMA lookalike TO lookalike_reader")
@@ -473,6 +474,16 @@ def test_the_release_before_does_not_wait_for_a_publish_of_this_one(connection, 
         old = psycopg.connect(empty_database, options="-c lock_timeout=5s")
         with old, pytest.raises(UserError, match="0001_runs_and_lists"):
             migrate_as_before(old, BEFORE)
+
+
+@pytest.mark.parametrize("migrations", [1, 2])
+def test_a_store_that_only_knew_questions_about_products_can_be_prepared(empty_database, tmp_path, migrations):
+    question = "lookalike.similar_items(product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10) RETURNS int"
+    with psycopg.connect(empty_database, autocommit=True) as old, old.transaction():
+        migrate_as_before(old, dict(list(BEFORE.items())[:migrations]))
+        old.execute(f"CREATE FUNCTION {question} LANGUAGE sql RETURN 1")
+    with store.connect(empty_database, tmp_path, prepares=True) as connection:
+        assert store.runs(connection) == []
 
 
 def test_a_publish_of_the_release_before_that_is_under_way_is_waited_for(

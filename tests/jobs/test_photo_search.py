@@ -511,6 +511,15 @@ def test_a_table_of_photos_holds_them_or_says_row_by_row_why_not(night, tmp_path
         assert "s3cret" not in str(rejects)
 
 
+def test_lists_and_numbers_of_a_parquet_table_are_values_and_ids(tmp_path):
+    lists = {"image": "x.jpg", "baseColour": ["Blue, light", None], "exclude": [1163, 1164], "year": 2012.0}
+    none = {"image": "y.jpg", "baseColour": None, "exclude": None, "year": float("nan")}
+    folder(tmp_path, {"a.parquet": table_of("parquet", [lists, none])})
+    photos = open_source(f"{tmp_path}/a.parquet", ("baseColour", "year")).photos
+    filters = {"baseColour": ["Blue, light", None], "year": "2012"}
+    assert photos == [Photo("x.jpg", filters, exclude=(1163, 1164)), Photo("y.jpg", {})]
+
+
 def test_a_row_longer_than_the_header_or_with_a_zero_byte_is_one_reject(tmp_path):
     folder(tmp_path, {"a.csv": b"image,gender\nx.jpg,Men\ny.jpg,Men,Red\nz.jpg,M\0n\n"})
     first, *others = open_source(f"{tmp_path}/a.csv", ("gender",)).photos
@@ -652,6 +661,9 @@ def test_an_address_of_photos_is_told_without_its_credentials(tmp_path, bucket, 
         ({"a.csv": b"image\n"}, "a.csv", "names no photo"),
         ({"a.csv": b"image\nx.jpg\n"}, "a.csv?size=XL", "'size' is neither"),
         ({"a.csv": b"image\nx.jpg\n"}, "a.csv?k=many", "k='many' is no number"),
+        ({"a.csv": b"image\nx.jpg\n"}, "a.csv?gender", "'gender' asks for nothing"),
+        ({"a.csv": b"image\nx.jpg\n"}, "a.csv?exclude!=5", "'exclude!' is neither"),
+        ({"a.csv": b"image,exclude!\nx.jpg,5\n"}, "a.csv", "'exclude!' is neither"),
     ],
 )
 def test_a_source_that_cannot_be_used_is_a_clear_error(tmp_path, files, dataset, expected):

@@ -53,6 +53,13 @@ def feature(sha, value, model="m"):
     }
 
 
+def test_a_table_that_the_release_before_did_not_write_is_named(lake):
+    run = open_run(lake)
+    write_result(run, "similar", tables={})
+    with pytest.raises(UserError, match="no shortlists: another release made it"):
+        run.table("shortlists")
+
+
 def test_features_come_in_product_order_of_the_runs_model_and_shared_images_share_them(lake):
     stored = [feature("c", 3.0), feature("a", 9.0, "another"), feature("a", 1.0), feature("b", 2.0), feature("z", 7.0)]
     run = run_with_features(lake, ["b", "a", "c", "a"], stored)

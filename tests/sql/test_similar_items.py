@@ -84,7 +84,9 @@ def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, d
     there = [cell for cell in CELLS if all(value in values[field] for field, value in cell.items())]
     cells = [{}, *data.draw(st.lists(st.sampled_from(there[1:]), unique_by=str))] if there[1:] else [{}]
     with connection.transaction(force_rollback=True):
-        load_run(connection, "a", ids, vectors, values, cells, data.draw(st.sampled_from([10, 13, 20])))
+        load_run(
+            connection, "a", ids, vectors, values, cells, [data.draw(st.sampled_from([10, 13, 20])) for _ in cells]
+        )
         for query in range(min(n, 4)):
             filters = data.draw(
                 st.fixed_dictionaries({}, optional={"baseColour": conditions(COLOURS), "gender": conditions(GENDERS)})

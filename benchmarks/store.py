@@ -154,7 +154,7 @@ def make_questions(connection: psycopg.Connection, products: Catalogue) -> None:
     """Make a table of questions of each kind, numbered from 1."""
     rng = np.random.default_rng(0)
     combinations = connection.execute(
-        "SELECT filters FROM lookalike.combinations JOIN lookalike.live USING (run_id)"
+        "SELECT filters FROM lookalike.precomputed JOIN lookalike.live USING (run_id)"
     ).fetchall()
     chosen = rng.integers(len(combinations), size=QUESTIONS).tolist()
     asked = {"single": [(int(rng.choice(products.ids)), *combinations[at]) for at in chosen]}

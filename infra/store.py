@@ -37,9 +37,9 @@ SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
 PARTITIONED = (
-    "products", "shortlists", "numberings", "cells", "field_values", "combinations"
+    "products", "shortlists", "numberings", "cells", "field_values", "precomputed"
 )  # fmt: skip
-OF_LISTS = ("base_cells", "lists")
+OF_LISTS = ("base_cells", "combinations", "lists")
 """Tables that releases before migration 0005 partitioned, too; they go with the last run that has such a partition."""
 Filters = Mapping[str, Any]
 """Field → condition, ready for JSON: a value, None for no value, a list of such, or {"not": …}."""
@@ -412,12 +412,12 @@ def load_filters(
             texts, having = (field, value), np.any(base_cells[:, of_value], axis=1)
             bits = map(copy_format.varbit, (of_value, having))
             copy.write(copy_format.row(number, *map(copy_format.text, texts), *bits))
-    with _copy(connection, run_id, "combinations", ("run_id", "filters", "cell", "members")) as copy:
-        for cell, (_, combinations, of_cell, _) in enumerate(cells):
+    with _copy(connection, run_id, "precomputed", ("run_id", "filters", "members")) as copy:
+        for _, combinations, of_cell, _ in cells:
             edges = np.flatnonzero(np.diff(np.pad(of_cell.astype(np.int8), 1)))
             members = copy_format.int4_array(starts[edges])
             for filters in combinations:
-                copy.write(copy_format.row(number, copy_format.jsonb(filters), copy_format.int4(cell), members))
+                copy.write(copy_format.row(number, copy_format.jsonb(filters), members))
 
 
 def load_shortlists(
@@ -445,11 +445,11 @@ def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
     names = {table: _partition(table, run_id) for table in PARTITIONED}
     row = connection.execute(
         sql.SQL(
-            "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {combinations}),"
+            "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {precomputed}),"
             " (SELECT count(*) FROM {shortlists} JOIN {products} USING (position))"
         ).format(**names)
     ).fetchone()
-    return dict(zip(("products", "combinations", "shortlists"), row, strict=True))  # type: ignore[arg-type]
+    return dict(zip(("products", "precomputed", "shortlists"), row, strict=True))  # type: ignore[arg-type]
 
 
 def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, object]) -> None:
@@ -461,7 +461,7 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
         "numberings": "ADD PRIMARY KEY (run_id)",
         "cells": "ADD PRIMARY KEY (cell) WITH (fillfactor = 100)",
         "field_values": "ADD UNIQUE (field, value) WITH (fillfactor = 100)",
-        "combinations": "ADD PRIMARY KEY (filters) WITH (fillfactor = 100)",
+        "precomputed": "ADD PRIMARY KEY (filters) WITH (fillfactor = 100)",
     }.items():
         partition, value = _partition(table, run_id), sql.Literal(run_id)
         connection.execute(sql.SQL("ALTER TABLE {} {}").format(partition, sql.SQL(index)))

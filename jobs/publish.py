@@ -208,7 +208,7 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
         for positions, ends, items in _shortlists(tables["shortlists"], ids, due)
     )
     shortlists = store.load_shortlists(connection, run_id, blocks)
-    expected = {"products": due, "combinations": sum(map(len, combinations)), "shortlists": due}
+    expected = {"products": due, "precomputed": sum(map(len, combinations)), "shortlists": due}
     _verify(store.counts(connection, run_id), expected)
     figures = {"products": shortlists, "cells": len(cells)}
     store.attach(connection, run_id, figures)

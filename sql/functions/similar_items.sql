@@ -25,7 +25,7 @@ BEGIN
     FROM lookalike.live l
     JOIN lookalike.products p ON p.run_id = l.run_id
     JOIN lookalike.shortlists s ON s.run_id = l.run_id AND s.position = p.position
-    LEFT JOIN lookalike.combinations c ON c.run_id = l.run_id AND c.filters = similar_items.filters
+    LEFT JOIN lookalike.precomputed c ON c.run_id = l.run_id AND c.filters = similar_items.filters
     WHERE p.product_id = asked;
     IF passing IS NOT NULL AND k BETWEEN 1 AND 10 AND similar_items.exclude = '{}' THEN  -- no cell is less deep than 10
         RETURN QUERY

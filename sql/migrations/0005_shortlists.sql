@@ -47,9 +47,15 @@ ALTER TABLE lookalike.field_values ALTER COLUMN base_cells SET STORAGE EXTERNAL;
 COMMENT ON TABLE lookalike.field_values IS
     'The base cells that have a value of a field, or none where it is null, and the precomputed cells that have such a member';
 
-ALTER TABLE lookalike.combinations ADD COLUMN members int[];
-ALTER TABLE lookalike.combinations ALTER COLUMN members SET STORAGE EXTERNAL;
-COMMENT ON COLUMN lookalike.combinations.members IS 'Where ranges of positions begin and end, in turn, that have the members of the cell; null of a run that has lists';
+-- A table of its own: `combinations` of the lists cannot get a column without its readers' locks, and they may hold the views'.
+CREATE TABLE lookalike.precomputed (
+    run_id int NOT NULL,
+    filters jsonb NOT NULL,
+    members int[] NOT NULL
+) PARTITION BY LIST (run_id);
+ALTER TABLE lookalike.precomputed ALTER COLUMN members SET STORAGE EXTERNAL;
+COMMENT ON TABLE lookalike.precomputed IS
+    'Filters that leave just a precomputed cell, and where ranges of positions begin and end, in turn, that have its members';
 
 CREATE SCHEMA lookalike_lists;
 COMMENT ON SCHEMA lookalike_lists IS 'Functions that answer from the lists of runs before migration 0005; for those of lookalike';

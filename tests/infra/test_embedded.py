@@ -173,7 +173,7 @@ def test_a_store_that_is_deleted_and_made_anew_is_served_by_a_new_server_alone(f
     shutil.rmtree(folder)
     with psycopg.connect(embedded.uri(folder)) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
-    assert not old.is_running()
+    assert not old.is_running() or old.status() == psutil.STATUS_ZOMBIE  # whom nobody has waited for yet
 
 
 def test_text_is_utf8_and_ordered_alike_on_every_machine(folder):

@@ -172,7 +172,7 @@ def test_products_of_a_base_cell_lie_together_and_members_are_ranges_of_their_po
     ]
     cells = "SELECT cell, base_cells::text, supersets::text FROM lookalike.cells ORDER BY cell"
     assert connection.execute(cells).fetchall() == [(0, "11111", "00"), (1, "11100", "10")]
-    members = "SELECT filters, members FROM lookalike.combinations ORDER BY cell"
+    members = "SELECT filters, members FROM lookalike.precomputed ORDER BY members DESC"
     assert connection.execute(members).fetchall() == [({}, [0, 6]), ({"gender": "Men"}, [0, 3])]
 
 
@@ -181,7 +181,7 @@ def test_what_an_answer_is_read_from_is_found_by_one_look_up_each_in_an_index(co
     # A scan is preferred for a table of one page; it would be taken all the same where there is no index.
     connection.execute("SET enable_seqscan = off")
     for query in (
-        "SELECT members FROM lookalike.combinations WHERE run_id = 1 AND filters = '{}'",
+        "SELECT members FROM lookalike.precomputed WHERE run_id = 1 AND filters = '{}'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value = 'Men'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value IS NULL",
         "SELECT items FROM lookalike.shortlists WHERE run_id = 1 AND position = 0",
@@ -237,7 +237,7 @@ def test_a_shortlist_of_a_product_that_is_not_loaded_is_not_counted(connection):
         store.load_products(connection, run_id, products([7]), np.zeros(1, int), VECTORS[:1])
         block = np.array([0, 1]), np.array([0, 1, 2]), np.zeros(2, int), np.zeros((2, 0), int)
         store.load_shortlists(connection, run_id, [block])
-        assert store.counts(connection, run_id) == {"products": 1, "combinations": 0, "shortlists": 1}
+        assert store.counts(connection, run_id) == {"products": 1, "precomputed": 0, "shortlists": 1}
 
 
 def test_a_member_of_lookalike_loader_can_publish_prune_and_roll_back(connection, load_run, empty_database, tmp_path):

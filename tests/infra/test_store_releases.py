@@ -351,11 +351,19 @@ def test_an_upgrade_from_lists_fails_no_reader_and_the_old_tables_go_with_the_la
     assert failures == []
     assert set(answers) == {(2, 3), (3, 2)}
     with store.connect(listed, tmp_path) as connection:
-        tables = "SELECT count(*) FROM pg_class WHERE relname ~ '^(lists|base_cells)'"
+        tables = "SELECT count(*) FROM pg_class WHERE relname ~ '^(lists|base_cells|combinations)'"
         assert connection.execute(tables).fetchone() > (2,)
         assert store.prune(connection, 1) == [1, 2]
         assert connection.execute(tables).fetchone() == (0,)
         assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3, 2]
+
+
+def test_an_upgrade_waits_for_no_reader_in_the_middle_of_a_transaction(listed, tmp_path):
+    with psycopg.connect(listed) as reader:
+        assert len(reader.execute("SELECT FROM lookalike.similar_items(1)").fetchall()) == 2
+        with store.connect(listed, tmp_path, prepares=True) as connection:
+            assert len(store.similar_items(connection, 1, {}, 10)) == 2
+        assert len(reader.execute("SELECT FROM lookalike.similar_items(1)").fetchall()) == 2
 
 
 def check_a_run_of_lists(connection):

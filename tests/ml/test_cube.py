@@ -133,6 +133,7 @@ def test_what_precomputed_cells_cover_is_answered_by_the_shortlist_alone():
 
 def test_a_larger_catalogue_with_more_cells_than_a_word_has_bits(monkeypatch):
     monkeypatch.setattr(cube, "BLOCK", 7)
+    monkeypatch.setattr("ml.cells.LARGE", 4000)
     rng = np.random.default_rng(3)
     embeddings, attributes = catalogue(rng, 5000, 32, 8, 50)
     cells = find_cells(attributes, 5000, 6)

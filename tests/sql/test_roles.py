@@ -26,10 +26,10 @@ ATTACKS = {
             AS $$ BEGIN {CRIME} RETURN QUERY SELECT pg_catalog.unnest($1); END $$""",
     "a view in the place of a table": f"""
         CREATE FUNCTION {{schema}}.crime() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {CRIME} RETURN 0; END $$;
-        ALTER TABLE lookalike.combinations RENAME TO moved;
-        CREATE VIEW lookalike.combinations AS
-            SELECT run_id, filters, cell + {{schema}}.crime() AS cell, members FROM lookalike.moved;
-        GRANT SELECT ON lookalike.combinations TO PUBLIC""",
+        ALTER TABLE lookalike.precomputed RENAME TO moved;
+        CREATE VIEW lookalike.precomputed AS
+            SELECT run_id + {{schema}}.crime() AS run_id, filters, members FROM lookalike.moved;
+        GRANT SELECT ON lookalike.precomputed TO PUBLIC""",
     "a policy on a table of its own": f"""
         CREATE FUNCTION {{schema}}.crime() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {CRIME} RETURN true; END $$;
         GRANT USAGE ON SCHEMA {{schema}} TO PUBLIC;

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import io
+import os
 import tarfile
 import threading
 import urllib.parse
@@ -190,6 +191,8 @@ WEB = {
 @pytest.mark.parametrize("case", WEB)
 def test_an_address_is_taken_or_told_as_people_expect(case, lake, tmp_path, port, monkeypatch):
     monkeypatch.setattr("jobs.pull.RETRIES", Retry(0))
+    for name in [name for name in os.environ if name.lower() in ("http_proxy", "all_proxy")]:
+        monkeypatch.delenv(name)  # of whoever runs the tests: other hosts would be asked of it, as they should be
     address, expected = WEB[case]
     said = intake(lake, address.replace("PORT", str(port)), scratch=tmp_path / "scratch")
     assert said.replace(f":{port}", ":PORT") == expected

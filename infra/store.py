@@ -36,9 +36,7 @@ _INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in 
 SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
-PARTITIONED = (
-    "products", "shortlists", "numberings", "cells", "field_values", "precomputed"
-)  # fmt: skip
+PARTITIONED = ("products", "shortlists", "numberings", "cells", "field_values", "precomputed")
 OF_LISTS = ("base_cells", "combinations", "lists")
 """Tables that releases before migration 0005 partitioned, too; they go with the last run that has such a partition."""
 Filters = Mapping[str, Any]

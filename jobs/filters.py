@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import UserError
-
-Filters = Mapping[str, Any]
-ID_MAX = 2**63 - 1
+from infra.store import Filters
+from jobs.styles import MAX_ID
 
 
 def read(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def read_ids(texts: Iterable[str], where: str) -> list[int]:
     for text in ",".join(texts).split(","):
         if not text.strip():
             continue
-        if not re.fullmatch(r"-?[0-9]{1,19}", text.strip()) or abs(int(text)) > ID_MAX:
+        if not re.fullmatch(r"-?[0-9]{1,19}", text.strip()) or abs(int(text)) > MAX_ID:
             raise UserError(f"{text!r} is no product id", where=where, remedy="write ids separated by commas: 123,456")
         ids.append(int(text))
     return ids

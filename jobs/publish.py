@@ -10,7 +10,7 @@ again. What the run was made of, its manifest, goes live with it. What may not g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import isnan
 from time import perf_counter
@@ -41,7 +41,7 @@ from jobs.run import (
     published_content,
     release,
 )
-from ml.cells import number, supersets
+from ml.cells import Numbering, number, supersets
 from ml.cube import filled_at
 from ml.gates import GATES
 
@@ -188,23 +188,13 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     numbering = number({field: rows[field].to_pylist() for field in run.fields}, len(rows))
     rows = rows.take(numbering.order)
     ids = pd.Index(rows["product_id"].to_numpy())
-    base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
-    store.load_products(connection, run_id, rows, base_cells, _embeddings(tables["embeddings"], ids))
-    values = (
-        (field, label or None, numbering.passing({field: label}))
-        for field, labels in numbering.labels.items()
-        for label in labels
-    )
-    of_cells = tables["cells"].read().sort_by("cell")
-    depths, combinations = of_cells["depth"].to_numpy(), [json.loads(text) for text in of_cells["filters"].to_pylist()]
-    members = np.array([numbering.passing(filters[0]) for filters in combinations])
-    containing = supersets(members)
-    widest = np.flatnonzero(containing.sum(axis=1) == 1)  # by the cell of all products alone
-    cells = list(zip(depths.tolist(), combinations, members, containing, strict=True))
-    store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
-    contains, due = members[widest].T, int(str(similar.figures["products"]))
+    store.load_products(connection, run_id, rows, numbering.base_cells, _embeddings(tables["embeddings"], ids))
+    cells = tables["cells"].read().sort_by("cell")
+    combinations = [json.loads(text) for text in cells["filters"].to_pylist()]
+    fill = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)
+    due = int(str(similar.figures["products"]))
     blocks = (
-        (positions, ends, items, filled_at(ends, base_cells[items], contains, depths[widest]))
+        (positions, ends, items, fill(ends, items))
         for positions, ends, items in _shortlists(tables["shortlists"], ids, due)
     )
     shortlists = store.load_shortlists(connection, run_id, blocks)
@@ -214,6 +204,32 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     store.attach(connection, run_id, figures)
     seconds = {"load_s": round(perf_counter() - started, 3)}
     return StepResult(shortlists, figures=figures | seconds | {"live": run.name})
+
+
+def load_filters(
+    connection: psycopg.Connection,
+    run_id: int,
+    numbering: Numbering,
+    depths: np.ndarray,
+    combinations: Sequence[Sequence[Mapping[str, str]]],
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Load what filters are answered with: of the precomputed cells, int (c,), the depths, and the filters of each.
+
+    Returns:
+        What gives for the ends and the items, as positions, of shortlists at which item they are filled with each of
+        the widest cells: see `ml.cube.filled_at`.
+    """
+    values = (
+        (field, label or None, numbering.passing({field: label}))
+        for field, labels in numbering.labels.items()
+        for label in labels
+    )
+    members = np.array([numbering.passing(filters[0]) for filters in combinations])
+    containing, base_cells = supersets(members), numbering.base_cells
+    widest = np.flatnonzero(containing.sum(axis=1) == 1)  # by the cell of all products alone
+    cells = list(zip(depths.tolist(), combinations, members, containing, strict=True))
+    store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
+    return lambda ends, items: filled_at(ends, base_cells[items], members[widest].T, depths[widest])
 
 
 def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:

@@ -137,10 +137,8 @@ class Run:
         Raises:
             UserError: the step that writes it has not run for this run, or another release wrote it, without them.
         """
-        vouched, remedy = (
-            self.result(WRITES[name]),
-            f"run `lookalike step {WRITES[name]} --run {self.name}` and those after it",
-        )
+        vouched = self.result(WRITES[name])
+        remedy = f"run `lookalike step {WRITES[name]} --run {self.name}` and those after it"
         if name not in vouched.tables:
             raise UserError(
                 f"run {self.name} has no {name}: another release made it", where=self.lake.uri, remedy=remedy

@@ -431,7 +431,7 @@ def _photo(row: dict, number: int) -> Photo:
 def _text(value: object) -> str:
     """A field as a CSV has it: of Parquet's lists the values, of whole numbers that gaps made floats the numbers."""
     if isinstance(value, list):
-        return join(None if each is None else _text(each) for each in value)
+        return join(map(_text, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "" if value is None or value != value else str(value)

@@ -97,6 +97,11 @@ class Numbering:
     labels: dict[str, list[str]]
     codes: dict[str, np.ndarray]
 
+    @property
+    def base_cells(self) -> np.ndarray:
+        """int64 (n,): the base cell of each position."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
     def passing(self, filters: Mapping[str, str]) -> np.ndarray:
         """bool (b,): the base cells that have all these values ("": none).
 

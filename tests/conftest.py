@@ -116,7 +116,7 @@ def load_run() -> Callable[..., int]:
             | {name: empty if column is None else pa.array(column, pa.string()) for name, column in texts.items()}
             | {"image_sha256": ["0" * 64] * len(ids)}
         )
-        base_cells = np.repeat(np.arange(len(numbering.starts) - 1), np.diff(numbering.starts))
+        base_cells = numbering.base_cells
         passing = [numbering.passing(filters) for filters in cells]
         inside = [np.flatnonzero(of_cell[base_cells]).tolist() for of_cell in passing]
         depths = np.broadcast_to(depth, len(cells)).tolist()

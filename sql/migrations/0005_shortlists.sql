@@ -47,7 +47,7 @@ ALTER TABLE lookalike.field_values ALTER COLUMN base_cells SET STORAGE EXTERNAL;
 COMMENT ON TABLE lookalike.field_values IS
     'The base cells that have a value of a field, or none where it is null, and the precomputed cells that have such a member';
 
--- A table of its own: `combinations` of the lists cannot get a column without its readers' locks, and they may hold the views'.
+-- A table of its own: to add a column to `combinations` would wait for those who read it, and make others wait.
 CREATE TABLE lookalike.precomputed (
     run_id int NOT NULL,
     filters jsonb NOT NULL,

@@ -27,6 +27,8 @@ NEVER = ("SPARK_HOME", "PYSPARK_SUBMIT_ARGS", "PYSPARK_DRIVER_PYTHON", "PYSPARK_
 """Would put another program in the place of our driver, so they count for nothing with a cluster either."""
 BOUND = ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME")
 """Where Spark's driver listens, and what it calls itself: else the name that the host has, or has for that address."""
+START_FAST = dict.fromkeys(("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS"), "-XX:TieredStopAtLevel=1")
+"""Java compiles quickly and no better than that: on one machine it passes names of files to Python, for a minute."""
 NO_PROXY = ("localhost", LOOPBACK, "::1")
 
 
@@ -53,7 +55,7 @@ def sealed(env: Mapping[str, str]) -> dict[str, str]:
     spec = find_spec("pyspark")
     ours = {"SPARK_HOME": str(Path(spec.origin).parent)} if spec and spec.origin else {}
     ours["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    ours |= dict.fromkeys(BOUND, LOOPBACK) if local else {}
+    ours |= dict.fromkeys(BOUND, LOOPBACK) | START_FAST if local else {}
     return {"PYSPARK_PYTHON": sys.executable} | kept | ours | _near(kept) | _own_pyspark(kept) | _readable_paths()
 
 

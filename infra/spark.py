@@ -1,4 +1,8 @@
-"""Spark: one session from what spark-submit (or the settings) gave, and mapping the files of a table to parts."""
+"""Spark: one context from what spark-submit (or the settings) gave, and mapping the files of a table to parts.
+
+A context and no session: the JVM passes names of files to Python workers, and starting Spark SQL for that costs a
+quarter of the time until the first task.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from infra.allocator import ONE_ARENA
 from infra.errors import UserError
 from infra.lake import Part
@@ -24,7 +26,6 @@ from infra.terminal import without_noise
 
 if TYPE_CHECKING:  # imported late where it is used: it takes a second
     from pyspark import SparkConf, SparkContext
-    from pyspark.sql import SparkSession
 
 Written = tuple[Part, dict[str, float]]
 """A part that a task wrote, and figures of how."""
@@ -38,30 +39,30 @@ PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "KERAS_BACK
 """Variables of the driver that workers get too. No credentials: Spark would show them; give executors their own."""
 
 
-def session(name: str, master: str = LOCAL) -> SparkSession:
-    """The Spark session of this process; master and resources come from spark-submit where that started it.
+def context(name: str, master: str = LOCAL) -> SparkContext:
+    """The Spark context of this process; master and resources come from spark-submit where that started it.
 
     Python workers get `spark.task.cpus` threads for each library, unless `spark.executorEnv.*` says otherwise.
 
     Raises:
         UserError: executors are asked for with more than one GPU, or sent a wheel under that name.
     """
-    from pyspark.sql import SparkSession
+    from pyspark import SparkConf, SparkContext
 
-    builder = SparkSession.builder.appName(f"lookalike-{name}").config("spark.ui.showConsoleProgress", "false")
+    conf = SparkConf().setAppName(f"lookalike-{name}").set("spark.ui.showConsoleProgress", "false")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, here or on a cluster
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need this environment, not the PATH's Python
-        builder = builder.master(master).config("spark.ui.enabled", "false")
+        conf.setMaster(master).set("spark.ui.enabled", "false")
     if secret := os.environ.get("_SPARK_AUTH_SECRET"):  # Spark's own variable, which a standalone driver does not read
-        builder = builder.config("spark.authenticate.secret", secret)
+        conf.set("spark.authenticate.secret", secret)
     with without_noise():
-        made = builder.getOrCreate()
+        made = SparkContext.getOrCreate(conf)
     try:
-        _check(made.sparkContext.getConf())
+        _check(made.getConf())
     except UserError:
         made.stop()
         raise
-    _prepare_workers(made.sparkContext)
+    _prepare_workers(made)
     return made
 
 
@@ -82,15 +83,15 @@ def _check(conf: SparkConf) -> None:
         )
 
 
-def _prepare_workers(context: SparkContext) -> None:
+def _prepare_workers(spark: SparkContext) -> None:
     """Set the environment that workers start with; what `spark.executorEnv.*` says stands there already and wins."""
-    cpus = math.ceil(float(context.getConf().get("spark.task.cpus") or 1))  # Spark 4.3 knows fractions
+    cpus = math.ceil(float(spark.getConf().get("spark.task.cpus") or 1))  # Spark 4.3 knows fractions
     given = (
         dict.fromkeys(THREADS, str(cpus))
         | ONE_ARENA
         | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     )
-    context.environment.update(given | context.environment)
+    spark.environment.update(given | spark.environment)
 
 
 def check_master(master: str) -> str:
@@ -165,7 +166,7 @@ def task_threads() -> int:
 
 
 def map_to_parts(
-    spark: SparkSession, items: Sequence[str], work: Callable[[str], Iterator[Written]]
+    spark: SparkContext, items: Sequence[str], work: Callable[[str], Iterator[Written]]
 ) -> Iterator[list[Written]]:
     """Run `work` on every item, a task each, and yield what finished tasks wrote, while the others still run.
 
@@ -174,25 +175,22 @@ def map_to_parts(
 
     Raises:
         UserError: that of a task; no other attempt is made.
-        PySparkException: a task failed for good.
+        Py4JJavaError: a task failed for good.
     """
-    items, context = list(items), spark.sparkContext
+    items = list(items)
     # Updated as a task finishes, by the first of its attempts that does; a job returns nothing before its end.
-    finished = context.accumulator(dict[int, str](), _Union())  # type: ignore[arg-type]
+    finished = spark.accumulator(dict[int, str](), _Union())  # type: ignore[arg-type]
 
-    def run_batch(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for item in batch.column("id").to_pylist():
-                told = _tell(work(items[item]))
-                finished.add({item: told})
-                yield pa.RecordBatch.from_pydict({"item": [item], "told": [told]})
+    def run(item: int) -> tuple[int, str]:
+        told = _tell(work(items[item]))
+        finished.add({item: told})
+        return item, told
 
     group = f"map-{id(finished)}"
-    frame = spark.range(0, len(items), 1, max(1, len(items)))  # an item a partition, so a task each
 
     def collect() -> dict[int, str]:
-        context.setJobGroup(group, group)
-        return dict(map(tuple, frame.mapInArrow(run_batch, "item long, told string").collect()))
+        spark.setJobGroup(group, group)
+        return dict(spark.parallelize(range(len(items)), max(1, len(items))).map(run).collect())
 
     yielded = 0
     with ThreadPoolExecutor(1) as pool:
@@ -206,7 +204,7 @@ def map_to_parts(
             yield _hear(told for item, told in job.result().items() if item not in early)
         finally:
             if not job.done():
-                context.cancelJobGroup(group)
+                spark.cancelJobGroup(group)
 
 
 class _Union:

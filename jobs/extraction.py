@@ -110,9 +110,9 @@ def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
         engine.take_gpu()
         build(run.lake, model)  # before Spark starts, and where Keras downloads the weights, once for all workers
     started = perf_counter()
-    spark = engine.session("embed", run.settings.spark)
+    spark = engine.context("embed", run.settings.spark)
     try:
-        broadcast = spark.sparkContext.broadcast(files)
+        broadcast = spark.broadcast(files)
         uri = run.lake.uri
 
         def work(part: str) -> Iterator[engine.Written]:

@@ -142,9 +142,9 @@ class Panels:
 
 def _shortlists(panels: Panels, master: str) -> list[engine.Written]:
     """Compute all shortlists on Spark: a task, and a part with its figure `items`, for each range of query products."""
-    spark, tasks = engine.session("similar", master), panels.tasks()
+    spark, tasks = engine.context("similar", master), panels.tasks()
     try:
-        shared = spark.sparkContext.broadcast(panels)
+        shared = spark.broadcast(panels)
 
         def work(task: str) -> Iterator[engine.Written]:
             panel, start, stop = map(int, task.split(":"))

@@ -154,9 +154,9 @@ if "renamed" in sys.argv:
     socket.sethostname("gpu_box_of_nobody")
 from infra import sealing, spark
 sealing.seal()
-session = spark.session("test")
-pythons = session.sparkContext.parallelize([0], 1).map(lambda _: sys.executable).collect()
-print(session.conf.get("spark.driver.host"), session.sparkContext.master, *pythons)
+context = spark.context("test")
+pythons = context.parallelize([0], 1).map(lambda _: sys.executable).collect()
+print(context.getConf().get("spark.driver.host"), context.master, *pythons)
 """
 
 

@@ -200,7 +200,7 @@ def test_the_entry_point_starts_an_executor_with_what_spark_on_kubernetes_sets()
 def test_the_entry_point_starts_a_driver_and_any_other_command(tmp_path):
     script = tmp_path / "count.py"
     script.write_text(
-        "from pyspark.sql import SparkSession\nprint(SparkSession.builder.getOrCreate().range(7).count())"
+        "from pyspark import SparkContext\nprint(SparkContext.getOrCreate().parallelize(range(7)).count())"
     )
     done = entrypoint("driver", "--master", "local[1]", str(script), SPARK_DRIVER_BIND_ADDRESS="127.0.0.1")
     assert done.stdout.split()[-1] == "7", done.stderr

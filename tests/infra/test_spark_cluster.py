@@ -19,10 +19,11 @@ import psutil
 import pyarrow as pa
 import pyspark
 import pytest
-from pyspark.sql import SparkSession
+from pyspark import SparkConf, SparkContext
 
 from infra import spark
 from infra.lake import Lake, Part
+from infra.sealing import START_FAST
 from jobs import catalog as catalog_step
 from jobs import extraction
 from jobs import similar as similar_step
@@ -32,6 +33,7 @@ from tests.catalogues import RUN, good_files, open_run, pulled, zip_bytes
 ROOT = Path(__file__).resolve().parents[2]
 SPARK = Path(pyspark.__file__).parent
 IMAGES, A_TASK = 48, 4
+FAST = START_FAST["SPARK_SUBMIT_OPTS"]
 SETTINGS = {"input_height": 64, "input_width": 48, "cell_min": 20}
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "SPARK_", "AIRFLOW_"))},
@@ -39,6 +41,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT / "dags"),
     "PYSPARK_PYTHON": sys.executable,
     "SPARK_LOCAL_IP": "127.0.0.1",
+    **START_FAST,
 }
 SUBMIT = """
 import sys
@@ -92,9 +95,9 @@ def work(part):
     }), 0, 0), {}
 
 
-session = spark.session("probe")
-found = [told for news in spark.map_to_parts(session, run.table("images").parts[:2], work) for told in news]
-session.stop()
+context = spark.context("probe")
+found = [told for news in spark.map_to_parts(context, run.table("images").parts[:2], work) for told in news]
+context.stop()
 result = StepResult(figures={"told": [json.loads(part.path) for part, _ in found]})
 run.lake.write_bytes(f"runs/{run.name}/probe.json", json.dumps(asdict(result)).encode())
 """
@@ -126,6 +129,7 @@ class Cluster:
         command = [str(SPARK / "bin/spark-class"), f"org.apache.spark.deploy.{role}", "--host", "127.0.0.1"]
         log = self.folder / f"{name}.log"
         daemon = {"SPARK_HOME": str(SPARK), "SPARK_DAEMON_MEMORY": "256m", "SPARK_NO_DAEMONIZE": "1"}
+        daemon["SPARK_DAEMON_JAVA_OPTS"] = FAST
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [*command, "--webui-port", "0", *arguments],
@@ -265,7 +269,7 @@ def submit(tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen, Path]]]:
 
 def on(master: str, **conf: object) -> dict:
     """A connection: the master and Spark's configuration, without its prefix `spark.`."""
-    given = {"executor.memory": "512m", "ui.enabled": "false", **conf}
+    given = {"executor.memory": "512m", "executor.extraJavaOptions": FAST, "ui.enabled": "false", **conf}
     return {"host": master, "extra": {"conf": {f"spark.{name}": str(value) for name, value in given.items()}}}
 
 
@@ -369,14 +373,14 @@ def test_every_library_of_a_worker_uses_the_cores_of_its_task(local, tmp_path):
         }
         yield Part("", 0, 0), threads
 
-    SparkSession.builder.master("local[3]").config("spark.task.cpus", "3").getOrCreate()
-    session = spark.session("test")
+    SparkContext(conf=SparkConf().setMaster("local[3]").setAppName("test").set("spark.task.cpus", "3"))
+    context = spark.context("test")
     try:
         ((_, threads),) = [
-            told for news in spark.map_to_parts(session, run.table("images").parts[:1], work) for told in news
+            told for news in spark.map_to_parts(context, run.table("images").parts[:1], work) for told in news
         ]
     finally:
-        session.stop()
+        context.stop()
     assert threads.pop("openblas") == min(3, os.cpu_count())  # it takes no more than there are
     assert set(threads) >= {"tensorflow", "numba", "arrow"}
     assert set(threads.values()) == {3}, threads

@@ -8,13 +8,12 @@ import pytest
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_spark_session() -> Iterator[None]:
-    """Spark's session and its workers stay from test to test of a module: they take ten seconds to start."""
-    from pyspark.sql import SparkSession
+def one_spark_context() -> Iterator[None]:
+    """Spark's context and its workers stay from test to test of a module: they take ten seconds to start."""
+    from pyspark import SparkContext
 
-    stop = SparkSession.stop
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SparkSession, "stop", lambda session: None)
+        patch.setattr(SparkContext, "stop", lambda context: None)
         yield
-    if session := SparkSession.getActiveSession():
-        stop(session)
+    if context := SparkContext._active_spark_context:
+        context.stop()

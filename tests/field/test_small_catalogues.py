@@ -18,7 +18,7 @@ from jobs.step import execute
 from ml import classifier
 from tests.catalogues import HEADER, RUN, folder, image, open_run, row, styles, write_result, write_table
 from tests.field.outcomes import error_line
-from tests.jobs.conftest import one_spark_session  # noqa: F401
+from tests.jobs.conftest import one_spark_context  # noqa: F401
 
 SMALL = {"cell_min": 3, "reject_max": 1.0, "evaluate_queries": 10}
 ROWS = [row(n) for n in range(1, 25)]

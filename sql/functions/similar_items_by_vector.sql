@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION lookalike.similar_items_by_vector(
     embedding public.vector, filters jsonb DEFAULT '{}', k int DEFAULT 10, exclude bigint[] DEFAULT '{}'
 ) RETURNS TABLE (rank int, item bigint, score real, scanned int, run_id int)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan AS $$
+SET plan_cache_mode = force_generic_plan SET max_parallel_workers_per_gather = 0 AS $$
 #variable_conflict use_column
 DECLARE
     live_id int := lookalike.asked_run(k);

@@ -146,6 +146,23 @@ def test_scanned_counts_the_members_outside_the_shortlist_that_were_compared(con
     assert answer(connection, 0, {"baseColour": "Red"}, 11)[1] == {outside("Red")}
 
 
+def test_no_question_starts_other_processes_to_answer_it_not_even_while_the_store_holds_one_run(connection, load_run):
+    """With one partition Postgres took a scan of it by several processes, which costs a question 30 ms."""
+    load_run(connection, "a", np.arange(1, 401), np.resize(POOL, (400, 4)))
+    (here,) = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
+
+    def launched():
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        connection.execute("SELECT pg_stat_clear_snapshot()")
+        return connection.execute("SELECT pg_stat_get_db_parallel_workers_to_launch(%s)", (here,)).fetchone()
+
+    for cost in ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size"):
+        connection.execute(f"SET {cost} = 0")
+    before = launched()
+    connection.execute("SELECT lookalike.similar_items(7, '{}', 25), lookalike.similar_items_by_vector('[1, 0, 0, 0]')")
+    assert launched() == before
+
+
 def test_ranks_count_from_one_and_the_default_is_ten_without_filter(connection, load_run):
     load_run(connection, "a", np.arange(30), POOL[np.arange(30) % len(POOL)])
     rows = connection.execute("SELECT rank FROM lookalike.similar_items(0)").fetchall()

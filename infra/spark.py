@@ -1,7 +1,7 @@
 """Spark: one context from what spark-submit (or the settings) gave, and mapping the files of a table to parts.
 
-A context and no session: the JVM passes names of files to Python workers, and starting Spark SQL for that costs a
-quarter of the time until the first task.
+A context and no session: the JVM passes names of files to Python workers, and Spark SQL would start for seconds only
+to do that (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -229,7 +229,8 @@ def load_filters(
     widest = np.flatnonzero(containing.sum(axis=1) == 1)  # by the cell of all products alone
     cells = list(zip(depths.tolist(), combinations, members, containing, strict=True))
     store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
-    return lambda ends, items: filled_at(ends, base_cells[items], members[widest].T, depths[widest])
+    contains, depths = members[widest].T, depths[widest]
+    return lambda ends, items: filled_at(ends, base_cells[items], contains, depths)
 
 
 def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:

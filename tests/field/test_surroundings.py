@@ -87,6 +87,7 @@ def outcome(**shell: str) -> str:
         ({"PYSPARK_SUBMIT_ARGS": "--master local[2]"}, "PYSPARK_SUBMIT_ARGS ignored"),
         ({"SPARK_LOCAL_IP": "10.0.0.7"}, "SPARK_LOCAL_IP=127.0.0.1"),
         ({"SPARK_LOCAL_HOSTNAME": "gpu_box"}, "SPARK_LOCAL_HOSTNAME=127.0.0.1"),
+        ({"SPARK_SUBMIT_OPTS": "-Xmx1m"}, "SPARK_SUBMIT_OPTS=-XX:TieredStopAtLevel=1"),
         ({"SPARK_CONF_DIR": "/c", "HADOOP_CONF_DIR": "/h"}, "HADOOP_CONF_DIR ignored; SPARK_CONF_DIR ignored"),
         ({"JAVA_TOOL_OPTIONS": "-Dx=1", "_JAVA_OPTIONS": "-Xmx1m"}, "JAVA_TOOL_OPTIONS ignored; _JAVA_OPTIONS ignored"),
         ({"PYTHONPATH": "/a:/s/python/lib/py4j-0.10.9-src.zip"}, "PYTHONPATH=/a"),
@@ -98,6 +99,7 @@ def outcome(**shell: str) -> str:
         ({"http_proxy": "x", "NO_PROXY": "*"}, "NO_PROXY=*; http_proxy=x; no_proxy=*"),
         ({"LOOKALIKE_SPARK": CLUSTER, "SPARK_HOME": "/s"}, f"LOOKALIKE_SPARK={CLUSTER}; SPARK_HOME ours"),
         ({"LOOKALIKE_SPARK": "yarn", "HADOOP_CONF_DIR": "/h"}, "HADOOP_CONF_DIR=/h; LOOKALIKE_SPARK=yarn"),
+        ({"LOOKALIKE_SPARK": "yarn", "SPARK_SUBMIT_OPTS": "-X"}, "LOOKALIKE_SPARK=yarn; SPARK_SUBMIT_OPTS=-X"),
         ({"LOOKALIKE_SPARK": "yarn", "SPARK_LOCAL_IP": "10.0.0.7"}, "LOOKALIKE_SPARK=yarn; SPARK_LOCAL_IP=10.0.0.7"),
         (
             {"LOOKALIKE_SPARK": "yarn", "PYSPARK_PYTHON": "./e/python"},

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.8
 # --no-deps: the lock is complete, and leaves out pyspark-client, whose files would overwrite those of pyspark.
 UV_INSTALL = uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock && uv pip install -q --python $(BIN)/python --no-deps -e .
-PIP_INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
+PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check
 DATASET ?=
 TESTERS ?= 2
 RUN ?=

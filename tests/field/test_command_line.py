@@ -48,6 +48,7 @@ def published(store_uri, tmp_path_factory):
     return run
 
 
+NO_LAKE = "64: the lake's address '{}' is none | LOOKALIKE_LAKE | give file:///absolute/path, with three slashes, or "
 CASES = {
     "query-good": (["query", "10", "-k", "3"], "10 Product 10 — no filter; 3 listed"),
     "query-name-with-closing-tag": (["query", "1", "-k", "3"], f"1 {NAMES[1]} — no filter; 3 listed"),
@@ -223,6 +224,10 @@ CASES = {
         ["search", "/no/such.jpg"],
         "64: the photo cannot be read: No such file or directory | /no/such.jpg | give the path of an image file",
     ),
+    "run-as-compact-date": (
+        ["refresh", "--run", "20260106"],
+        "64: '20260106' is no logical date | --run | give a date such as 2026-01-31, in the form YYYY-MM-DD",
+    ),
     "search-folder-missing": (
         ["search", "/no/such/"],
         "64: the photo cannot be read: No such file or directory | /no/such/ | give the path of an image file",
@@ -265,6 +270,30 @@ def test_fields_that_cannot_be_used_are_named(lookalike, monkeypatch, fields, pr
     monkeypatch.setenv("LOOKALIKE_FIELDS", fields)
     told = command_line(*lookalike("query", "10"))
     assert told.startswith(f"64: LOOKALIKE_FIELDS={fields!r} cannot be used: Value error, {problem}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "expected"),
+    [
+        ("LOOKALIKE_LAKE", "file:tmp/field-lake", NO_LAKE),
+        ("LOOKALIKE_LAKE", "file://field-lake/lake", NO_LAKE),
+        ("LOOKALIKE_LAKE", "/srv/field-lake", NO_LAKE),
+        (
+            "LOOKALIKE_DATASET",
+            "",
+            "64: the source '' isn't there | LOOKALIKE_DATASET or --dataset | check the path, or give ",
+        ),
+    ],
+    ids=["lake-relative", "lake-two-slashes", "lake-plain-path", "dataset-empty"],
+)
+def test_an_address_that_is_none_is_named_and_nothing_is_written(
+    lookalike, monkeypatch, tmp_path, variable, address, expected
+):
+    """Cases of the field's `surroundings`, which are the command line's as well."""
+    monkeypatch.setenv("LOOKALIKE_DATASET", "sample:20")
+    monkeypatch.setenv(variable, address)
+    assert command_line(*lookalike("step", "pull", "--run", RUN)).startswith(expected.format(address))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["refresh", "step pull", "up"])

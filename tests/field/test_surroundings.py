@@ -1,6 +1,7 @@
 """The machine around the product: what a shell says for other programs, and what counts of it here.
 
-The field's `surroundings`, but for the cases of the store (`test_surroundings_store.py`), of dates and of addresses.
+The field's `surroundings`, but for the cases of the store (`test_surroundings_store.py`), and of dates, addresses and
+the output's letters (`test_command_line.py`).
 Whole refreshes in such a shell, and `up` behind a proxy, stand in `tests/end_to_end`, where they cost nothing. A
 checkout of another user is one whose folders can't be written, by nobody; a host name that resolves to another address
 than the loopback's (name-with-underscore) is tried as one that resolves to none: neither may be asked.

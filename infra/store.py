@@ -2,7 +2,7 @@
 
 A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. A
 product's *position* is its place among the run's products ordered by base cell; shortlists hold positions and no scores
-(migration 0005).
+(migrations 0005 and 0006).
 The pointer `lookalike.live` is flipped in one transaction. Functions take a connection and, `prune` excepted, never
 commit: whoever opens the transaction does. Connections are in autocommit mode, so `with connection.transaction():` is
 the transaction.
@@ -36,7 +36,9 @@ _INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in 
 SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
-PARTITIONED = ("products", "shortlists", "numberings", "cells", "field_values", "precomputed")
+PARTITIONED = ("products", "shortlists", "narrow_shortlists", "numberings", "cells", "field_values", "precomputed")
+NARROW = 1 << 16
+"""Most products of a run whose positions take two bytes: less half of them, they are stored in `narrow_shortlists`."""
 OF_LISTS = ("base_cells", "combinations", "lists")
 """Tables that releases before migration 0005 partitioned, too; they go with the last run that has such a partition."""
 Filters = Mapping[str, Any]
@@ -419,21 +421,32 @@ def load_filters(
 
 
 def load_shortlists(
-    connection: psycopg.Connection, run_id: int, blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    connection: psycopg.Connection,
+    run_id: int,
+    products: int,
+    blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
 ) -> int:
     """Load blocks of shortlists; returns how many.
 
-    A block is (positions int (n,), ends int (n + 1,), items int (m,), filled int16 (n, w)): the products that the
-    shortlists belong to, where each begins and the last ends, the items of all, one after the other, as positions, and
-    the ranks by which they hold the depth of the widest cells.
+    Args:
+        connection: in the transaction that began the run.
+        run_id: what `begin` returned.
+        products: how many the run has: up to `NARROW`, positions take two bytes.
+        blocks: (positions int (n,), ends int (n + 1,), items int (m,), filled int16 (n, w)): the products that the
+            shortlists belong to, where each begins and the last ends, the items of all, one after the other, as
+            positions, and the ranks by which they hold the depth of the widest cells.
     """
+    table, to_array, less = "shortlists", copy_format.int4_array, 0
+    if products <= NARROW:
+        table, to_array, less = "narrow_shortlists", copy_format.int2_array, NARROW // 2
     loaded = 0
-    with _copy(connection, run_id, "shortlists", ("run_id", "position", "items", "filled_at")) as copy:
+    with _copy(connection, run_id, table, ("run_id", "position", "items", "filled_at")) as copy:
         for positions, ends, items, filled in blocks:
+            stored = items - less
             for at, position in enumerate(positions.tolist()):
                 fixed = copy_format.int4(run_id), copy_format.int4(position)
-                shortlist = copy_format.int4_array(items[ends[at] : ends[at + 1]])
-                copy.write(copy_format.row(*fixed, shortlist, copy_format.int2_array(filled[at])))
+                arrays = to_array(stored[ends[at] : ends[at + 1]]), copy_format.int2_array(filled[at])
+                copy.write(copy_format.row(*fixed, *arrays))
             loaded += len(positions)
     return loaded
 
@@ -445,6 +458,7 @@ def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
         sql.SQL(
             "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {precomputed}),"
             " (SELECT count(*) FROM {shortlists} JOIN {products} USING (position))"
+            " + (SELECT count(*) FROM {narrow_shortlists} JOIN {products} USING (position))"
         ).format(**names)
     ).fetchone()
     return dict(zip(("products", "precomputed", "shortlists"), row, strict=True))  # type: ignore[arg-type]
@@ -456,6 +470,7 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
     for table, index in {
         "products": "ADD PRIMARY KEY (product_id) WITH (fillfactor = 100)",
         "shortlists": "ADD PRIMARY KEY (position) WITH (fillfactor = 100)",
+        "narrow_shortlists": "ADD PRIMARY KEY (position) WITH (fillfactor = 100)",
         "numberings": "ADD PRIMARY KEY (run_id)",
         "cells": "ADD PRIMARY KEY (cell) WITH (fillfactor = 100)",
         "field_values": "ADD UNIQUE (field, value) WITH (fillfactor = 100)",
@@ -468,8 +483,9 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
         )
     for statement in (
         "CREATE UNIQUE INDEX ON {products} (position) WITH (fillfactor = 100)",
-        *(f"ANALYZE {{{table}}}" for table in PARTITIONED if table != "shortlists"),
+        *(f"ANALYZE {{{table}}}" for table in PARTITIONED if "shortlists" not in table),
         "ANALYZE {shortlists} (position)",  # what stands in the arrays takes seconds to learn, and nobody asks
+        "ANALYZE {narrow_shortlists} (position)",
     ):
         partitions = {table: _partition(table, run_id) for table in PARTITIONED}
         connection.execute(sql.SQL(statement).format(**partitions))  # type: ignore[arg-type]

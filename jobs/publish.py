@@ -197,7 +197,7 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
         (positions, ends, items, fill(ends, items))
         for positions, ends, items in _shortlists(tables["shortlists"], ids, due)
     )
-    shortlists = store.load_shortlists(connection, run_id, blocks)
+    shortlists = store.load_shortlists(connection, run_id, due, blocks)
     expected = {"products": due, "precomputed": sum(map(len, combinations)), "shortlists": due}
     _verify(store.counts(connection, run_id), expected)
     figures = {"products": shortlists, "cells": len(cells)}

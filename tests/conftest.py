@@ -134,7 +134,7 @@ def load_run() -> Callable[..., int]:
             store.load_filters(connection, run_id, numbering.starts, values_of, cells_of, widest)
             ends = np.cumsum([0, *map(len, shortlists)])
             block = np.arange(len(ids)), ends, np.array([item for items in shortlists for item in items], int)
-            store.load_shortlists(connection, run_id, [(*block, filled)])
+            store.load_shortlists(connection, run_id, len(ids), [(*block, filled)])
             store.attach(connection, run_id, {"products": len(ids), "cells": len(cells)})
         with connection.transaction():
             store.lock(connection)

@@ -19,20 +19,24 @@ DECLARE
     place int;
     query public.halfvec;
     shortlist int[];
+    narrow smallint[];
     filled_at smallint[];
     passing int[];
 BEGIN
-    SELECT l.run_id, p.position, p.embedding, s.items, s.filled_at, c.members INTO live_id, place, query, shortlist, filled_at, passing
-    FROM lookalike.live l
-    JOIN lookalike.products p ON p.run_id = l.run_id
-    JOIN lookalike.shortlists s ON s.run_id = l.run_id AND s.position = p.position
-    LEFT JOIN lookalike.precomputed c ON c.run_id = l.run_id AND c.filters = similar_items.filters
-    WHERE p.product_id = asked;
+    -- Apart, so that what follows begins with the partitions of that run alone.
+    SELECT l.run_id INTO live_id FROM lookalike.live l;
+    SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at), c.members
+    INTO place, query, shortlist, narrow, filled_at, passing
+    FROM lookalike.products p
+    LEFT JOIN lookalike.narrow_shortlists n ON n.run_id = live_id AND n.position = p.position
+    LEFT JOIN lookalike.shortlists s ON s.run_id = live_id AND s.position = p.position
+    LEFT JOIN lookalike.precomputed c ON c.run_id = live_id AND c.filters = similar_items.filters
+    WHERE p.run_id = live_id AND p.product_id = asked;
     IF passing IS NOT NULL AND k BETWEEN 1 AND 10 AND similar_items.exclude = '{}' THEN  -- no cell is less deep than 10
         RETURN QUERY
         SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, 0, live_id
         FROM (SELECT s.position, row_number() OVER () AS rank
-              FROM (SELECT unnest(shortlist) AS position) s
+              FROM (SELECT unnest(narrow) + 32768 AS position UNION ALL SELECT unnest(shortlist)) s
               -- Within a range where an odd number of edges lie before; a variable's array would be copied for every call.
               WHERE width_bucket(s.position, (SELECT passing || '{}'::int[])) & 1 = 1 LIMIT k) u
         JOIN lookalike.products p ON p.run_id = live_id AND p.position = u.position
@@ -49,14 +53,20 @@ BEGIN
         FROM lookalike_lists.similar_items(asked, filters, k) o;
         RETURN;
     END IF;
-    IF query IS NULL THEN  -- unknown, or not in the tables as this transaction knew them before a publish: see asked_run.sql
-        SELECT p.position, p.embedding, s.items, s.filled_at INTO place, query, shortlist, filled_at
-        FROM lookalike.products p JOIN lookalike.shortlists s ON s.run_id = p.run_id AND s.position = p.position
+    IF filled_at IS NULL THEN  -- unknown, or not in the tables as this transaction knew them before a publish: see asked_run.sql
+        SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at)
+        INTO place, query, shortlist, narrow, filled_at
+        FROM lookalike.products p
+        LEFT JOIN lookalike.narrow_shortlists n ON n.run_id = p.run_id AND n.position = p.position
+        LEFT JOIN lookalike.shortlists s ON s.run_id = p.run_id AND s.position = p.position
         WHERE p.run_id = live_id AND p.product_id = asked;
     END IF;
     IF query IS NULL THEN
         PERFORM lookalike.passing(live_id, filters);  -- what is wrong with the filters is said first
         RAISE EXCEPTION 'the live run has no product %', asked USING HINT = 'its id may be wrong, or it was rejected: see the table rejects';
+    END IF;
+    IF narrow IS NOT NULL THEN
+        shortlist := ARRAY(SELECT u.item + 32768 FROM unnest(narrow) AS u(item));
     END IF;
     RETURN QUERY SELECT * FROM lookalike.best_items(live_id, query, place, shortlist, filled_at, filters, k, exclude);
 END $$;

@@ -130,17 +130,23 @@ def test_the_shells_search_path_changes_neither_what_is_made_nor_what_is_found(
 # Loading ---------------------------------------------------------------------------------------------------------
 
 
-def test_shortlists_of_every_length_come_back_as_they_were_loaded(connection):
+@pytest.mark.parametrize(
+    ("products", "table", "less"), [(1 << 16, "narrow_shortlists", 1 << 15), ((1 << 16) + 1, "shortlists", 0)]
+)
+def test_shortlists_of_every_length_come_back_as_they_were_loaded(connection, products, table, less):
     n, run_id = 1300, None
     with connection.transaction():
         run_id = store.begin(connection, "a", "f", ["gender"], {})
-        items = [np.roll(np.arange(n), i)[: i if i < 30 else n - i] for i in range(n)]
+        positions = np.linspace(0, products - 1, n).astype(int)
+        items = [np.roll(positions, i)[: i if i < 30 else n - i] for i in range(n)]
         ends = np.cumsum([0, *map(len, items)])
         filled = np.random.default_rng(0).integers(1, 1 << 15, (n, 3))
-        assert store.load_shortlists(connection, run_id, [(np.arange(n), ends, np.concatenate(items), filled)]) == n
-    table = f"lookalike_runs.shortlists_{run_id}"
-    stored = connection.execute(f"SELECT items, filled_at FROM {table} ORDER BY position").fetchall()
-    assert [row[0] for row in stored] == [shortlist.tolist() for shortlist in items]
+        block = positions, ends, np.concatenate(items), filled
+        assert store.load_shortlists(connection, run_id, products, [block]) == n
+    stored = connection.execute(
+        f"SELECT items, filled_at FROM lookalike_runs.{table}_{run_id} ORDER BY position"
+    ).fetchall()
+    assert [[item + less for item in row[0]] for row in stored] == [shortlist.tolist() for shortlist in items]
     assert [row[1] for row in stored] == filled.tolist()
 
 
@@ -184,7 +190,7 @@ def test_what_an_answer_is_read_from_is_found_by_one_look_up_each_in_an_index(co
         "SELECT members FROM lookalike.precomputed WHERE run_id = 1 AND filters = '{}'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value = 'Men'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value IS NULL",
-        "SELECT items FROM lookalike.shortlists WHERE run_id = 1 AND position = 0",
+        "SELECT items FROM lookalike.narrow_shortlists WHERE run_id = 1 AND position = 0",
         "SELECT embedding FROM lookalike.products WHERE run_id = 1 AND position >= 0 AND position < 2",
     ):
         plan = [line for (line,) in connection.execute(f"EXPLAIN {query}")]
@@ -236,7 +242,7 @@ def test_a_shortlist_of_a_product_that_is_not_loaded_is_not_counted(connection):
         run_id = store.begin(connection, "a", "f", ["gender"], {})
         store.load_products(connection, run_id, products([7]), np.zeros(1, int), VECTORS[:1])
         block = np.array([0, 1]), np.array([0, 1, 2]), np.zeros(2, int), np.zeros((2, 0), int)
-        store.load_shortlists(connection, run_id, [block])
+        store.load_shortlists(connection, run_id, 1, [block])
         assert store.counts(connection, run_id) == {"products": 1, "precomputed": 0, "shortlists": 1}
 
 

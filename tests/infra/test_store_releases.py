@@ -306,7 +306,8 @@ def listed(empty_database, tmp_path, monkeypatch):
     """A store that the release with migration 0004 prepared, and whose live run has lists."""
     folder = tmp_path / "0004/sql"
     shutil.copytree(THIS, folder)
-    (folder / "migrations/0005_shortlists.sql").unlink()
+    for later in ("0005_shortlists", "0006_narrow_shortlists"):
+        (folder / f"migrations/{later}.sql").unlink()
     shutil.rmtree(folder / "functions")
     shutil.copytree(Path(__file__).parent / "release_0004", folder / "functions")
     (folder / "functions/roles.sql").rename(folder / "roles.sql")
@@ -393,6 +394,19 @@ def test_a_reader_may_not_call_what_answered_from_lists(listed, tmp_path):
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT {call}")
+
+
+def test_a_run_that_has_no_narrow_shortlists_answers_until_it_is_pruned(connection, load_run, monkeypatch):
+    """As releases before migration 0006 loaded it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "NARROW", 0)
+        wide = load_run(connection, "wide", IDS, VECTORS)
+    connection.execute(f"DROP TABLE lookalike_runs.narrow_shortlists_{wide}")
+    for filters in ({}, {"gender": {"not": "Men"}}):
+        assert [item.product_id for item in store.similar_items(connection, 1, filters, 10)] == [2, 3]
+    load_run(connection, "narrow", IDS, VECTORS)
+    assert store.prune(connection, 1) == [wide]
+    assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
 
 
 # Releases before this one ------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def passes(condition, values):
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), n=st.integers(1, 90), k=st.one_of(st.integers(1, 12), st.integers(1, 100)))
-def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, data, n, k):
+def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, monkeypatch, data, n, k):
     def drawn(what):
         return data.draw(st.lists(what, min_size=n, max_size=n))
 
@@ -84,6 +84,7 @@ def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, d
     there = [cell for cell in CELLS if all(value in values[field] for field, value in cell.items())]
     cells = [{}, *data.draw(st.lists(st.sampled_from(there[1:]), unique_by=str))] if there[1:] else [{}]
     with connection.transaction(force_rollback=True):
+        monkeypatch.setattr(store, "NARROW", data.draw(st.sampled_from([0, 1 << 16])))
         load_run(
             connection, "a", ids, vectors, values, cells, [data.draw(st.sampled_from([10, 13, 20])) for _ in cells]
         )
@@ -124,8 +125,8 @@ def test_scanned_counts_the_members_outside_the_shortlist_that_were_compared(con
     values = {"baseColour": colour, "gender": ["Men", "Women"] * 50}
     load_run(connection, "a", ids, vectors, values, [{}, {"baseColour": "Red"}, {"baseColour": "Blue"}])
     (shortlist,) = connection.execute(
-        "SELECT array(SELECT product_id FROM lookalike.products p WHERE p.position = ANY (s.items))"
-        " FROM lookalike.products q JOIN lookalike.shortlists s USING (position) WHERE q.product_id = 0"
+        "SELECT array(SELECT product_id FROM lookalike.products p WHERE p.position - 32768 = ANY (s.items))"
+        " FROM lookalike.products q JOIN lookalike.narrow_shortlists s USING (position) WHERE q.product_id = 0"
     ).fetchone()
 
     def outside(*colours):
@@ -299,6 +300,7 @@ def test_a_reader_may_ask_and_see_the_views(reader):
     "statement",
     [
         "SELECT * FROM lookalike.shortlists",
+        "SELECT * FROM lookalike.narrow_shortlists",
         "SELECT * FROM lookalike_runs.products_1",
         "SELECT * FROM lookalike.runs",
         "SELECT * FROM lookalike.field_values",

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -28,8 +29,8 @@ CATALOGUES = {BEFORE: 1, LIVE: 7, "2026-01-11": 13, "2026-01-12": 19, "2026-01-0
 """Night → the first product id of its catalogue: each has some products that the others lack."""
 PUBLISHED = {"night": "2026-01-11", "next night": "2026-01-12"}
 SETTINGS = {"LOOKALIKE_INPUT_HEIGHT": "32", "LOOKALIKE_INPUT_WIDTH": "32", "LOOKALIKE_CELL_MIN": "20"}
-TRIES = 3
-"""As Airflow would: a step that ended with a passing failure is tried again."""
+TRIES, WAIT_S = 3, 30
+"""As Airflow would: a step that ended with a passing failure is tried again after a while."""
 PRUNE = """
 import pathlib, sys
 from infra import store
@@ -58,25 +59,29 @@ def lookalike(folder: Path, *arguments: str) -> int:
     return run(folder, str(Path(sys.executable).parent / "lookalike"), *arguments)
 
 
+def try_step(folder: Path, step: str, *arguments: str) -> int:
+    """The exit code of a step's last try."""
+    for again in range(TRIES):
+        time.sleep(WAIT_S if again else 0)
+        code = lookalike(folder, "step", step, *arguments)
+        if code != 75:
+            break
+    return code
+
+
 def refresh(folder: Path, name: str) -> int:
     """A night, step by step; the exit code of the one that it ended with."""
     catalogue = folder / f"{name}.zip"
     catalogue.write_bytes(zip_bytes(good_files(PRODUCTS, CATALOGUES[name])))
-    for step in STEPS:
-        for _ in range(TRIES):
-            code = lookalike(folder, "step", step, "--run", name, "--dataset", str(catalogue))
-            if code != 75:
-                break
-        if code:
-            return code
-    return 0
+    codes = (try_step(folder, step, "--run", name, "--dataset", str(catalogue)) for step in STEPS)
+    return next(filter(None, codes), 0)
 
 
 OPERATIONS = {
     "night": lambda folder: refresh(folder, "2026-01-11"),
     "next night": lambda folder: refresh(folder, "2026-01-12"),
     "backfill": lambda folder: refresh(folder, "2026-01-08"),
-    "training": lambda folder: lookalike(folder, "step", "train_embedding", "--run", "latest"),
+    "training": lambda folder: try_step(folder, "train_embedding", "--run", "latest"),
     "rollback": lambda folder: lookalike(folder, "rollback"),
     "prune": lambda folder: run(folder, sys.executable, "-c", PRUNE),
 }

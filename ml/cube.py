@@ -47,8 +47,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml.cells import DEPTH, Cells, find_cells
-from ml.cube_kernels import BUCKETS, CHUNK, DIGITS, INDEX_BITS, OWN, ZERO, add_block, rank_filled
-from ml.similarity import UNIT
+from ml.cube_kernels import BUCKETS, CHUNK, DIGITS, OWN, add_block, rank_filled, read_keys
 
 BLOCK, ROWS = 256, 2048
 """Queries whose scores are alive at once, and queries whose shortlists are."""
@@ -152,9 +151,7 @@ def shortlists(
         kept = _add_panel([(queries[block], own[block]) for block in blocks], panel, of_cells, kept)
     keys = np.concatenate([keys for keys, _ in kept]) if kept else np.empty(0, np.uint64)
     lengths = np.concatenate([np.diff(ends) for _, ends in kept]) if kept else np.empty(0, np.int64)
-    items = (keys & np.uint64((1 << INDEX_BITS) - 1)).astype(np.int32)
-    scores = (ZERO - (keys >> np.uint64(INDEX_BITS)).astype(np.int64)).astype(np.float32) * np.float32(UNIT**2)
-    return np.append(0, np.cumsum(lengths)), items, scores
+    return np.append(0, np.cumsum(lengths)), *read_keys(keys)
 
 
 def filled_at(ends: np.ndarray, base_cells: np.ndarray, contains: np.ndarray, depths: np.ndarray) -> np.ndarray:
@@ -205,7 +202,8 @@ def _add_panel(
     kept: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The keys of shortlists and their ends, a block of queries each, after another panel."""
-    n, rows, added = len(panel.ranks), np.argsort(panel.ranks), []
+    n, rows, added = len(panel.ranks), np.empty_like(panel.ranks), []
+    rows[panel.ranks] = np.arange(n)
     # The 16 columns past the end let every chunk be read in full.
     scores = np.zeros((max((len(block) for block, _ in blocks), default=0), n + CHUNK), np.float32)
     of_panel = (panel.starts, panel.chunk_atoms, panel.ranks, panel.masks, panel.minimal, panel.minimal_offsets)

@@ -252,6 +252,16 @@ def _shorten(keys, all_atoms, masks, initial, shortlist):
 
 
 @_kernel
+def read_keys(keys):
+    """The indices, int32, and the scores, float32, that keys are made of."""
+    items, scores = np.empty(keys.shape[0], np.int32), np.empty(keys.shape[0], np.float32)
+    for at in range(keys.shape[0]):
+        items[at] = keys[at] & U((1 << INDEX_BITS) - 1)
+        scores[at] = np.float32(ZERO - np.int64(keys[at] >> U(INDEX_BITS))) * np.float32(UNIT**2)
+    return items, scores
+
+
+@_kernel
 def rank_filled(ends, base_cells, cells, offsets, depths):
     """Of each shortlist and cell the rank of the item with which it has as many of the cell as that is deep."""
     ranks = np.full((len(ends) - 1, len(depths)), NEVER, np.int16)

@@ -145,8 +145,9 @@ def shortlists(
     blocks = [slice(at, at + BLOCK) for at in range(0, len(queries), BLOCK)]
     sizes = [len(queries[block]) for block in blocks]
     kept = [(np.empty(0, np.uint64), np.zeros(size + 1, np.int64)) for size in sizes]
-    initial = (1 << DIGITS) - cells.depths >> np.arange(DIGITS)[:, None] & 1 == 1
-    of_cells = cells.atoms, _masks(cells.contains), _masks(initial)
+    digits = (1 << DIGITS) - cells.depths >> np.arange(DIGITS)[:, None] & 1 == 1
+    initial = np.hstack([_masks(digits), ~_masks(np.ones((1, len(cells)), bool))])
+    of_cells = cells.atoms, _masks(cells.contains), initial
     for panel in panels:
         kept = _add_panel([(queries[block], own[block]) for block in blocks], panel, of_cells, kept)
     keys = np.concatenate([keys for keys, _ in kept]) if kept else np.empty(0, np.uint64)

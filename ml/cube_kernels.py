@@ -125,7 +125,8 @@ def _deal(atoms, masks, initial):
     """Deal members of atoms, best first, to the cells that still lack some, 64 cells after the other.
 
     The counts of 64 cells, bit `c % 64` for cell `c`, are five words, one a binary digit: so all are counted at once,
-    without a branch, in registers. A cell is full where its count, which begins with 32 less its depth, reaches 32.
+    without a branch, in registers. A cell is full where its count, which begins with 32 less its depth, reaches 32;
+    bits past the last cell are full from the start. `initial` uint64 (w, 6) has the digits and which are full.
 
     Returns bool (n,), which members some cell took, and int32 (c,), with which one each cell was full, n if with none.
     """
@@ -134,9 +135,10 @@ def _deal(atoms, masks, initial):
     waiting = np.empty(SEGMENT + 1, np.int32)
     for word in range(U(masks.shape[0])):
         ones, twos, fours = initial[word, 0], initial[word, 1], initial[word, 2]
-        eights, sixteens = initial[word, 3], initial[word, 4]
-        full = U(0)
+        eights, sixteens, full = initial[word, 3], initial[word, 4], initial[word, 5]
         for begin in range(0, n, SEGMENT):
+            if full == ~U(0):
+                break
             some = U(0)  # most are in no open cell: those are dropped first, without a branch
             for at in range(U(begin), U(min(begin + SEGMENT, n))):
                 waiting[some] = at

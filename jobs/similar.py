@@ -42,10 +42,10 @@ SHORTLISTS = pa.schema(
     [("product_id", pa.int64()), ("items", pa.list_(pa.int64())), ("scores", pa.list_(pa.float32()))]
 )
 PARQUET: dict[str, Any] = {
-    "use_dictionary": ["items.list.element"],
-    "column_encoding": {"scores.list.element": "BYTE_STREAM_SPLIT"},
+    "use_dictionary": False,
+    "column_encoding": {"items.list.element": "BYTE_STREAM_SPLIT", "scores.list.element": "BYTE_STREAM_SPLIT"},
 }
-"""How shortlists are stored: with the scores' bytes apart 3.5 kB a product instead of 4.7, in half the time."""
+"""How shortlists are stored: with the bytes of numbers apart they are smaller than a dictionary, and faster written."""
 SCHEMAS = {"embeddings": EMBEDDINGS, "cells": CELLS, "shortlists": SHORTLISTS}
 
 

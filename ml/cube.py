@@ -47,8 +47,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml.cells import DEPTH, Cells, find_cells
-from ml.cube_kernels import BUCKETS, CHUNK, INDEX_BITS, OWN, WORDS, ZERO, add_block, rank_filled
-from ml.similarity import UNIT
+from ml.cube_kernels import BUCKETS, CHUNK, DIGITS, OWN, add_block, rank_filled, read_keys
 
 BLOCK, ROWS = 256, 2048
 """Queries whose scores are alive at once, and queries whose shortlists are."""
@@ -62,7 +61,7 @@ class Panel:
 
     `start` is the first one's index in the catalogue, `embeddings` float32 (p, d), `ranks` int32 (p,) each row's place
     in the range. Chunk `j` is rows `starts[j]` to `starts[j + 1]`, all of atom `chunk_atoms[j]`. `masks`
-    uint64 (a, w) has bit `c % 64` of word `c // 64` set where cell `c` contains the atom; `minimal` from
+    uint64 (w, a) has bit `c % 64` of word `c // 64` set where cell `c` contains the atom; `minimal` from
     `minimal_offsets[a]` on lists the cells among them that no other such cell, as deep, lies inside of.
     """
 
@@ -114,9 +113,10 @@ def _minimal(contains: np.ndarray, cells: Cells) -> np.ndarray:
     return contains & (contains.astype(np.float32) @ inside.T.astype(np.float32) == 0)
 
 
-def _masks(cells_of_atoms: np.ndarray) -> np.ndarray:
-    padded = np.pad(cells_of_atoms, ((0, 0), (0, -cells_of_atoms.shape[1] % (64 * WORDS))))
-    return np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
+def _masks(bits: np.ndarray) -> np.ndarray:
+    """uint64 (w, n): bit `c % 64` of `[c // 64, i]` is `bits[i, c]`; `bits` bool (n, c)."""
+    padded = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 64)))
+    return np.ascontiguousarray(np.packbits(padded, axis=1, bitorder="little").view(np.uint64).T)
 
 
 def shortlists(
@@ -134,20 +134,25 @@ def shortlists(
         int64 (q + 1,), where the shortlist of each query begins and the last ends, int32 (m,) indices and their float32
         (m,) scores.
 
+    Raises:
+        ValueError: a cell is deeper than 32.
+
     Works on one thread. To use several cores give each its own range of queries and BLAS one thread: threads of BLAS
     that wait for work take the time of those that have some.
     """
+    if cells.depths.max() > 1 << DIGITS:
+        raise ValueError(f"a cell is {cells.depths.max()} deep: {1 << DIGITS} is the most")
     blocks = [slice(at, at + BLOCK) for at in range(0, len(queries), BLOCK)]
     sizes = [len(queries[block]) for block in blocks]
     kept = [(np.empty(0, np.uint64), np.zeros(size + 1, np.int64)) for size in sizes]
-    of_cells = cells.atoms, _masks(cells.contains), cells.depths
+    digits = (1 << DIGITS) - cells.depths >> np.arange(DIGITS)[:, None] & 1 == 1
+    initial = np.hstack([_masks(digits), ~_masks(np.ones((1, len(cells)), bool))])
+    of_cells = cells.atoms, _masks(cells.contains), initial
     for panel in panels:
         kept = _add_panel([(queries[block], own[block]) for block in blocks], panel, of_cells, kept)
     keys = np.concatenate([keys for keys, _ in kept]) if kept else np.empty(0, np.uint64)
     lengths = np.concatenate([np.diff(ends) for _, ends in kept]) if kept else np.empty(0, np.int64)
-    items = (keys & np.uint64((1 << INDEX_BITS) - 1)).astype(np.int32)
-    scores = (ZERO - (keys >> np.uint64(INDEX_BITS)).astype(np.int64)).astype(np.float32) * np.float32(UNIT**2)
-    return np.append(0, np.cumsum(lengths)), items, scores
+    return np.append(0, np.cumsum(lengths)), *read_keys(keys)
 
 
 def filled_at(ends: np.ndarray, base_cells: np.ndarray, contains: np.ndarray, depths: np.ndarray) -> np.ndarray:
@@ -198,11 +203,12 @@ def _add_panel(
     kept: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The keys of shortlists and their ends, a block of queries each, after another panel."""
-    n, rows, added = len(panel.ranks), np.argsort(panel.ranks), []
+    n, rows, added = len(panel.ranks), np.empty_like(panel.ranks), []
+    rows[panel.ranks] = np.arange(n)
     # The 16 columns past the end let every chunk be read in full.
     scores = np.zeros((max((len(block) for block, _ in blocks), default=0), n + CHUNK), np.float32)
     of_panel = (panel.starts, panel.chunk_atoms, panel.ranks, panel.masks, panel.minimal, panel.minimal_offsets)
-    work = _workspace(panel, len(of_cells[2]))
+    work = _workspace(panel)
     for (block, own), (keys, ends) in zip(blocks, kept, strict=True):
         np.matmul(block, panel.embeddings.T, out=scores[: len(block), :n])
         here = own - panel.start
@@ -212,17 +218,16 @@ def _add_panel(
     return added
 
 
-def _workspace(panel: Panel, cells: int) -> tuple[np.ndarray, ...]:
+def _workspace(panel: Panel) -> tuple[np.ndarray, ...]:
     """Arrays that the steps of a query write to, in the order in which `add_block` takes them apart."""
-    n, chunks, (atoms, words) = len(panel.ranks), len(panel.chunk_atoms), panel.masks.shape
+    n, chunks, (words, atoms) = len(panel.ranks), len(panel.chunk_atoms), panel.masks.shape
     return (
         np.empty(chunks, np.float32),  # maxima
         np.empty(chunks, np.int32),  # order
         np.empty(BUCKETS + 1, np.int32),  # histogram
         np.empty(n + chunks, np.uint16),  # buckets
-        np.empty(words, np.uint64),  # open_cells
-        np.empty(cells, np.int64),  # counts
-        np.empty(cells, np.float32),  # bounds
+        np.empty(chunks + 1, np.float32),  # floors
+        np.empty(64 * words, np.float32),  # bounds
         np.empty(atoms, np.float32),  # atom_bounds
         np.empty(chunks + 1, np.int32),  # opened
         np.empty(n + 1, np.int32),  # rows

@@ -14,8 +14,10 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from ml.similarity import UNIT
 
 CHUNK = 16
-WORDS = 4
-"""Words of 64 cells that are looked at together."""
+DIGITS = 5
+"""Binary digits that count the members of a cell: none is deeper than 32."""
+SEGMENT = 64
+"""Members that are looked at, whether they are in an open cell, before they are dealt."""
 BUCKETS = 1024
 INDEX_BITS = 40
 """A candidate is one uint64: 24 bits of score, falling; then its index in the catalogue."""
@@ -35,13 +37,13 @@ _kernel = njit(nogil=True, cache=True, error_model="numpy")
 def add_block(scores, panel, first, cells, work, earlier, earlier_ends):
     """The shortlists of a block of queries, those that earlier panels gave with a panel's candidates: keys and ends."""
     starts, chunk_atoms, ranks, masks, minimal, minimal_offsets = panel
-    atoms, all_masks, depths = cells
-    maxima, order, histogram, buckets, open_cells, counts, bounds, atom_bounds, opened, rows, keys, ranked = work
+    atoms, all_masks, initial = cells
+    maxima, order, histogram, buckets, floors, bounds, atom_bounds, opened, rows, keys, ranked = work
     shortlists, ends = np.empty(2 * earlier.shape[0] + 1024, np.uint64), np.zeros(scores.shape[0] + 1, np.int64)
     for q in range(scores.shape[0]):
         _maxima(scores[q], starts, maxima)
         _order_chunks(maxima, order, histogram, buckets)
-        _bound_cells(maxima, order, chunk_atoms, masks, depths, open_cells, counts, bounds)
+        _bound_cells(maxima, order, chunk_atoms, masks, initial, floors, bounds)
         _bound_atoms(bounds, minimal, minimal_offsets, atom_bounds)
         n = _collect(scores[q], maxima, ranks, first, starts, chunk_atoms, atom_bounds, opened, rows, keys)
         _sort(keys[:n], ranked, histogram, buckets)
@@ -52,8 +54,7 @@ def add_block(scores, panel, first, cells, work, earlier, earlier_ends):
             larger = np.empty(2 * shortlists.shape[0] + candidates.shape[0], np.uint64)
             larger[: ends[q]] = shortlists[: ends[q]]
             shortlists = larger
-        dealt = _deal(candidates, atoms, all_masks, depths, open_cells, counts, shortlists[ends[q] :])
-        ends[q + 1] = ends[q] + dealt
+        ends[q + 1] = ends[q] + _shorten(candidates, atoms, all_masks, initial, shortlists[ends[q] :])
     return shortlists[: ends[-1]].copy(), ends
 
 
@@ -105,36 +106,57 @@ def _count(buckets, n, histogram):
 
 
 @_kernel
-def _bound_cells(maxima, order, chunk_atoms, masks, depths, open_cells, counts, bounds):
-    """Deal the chunks to their cells until each has its depth: the least maximum so far is the cell's bound."""
-    bounds[:] = NONE
-    counts[:] = 0
-    open_cells[:] = ~U(0)
-    least = np.float32(4.0)
+def _bound_cells(maxima, order, chunk_atoms, masks, initial, floors, bounds):
+    """Deal the chunks to their cells: the least maximum up to that with which a cell has its depth is its bound."""
+    atoms, least = np.empty(order.shape[0], np.int32), np.float32(4.0)
     for place in range(order.shape[0]):
         chunk = U(order[place])
-        atom = U(chunk_atoms[chunk])
+        atoms[place] = chunk_atoms[chunk]
         least = min(least, maxima[chunk])
-        for group in range(0, masks.shape[1], WORDS):
-            if not _any_open(masks, atom, open_cells, U(group)):
-                continue
-            for word in range(group, group + WORDS):
-                bits = masks[atom, U(word)] & open_cells[U(word)]
-                while bits:
-                    cell = U(word) * U(64) + U(trailing_zeros(bits))
-                    counts[cell] += 1
-                    if counts[cell] == depths[cell]:
-                        bounds[cell] = max(least, NONE)
-                        open_cells[U(word)] ^= bits & (~bits + U(1))
-                    bits &= bits - U(1)
+        floors[place] = max(least, NONE)
+    floors[order.shape[0]] = NONE
+    _, filled = _deal(atoms, masks, initial)
+    for cell in range(bounds.shape[0]):
+        bounds[cell] = floors[U(filled[cell])]
 
 
 @_kernel
-def _any_open(masks, atom, open_cells, word):
-    """Whether some cell that contains the atom is open, in `WORDS` words; written out, as it must be fast."""
-    first = (masks[atom, word] & open_cells[word]) | (masks[atom, word + U(1)] & open_cells[word + U(1)])
-    second = masks[atom, word + U(2)] & open_cells[word + U(2)]
-    return (first | second | (masks[atom, word + U(3)] & open_cells[word + U(3)])) != U(0)
+def _deal(atoms, masks, initial):
+    """Deal members of atoms, best first, to the cells that still lack some, 64 cells after the other.
+
+    The counts of 64 cells, bit `c % 64` for cell `c`, are five words, one a binary digit: so all are counted at once,
+    without a branch, in registers. A cell is full where its count, which begins with 32 less its depth, reaches 32;
+    bits past the last cell are full from the start. `initial` uint64 (w, 6) has the digits and which are full.
+
+    Returns bool (n,), which members some cell took, and int32 (c,), with which one each cell was full, n if with none.
+    """
+    n = atoms.shape[0]
+    taken, filled = np.zeros(n, np.bool_), np.full(64 * masks.shape[0], n, np.int32)
+    waiting = np.empty(SEGMENT + 1, np.int32)
+    for word in range(U(masks.shape[0])):
+        ones, twos, fours = initial[word, 0], initial[word, 1], initial[word, 2]
+        eights, sixteens, full = initial[word, 3], initial[word, 4], initial[word, 5]
+        for begin in range(0, n, SEGMENT):
+            if full == ~U(0):
+                break
+            some = U(0)  # most are in no open cell: those are dropped first, without a branch
+            for at in range(U(begin), U(min(begin + SEGMENT, n))):
+                waiting[some] = at
+                some += U((masks[word, U(atoms[at])] & ~full) != U(0))
+            for place in range(some):
+                at = U(waiting[place])
+                carry = masks[word, U(atoms[at])] & ~full
+                taken[at] |= carry != U(0)
+                ones, carry = ones ^ carry, ones & carry
+                twos, carry = twos ^ carry, twos & carry
+                fours, carry = fours ^ carry, fours & carry
+                eights, carry = eights ^ carry, eights & carry
+                sixteens, carry = sixteens ^ carry, sixteens & carry
+                full |= carry
+                while carry:
+                    filled[word * U(64) + U(trailing_zeros(carry))] = at
+                    carry &= carry - U(1)
+    return taken, filled
 
 
 @_kernel
@@ -218,29 +240,27 @@ def _merge(some, others):
 
 
 @_kernel
-def _deal(keys, atoms, masks, depths, open_cells, counts, dealt):
-    """Deal candidates, best first, to the cells that still lack some; write those that a cell took, and count them."""
-    counts[:] = 0
-    open_cells[:] = ~U(0)
+def _shorten(keys, all_atoms, masks, initial, shortlist):
+    """Deal candidates, best first, to their cells; write those that a cell took, and count them."""
+    atoms = np.empty(keys.shape[0], np.int32)
+    for at in range(keys.shape[0]):
+        atoms[at] = all_atoms[keys[at] & U((1 << INDEX_BITS) - 1)]
+    taken, _ = _deal(atoms, masks, initial)
     n = U(0)
     for at in range(keys.shape[0]):
-        atom = U(atoms[keys[at] & U((1 << INDEX_BITS) - 1)])
-        taken = False
-        for group in range(0, masks.shape[1], WORDS):
-            if not _any_open(masks, atom, open_cells, U(group)):
-                continue
-            taken = True
-            for word in range(group, group + WORDS):
-                bits = masks[atom, U(word)] & open_cells[U(word)]
-                while bits:
-                    cell = U(word) * U(64) + U(trailing_zeros(bits))
-                    counts[cell] += 1
-                    if counts[cell] == depths[cell]:
-                        open_cells[U(word)] ^= bits & (~bits + U(1))
-                    bits &= bits - U(1)
-        dealt[n] = keys[at]  # overwritten by what comes next where nobody took it
-        n += U(taken)
+        shortlist[n] = keys[at]  # overwritten by what comes next where nobody took it
+        n += U(taken[at])
     return np.int64(n)
+
+
+@_kernel
+def read_keys(keys):
+    """The indices, int32, and the scores, float32, that keys are made of."""
+    items, scores = np.empty(keys.shape[0], np.int32), np.empty(keys.shape[0], np.float32)
+    for at in range(keys.shape[0]):
+        items[at] = keys[at] & U((1 << INDEX_BITS) - 1)
+        scores[at] = np.float32(ZERO - np.int64(keys[at] >> U(INDEX_BITS))) * np.float32(UNIT**2)
+    return items, scores
 
 
 @_kernel

@@ -163,6 +163,16 @@ def test_all_products_alike_give_the_smallest_indices_in_order():
     assert items[starts[1] :].tolist() == [0, *range(2, 20), 21]
 
 
+def test_cells_are_up_to_32_deep():
+    embeddings = to_embedding(np.random.default_rng(2).normal(size=(90, 6)))
+    cells = find_cells({}, 90, 1, depth=32)
+    made = cube.shortlists(embeddings[:4], np.arange(4), panels_of(embeddings, cells, 50), cells)
+    check(embeddings, cells, range(4), *made)
+    assert np.diff(made[0]).tolist() == [32] * 4
+    with pytest.raises(ValueError, match="33 deep"):
+        cube.shortlists(embeddings[:4], np.arange(4), [], find_cells({}, 90, 1, depth=33))
+
+
 def test_a_query_from_outside_the_catalogue_meets_every_product():
     embeddings = to_embedding(np.random.default_rng(1).normal(size=(40, 5)))
     cells = find_cells({}, 40, 1)

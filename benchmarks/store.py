@@ -7,8 +7,8 @@ An embedded Postgres is started in a temporary folder. Answers are timed from th
 look-up of the random question included. The questions, drawn with a seed before the clock runs: `single`, a product and
 a filter combination that is precomputed; all others a product and one to three of the fields, for each its value (half
 of them), a list of three values, or `not` two values. `lists` and `not` hold at least one such condition, `mixed` are
-all of them. `excluded` are `mixed` with one to ten of the ten that would be the answer left out. `mixed` are asked
-before that too, while the store holds one run, as after the first night.
+all of them. `excluded` are `mixed` with one to ten of the ten that would be the answer left out. `single` and `mixed`
+are asked before that too, while the store holds one run, as after the first night.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
             run_id, figures = load(connection, products, given.cell_min, lake)
             make_questions(connection, products)
             connection.execute("VACUUM ANALYZE")
-            figures |= look_up(uri, Path(folder), given.seconds, ("mixed",), "one_run_")
+            figures |= look_up(uri, Path(folder), given.seconds, ("single", "mixed"), "one_run_")
             for _ in range(OTHER_RUNS):
                 load(connection, first(products, OTHER_PRODUCTS), OTHER_PRODUCTS)
             store.flip(connection, run_id)
@@ -207,7 +207,10 @@ def look_up(uri: str, folder: Path, seconds: int, kinds: Sequence[str], prefix: 
                 note(f"{prefix}{kind}_p{percent}_ms", float(np.percentile(times, percent)))
         if "single" in kinds:
             script = ASK.format(kind="single", questions=questions["single"])
-            note("answers_per_s", max(pgbench(uri, folder, script, seconds, clients)[1] for clients in (2, 4, 8)))
+            note(
+                f"{prefix}answers_per_s",
+                max(pgbench(uri, folder, script, seconds, clients)[1] for clients in (2, 4, 8)),
+            )
     for name, values in found.items():
         print(f"{name:<22}{statistics.median(values):10.3f}   rounds: {', '.join(f'{v:.3f}' for v in values)}")
     return {name: round(statistics.median(values), 3) for name, values in found.items()}

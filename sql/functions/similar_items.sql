@@ -21,11 +21,11 @@ DECLARE
     shortlist int[];
     narrow smallint[];
     filled_at smallint[];
-    passing int[];
+    passing float8[];
 BEGIN
     -- Apart, so that what follows begins with the partitions of that run alone.
     SELECT l.run_id INTO live_id FROM lookalike.live l;
-    SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at), c.members
+    SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at), c.members::float8[]
     INTO place, query, shortlist, narrow, filled_at, passing
     FROM lookalike.products p
     LEFT JOIN lookalike.narrow_shortlists n ON n.run_id = live_id AND n.position = p.position
@@ -37,8 +37,9 @@ BEGIN
         SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, 0, live_id
         FROM (SELECT s.position, row_number() OVER () AS rank
               FROM (SELECT unnest(narrow) + 32768 AS position UNION ALL SELECT unnest(shortlist)) s
-              -- Within a range where an odd number of edges lie before; a variable's array would be copied for every call.
-              WHERE width_bucket(s.position, (SELECT passing || '{}'::int[])) & 1 = 1 LIMIT k) u
+              -- Within a range where an odd number of edges lie before. A variable's array would be copied for every call; and
+              -- numbers of other types than float8 are compared by calls of a function.
+              WHERE width_bucket(s.position::float8, (SELECT passing || '{}'::float8[])) & 1 = 1 LIMIT k) u
         JOIN lookalike.products p ON p.run_id = live_id AND p.position = u.position
         ORDER BY u.rank;
         RETURN;

@@ -289,15 +289,18 @@ def test_rejects_do_not_fill_the_memory(lake, monkeypatch):
 READ = """
 import re, sys
 from pathlib import Path
+from infra.settings import Settings
+from jobs.tables import File, opened
 from jobs.rejects import Rejects
-from jobs.styles import read_styles
+from jobs.styles import read_styles, reading
 
 def peak_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 rejects, before = Rejects(), peak_mb()
-with open(sys.argv[1], "rb") as stream:
-    rows, _ = read_styles(stream, "styles.csv", rejects, 2**30)
+file = File("styles.csv", lambda: open(sys.argv[1], "rb"))
+with opened("styles.csv", {"": file}, reading(Settings())) as table:
+    rows = read_styles(table, rejects)
 print(len(rows), len(rejects.rows), peak_mb() - before)
 """
 
@@ -344,7 +347,7 @@ BAD_SOURCES = {
     "no rows": (with_styles(styles([])), ["no row below its header"]),
     "an empty file": (with_styles(b""), ["missing; found nothing"]),
     "a web page": (with_styles(b"<!doctype html><html>Sign in</html>"), ["found <!doctype html>"]),
-    "a spreadsheet": (with_styles(b"PK\x03\x04\0\0\0\0"), ["no CSV"]),
+    "a spreadsheet": (with_styles(b"PK\x03\x04\0\0\0\0"), ["no text", "a spreadsheet"]),
     "no styles.csv": (
         {"images/1.jpg": image(1), "readme.txt": b"x"},
         ["no styles.csv; it holds images/1.jpg, readme.txt\n"],

@@ -73,6 +73,16 @@ def tell(words: Collection[bytes]) -> Told:
     return Told(encoding, clear, close and not rare)
 
 
+def of_names(words: Collection[bytes]) -> str:
+    """The codec of names that differ and are no ASCII; empty: it is not certain."""
+    try:
+        b" ".join(words).decode("utf-8")
+    except UnicodeDecodeError:
+        told = tell(list(words)[:WORDS_MAX])
+        return told.encoding if told.certain else ""
+    return "utf-8"
+
+
 def _readings(data: bytes, usual: Collection[str]) -> Iterator[tuple[float, str, str]]:
     """(rank from 0 to 1, codec, text) of each text that the bytes are by these codecs, the best first."""
     import chardet  # 30 ms, and only text that is no UTF-8 needs it

@@ -24,6 +24,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 
+from infra import archives
 from infra.errors import UserError
 from infra.lake import Lake, Part, Table
 from infra.settings import ATTRIBUTES
@@ -240,8 +241,8 @@ def _members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipf
     """
     members: dict[str, zipfile.ZipInfo] = {}
     hidden = []
-    for member in archive.infolist():
-        name = member.filename.replace("\\", "/")
+    for written, member in archives.named(archive.infolist()):
+        name = written.replace("\\", "/")
         parts = PurePosixPath(name).parts
         if name.endswith("/"):
             continue

@@ -99,6 +99,13 @@ class ColumnarTable:
         return texts
 
 
+def _unpacked_size(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """Bytes that the file says its columns unpack to."""
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+
+
 def _is_text(kind: pa.DataType) -> bool:
     checks = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_binary_view")
     return any(getattr(pa.types, check)(kind) for check in checks)
@@ -124,11 +131,12 @@ def open_delta(name: str, files: Mapping[str, File], reading: Reading) -> Iterat
     from deltalake.exceptions import DeltaError
 
     with _folder(reading) as folder:
-        for path, file in files.items():
-            if not path.endswith(".parquet") or path.startswith(f"{DELTA_LOG}/"):
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                with (folder / path).open("wb") as copy:
-                    _copy(file, copy, reading)
+        with _damage_told(name), disk.told(reading.scratch, SCRATCH):
+            for path, file in files.items():
+                if not path.endswith(".parquet") or path.startswith(f"{DELTA_LOG}/"):
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    with (folder / path).open("wb") as copy:
+                        _copy(file, copy, reading)
         try:
             delta = DeltaTable(folder)
             parts = list(_parts(delta, name, files, reading))
@@ -195,7 +203,7 @@ def _copy(file: File, sink: IO[bytes], reading: Reading) -> None:
 def _damage_told(file: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _refused(file, f"is damaged, or no Parquet file: {disk.one_line(error)}", "write it again") from None
 
 

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, cast
 
-from jobs.tables import columnar
 from jobs.tables.delimited import DelimitedTable
 from jobs.tables.jsonlines import JsonTable
 from jobs.tables.lines import File
-from jobs.tables.rows import Reading, Record, Table
+from jobs.tables.rows import DELTA_LOG, Reading, Record, Table
 
 __all__ = ["SUFFIXES", "File", "Reading", "Record", "Table", "named", "opened"]
 
@@ -29,7 +28,7 @@ def named(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
 
     Each with its files by their path in it: one, without such a path, or those of a folder.
     """
-    endings, log, paths = {f"{name}{suffix}" for suffix in SUFFIXES}, f"/{name}/{columnar.DELTA_LOG}/", list(paths)
+    endings, log, paths = {f"{name}{suffix}" for suffix in SUFFIXES}, f"/{name}/{DELTA_LOG}/", list(paths)
     found: dict[str, dict[str, str]] = {
         path[: at + len(name)]: {} for path in paths if (at := f"/{path}".find(log)) >= 0
     }
@@ -50,14 +49,14 @@ def opened(name: str, files: Mapping[str, File], reading: Reading) -> Iterator[T
     Raises, here and where it is read:
         UserError: it is damaged, too large, or no table.
     """
-    if "" not in files:
-        with columnar.open_delta(name, files, reading) as table:
-            yield table
-        return
-    file, kind = files[""], name.removesuffix(".gz").rpartition(".")[2]
-    file = _unpacked(file) if name.endswith(".gz") else file
-    if kind == "parquet":
-        with columnar.open_parquet(file, reading) as table:
+    file, kind = files.get(""), name.removesuffix(".gz").rpartition(".")[2]
+    if file and name.endswith(".gz"):
+        file = _unpacked(file)
+    if file is None or kind == "parquet":
+        from jobs.tables import columnar  # which takes 50 MB, and a CSV file does not need it
+
+        columns = columnar.open_parquet(file, reading) if file else columnar.open_delta(name, files, reading)
+        with columns as table:
             yield table
     elif kind in ("jsonl", "ndjson"):
         yield JsonTable(file, reading)

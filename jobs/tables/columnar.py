@@ -21,13 +21,11 @@ import pyarrow.parquet as pq
 from infra import disk
 from infra.errors import UserError
 from jobs.tables.lines import LINE_MAX, File
-from jobs.tables.rows import Reading, Record, record, text
+from jobs.tables.rows import DELTA_LOG, Reading, Record, record, text
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-DELTA_LOG = "_delta_log"
-"""The folder in a folder that makes it a Delta table."""
 ROWS = 256
 """Rows in memory at once."""
 CHUNK = 2**20

@@ -141,7 +141,7 @@ class Delimited:
 def _delimiter(line: str, name: str) -> str:
     """What stands between the columns: what splits the header into the most.
 
-    Of 800 tables of other people's habits this told all, `csv.Sniffer` 798 and clevercsv, in 100 times as long, 800.
+    Names hold none of these marks, as values do: `csv.Sniffer` and clevercsv, which look at both, told no more.
     """
     counts = {mark: len(next(csv.reader([line], delimiter=mark))) for mark in DELIMITERS}
     most = max(counts.values())
@@ -172,7 +172,7 @@ class DelimitedTable:
         self.columns = next(self._records, (0, []))[1]
         self.not_utf8, self.tried = self._lines.not_utf8, self._lines.tried
         mark = self._text.delimiter
-        self.read_as = f"{self._lines.encoding or 'an unknown encoding'}, {NAMES.get(mark, repr(mark))}"
+        self.read_as = f"{self._lines.called}, {NAMES.get(mark, repr(mark))}"
 
     def __iter__(self) -> Iterator[Record]:
         header = self.columns

@@ -19,7 +19,7 @@ class JsonTable:
         self.columns = self._names()
         self._lines = Lines(file, reading.limit, reading.encoding)
         self.not_utf8, self.tried = self._lines.not_utf8, self._lines.tried
-        self.read_as = f"{self._lines.encoding or 'an unknown encoding'}, JSON lines"
+        self.read_as = f"{self._lines.called}, JSON lines"
 
     def _names(self) -> list[str]:
         """The columns, by the lines down to the one with which all are found that are asked for."""

@@ -90,6 +90,11 @@ class Lines:
     def __next__(self) -> str:
         return self._again.popleft() if self._again else next(self._source)
 
+    @property
+    def called(self) -> str:
+        """The encoding, for people."""
+        return self.encoding.removesuffix("-sig") or "an unknown encoding"
+
     def put_back(self, lines: Sequence[str]) -> None:
         """These come next, once more."""
         self._again.extendleft(reversed(lines))

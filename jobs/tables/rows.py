@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol
 
 Values = dict[str, str]
 
+DELTA_LOG = "_delta_log"
+"""The folder in a folder that makes it a Delta table."""
+
 WHOLE_MAX = 2**53
 """Whole numbers below it are exact as floats."""
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # `surrogateescape` uses the others

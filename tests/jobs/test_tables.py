@@ -465,7 +465,7 @@ def test_a_catalogue_in_any_form_gives_the_same_products(lake, tmp_path):
         _, result = catalogue(lake, folder(tmp_path / f"as-{name}", images | table_files), scratch=tmp_path / "scratch")
         assert (result.rows, result.rejects, result.figures["styles"]) == (20, 0, name), result.figures
         assert open_run(lake).table("products").read().to_pylist() == products
-    assert wanted.figures["read_as"] == "utf-8-sig, commas"
+    assert wanted.figures["read_as"] == "utf-8, commas"
 
 
 def test_two_tables_in_one_folder_are_refused_and_a_copy_below_is_passed_over(lake, tmp_path):

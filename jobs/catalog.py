@@ -18,25 +18,28 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
+from infra import archives
 from infra.errors import UserError
 from infra.lake import Lake, Part, Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
-from jobs import step
+from jobs import step, tables
 from jobs.rejects import Rejects
 from jobs.run import Run, StepResult, content_hash
-from jobs.styles import parse_id, read_styles
+from jobs.styles import parse_id, read_styles, reading, remedy
 from ml import images, pictures
 from ml.images import ImageError, Stored
 
 CODE_VERSION = 4
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
+TABLE = "styles"
+"""What the catalogue's table is called, but for its ending."""
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".gz")
 """What may be a catalogue under another name."""
 IMAGES_A_PART = 992
@@ -82,7 +85,8 @@ def catalog(run: Run) -> StepResult:
     settings, pulled = run.settings, run.table("pulls", "left_out")
     rules = [CODE_VERSION, images.recipe_hash(), pictures.NEAR]
     fingerprint = content_hash(
-        rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes, settings.fields
+        *(rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes, settings.fields),
+        *([settings.delimiter, settings.encoding] if settings.delimiter or settings.encoding else []),
     )
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if done := run.done("catalog", fingerprint, tables):
@@ -93,8 +97,8 @@ def catalog(run: Run) -> StepResult:
         rejects.file(None, item["file"], item["reason"], item["detail"])
     with _opened(run.lake, origin["archive"]) as archive:
         source = find_members(archive, origin["uri"], rejects)
-        with source.open_styles() as stream:
-            rows, not_utf8 = read_styles(stream, source.styles, rejects, settings.styles_max_bytes, settings.fields)
+        with source.open_table(reading(settings)) as table:
+            rows = read_styles(table, rejects, settings.fields)
         found = len(rows) + rejects.products.total()
         products = _attach_images(rows, source, rejects)
         _check_share(rejects, found, len(products), settings.reject_max, source)  # before the images' work
@@ -107,7 +111,8 @@ def catalog(run: Run) -> StepResult:
         "rejected_products": rejects.products.total(),
         "reject_reasons": dict(Counter(row["reason"] for row in rejects.rows).most_common()),
         "styles": source.styles,
-        "lines_not_utf8": not_utf8,
+        "read_as": table.read_as,
+        "lines_not_utf8": table.not_utf8,
     }
     if parts or tables["images"].version < 0:
         # An earlier release told no pictures. Its rows go; older runs, which look at the table as it was, keep them.
@@ -134,7 +139,7 @@ def _opened(lake: Lake, name: str) -> Iterator[zipfile.ZipFile]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the catalogue lies in its archive: members by path, the path of styles.csv, image paths by product id.
+    """Where the catalogue lies in its archive: members by path, the table's path and files, image paths by product id.
 
     `elsewhere` are the files that lie neither there nor in the folder images.
     """
@@ -142,39 +147,47 @@ class Source:
     archive: zipfile.ZipFile
     members: dict[str, zipfile.ZipInfo]
     styles: str
+    files: dict[str, str]
     images: dict[int, str]
     elsewhere: list[str]
 
     @contextmanager
-    def open_styles(self) -> Iterator[IO[bytes]]:
-        """A stream of styles.csv.
+    def open_table(self, reading: tables.Reading) -> Iterator[tables.Table]:
+        """The catalogue's table.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or no table.
         """
+        files = {
+            path: tables.File(name, partial(self.archive.open, self.members[name])) for path, name in self.files.items()
+        }
         try:
-            with self.archive.open(self.members[self.styles]) as stream:
-                yield stream
+            with tables.opened(self.styles, files, reading) as table:
+                yield table
         except DAMAGE as error:
             raise UserError(
-                f"styles.csv is damaged in the archive: {error}", where=self.styles, remedy="fetch or pack it again"
+                f"{PurePosixPath(self.styles).name} is damaged in the archive: {error}",
+                where=self.styles,
+                remedy="fetch or pack it again",
             ) from None
 
 
 def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source:
-    """The shallowest `styles.csv` and the image files in the folder `images` beside it.
+    """The shallowest table that is called styles and the image files in the folder `images` beside it.
 
     Raises:
-        UserError: no member is called styles.csv, or several catalogues are there.
+        UserError: no member is called so, or several catalogues are there.
     """
     members, hidden = _members(archive, rejects)
-    styles = [name for name in members if PurePosixPath(name).name == "styles.csv"]
-    if not styles:
+    found = tables.named(TABLE, members)
+    if not found:
         unread = f"{len(hidden)} × hidden (such as {hidden[0]})" if hidden else ""
         raise _no_styles(list(members), [unread, rejects.of_files()], uri)
-    chosen, *others = sorted(styles, key=lambda name: (name.count("/"), name))
+    chosen, *others = sorted(found, key=lambda name: (name.count("/"), name))
+    contents = {name: _contents(members, files) for name, files in found.items()}
     for other in others:
-        if not _is_copy(members, chosen, other):
+        # The archives of Kaggle hold a whole catalogue twice, once more in a folder below.
+        if contents[other] != contents[chosen] or other.count("/") == chosen.count("/"):
             raise UserError(
                 f"the source holds two catalogues, {chosen} and {other}",
                 where=uri,
@@ -182,14 +195,14 @@ def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source
             )
     folder = str(PurePosixPath(chosen).parent / "images") + "/"
     inside = [name for name in members if name.startswith(folder)]
-    elsewhere = [name for name in members if not name.startswith(folder) and name not in styles]
-    return Source(archive, members, chosen, _image_members(inside, rejects), elsewhere)
+    read = {name for files in found.values() for name in files.values()}
+    elsewhere = [name for name in members if not name.startswith(folder) and name not in read]
+    return Source(archive, members, chosen, found[chosen], _image_members(inside, rejects), elsewhere)
 
 
-def _is_copy(members: dict[str, zipfile.ZipInfo], chosen: str, other: str) -> bool:
-    """Whether `other` is `chosen` once more, deeper: the archives of Kaggle hold a whole catalogue twice."""
-    contents = {(members[name].CRC, members[name].file_size) for name in (chosen, other)}
-    return len(contents) == 1 and other.count("/") > chosen.count("/")
+def _contents(members: dict[str, zipfile.ZipInfo], files: dict[str, str]) -> dict[str, tuple[int, int]]:
+    """CRC and size of a table's files, by their path in it."""
+    return {path: (members[name].CRC, members[name].file_size) for path, name in files.items()}
 
 
 def _no_styles(names: list[str], unread: list[str], uri: str) -> UserError:
@@ -200,7 +213,8 @@ def _no_styles(names: list[str], unread: list[str], uri: str) -> UserError:
         f"the source has no styles.csv; {told}",
         where=uri,
         remedy=(
-            "if that is the catalogue, name it styles.csv (plain CSV, unpacked), the folder images beside it"
+            f"if that is the catalogue, name it {TABLE}, with the ending of its kind "
+            f"({', '.join(tables.SUFFIXES[:5])}; packed: .gz behind), the folder images beside it"
             if is_table
             else "give a source (LOOKALIKE_DATASET) with styles.csv and a folder images beside it"
         ),
@@ -227,8 +241,8 @@ def _members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipf
     """
     members: dict[str, zipfile.ZipInfo] = {}
     hidden = []
-    for member in archive.infolist():
-        name = member.filename.replace("\\", "/")
+    for written, member in archives.named(archive.infolist()):
+        name = written.replace("\\", "/")
         parts = PurePosixPath(name).parts
         if name.endswith("/"):
             continue
@@ -427,7 +441,7 @@ def _check_share(rejects: Rejects, rows: int, usable: int, limit: float, source:
         f"{rejected} of {rows} products ({share:.1%}) cannot be used, at most {limit:.1%} may be: "
         f"{rejects.of_products()}{unused}",
         where=source.styles,
-        remedy="mend the source, or allow more with LOOKALIKE_REJECT_MAX",
+        remedy=f"{remedy(rejects) or 'mend the source'}, or allow more with LOOKALIKE_REJECT_MAX",
     )
 
 

@@ -505,11 +505,11 @@ def _as_zip(uri: str, stream: BinaryIO, workspace: Workspace) -> Fetched:
             f"fetch the archive from where the checksum is from, or correct what follows {CHECKSUM}",
         )
     kind = archives.kind(stream, uri)
-    if kind == "gzip":
+    if kind in archives.PACKINGS:
         # Unpacked first: the members of a packed tar can't be read in another order than its own.
         unpacked = workspace.spool()
-        archives.gunzip(stream, unpacked, uri, workspace.limit)
-        stream, kind = unpacked, archives.kind(unpacked, uri, "the source is packed by gzip, and inside")
+        archives.unpack(stream, unpacked, kind, uri, workspace.limit)
+        stream, kind = unpacked, archives.kind(unpacked, uri, f"the source is packed by {kind}, and inside")
     if kind == "zip" and not archives.has_links(stream, uri):
         return Fetched(uri, stream)
     if kind == "zip":

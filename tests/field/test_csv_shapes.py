@@ -1,5 +1,6 @@
 """styles.csv as other programs write it: its bytes and, decided before the code, what becomes of them."""
 
+# ruff: noqa: E501 - an expected outcome is one line
 from __future__ import annotations
 
 import csv
@@ -16,9 +17,11 @@ TEXT = GOOD["styles.csv"].decode()
 HEAD, ROWS = TEXT.split("\n", 1)
 COLUMNS = ", ".join(HEADER)
 FULL = "30 products"
-GIVE = f"| styles.csv | give a CSV file with the columns {COLUMNS}"
+GIVE = f"| styles.csv | give a table with the columns {COLUMNS}"
+UPPER = f"the columns {COLUMNS} are missing; found {COLUMNS.upper()}"
+RENAME = ", ".join(f"{name.upper()} to {name}" for name in HEADER)
 MISSING = f"the columns {COLUMNS} are missing; found"
-UTF8 = "save it as UTF-8; a spreadsheet calls that CSV UTF-8"
+UTF8 = "save it as UTF-8 (a spreadsheet calls that CSV UTF-8), or set LOOKALIKE_ENCODING to the encoding that it has"
 ID = "give ids that are whole numbers in digits, such as 15970, and name images by them: 15970.jpg"
 HTML = {at: '"' + "<li>cotton</li>\n" * (25 if at == 3 else 2) + '"' for at in range(1, N + 1)}
 SHIRT = {"productDisplayName": "青いシャツ", "baseColour": "青"}
@@ -46,15 +49,18 @@ def quoted() -> str:
     return out.getvalue()
 
 
-def no_id(shown: str) -> str:
+def no_id(shown: str, why: str = "") -> str:
     """Refused; the first row's id is shown, and all are like it."""
-    detail = f"{shown} in styles.csv, line 2: {shown!r} is no whole number in digits"
+    detail = f"{shown} in styles.csv, line 2: {shown!r} is no whole number in digits{why and ': '}{why}"
     return f"none of the 30 rows of styles.csv can be used: 30 × no product id (such as {detail}) | styles.csv | {ID}"
 
 
 def instead(name: str) -> str:
     found = f"the source has no styles.csv; it holds {name}, 30 × images/*.jpg"
-    remedy = "if that is the catalogue, name it styles.csv (plain CSV, unpacked), the folder images beside it"
+    kinds = ".csv, .tsv, .jsonl, .ndjson, .parquet; packed: .gz behind"
+    remedy = (
+        f"if that is the catalogue, name it styles, with the ending of its kind ({kinds}), the folder images beside it"
+    )
     return f"{found} | file://…/source | {remedy}"
 
 
@@ -66,22 +72,25 @@ def other_encoding(reading: str) -> str:
 
 
 CASES: dict[str, tuple[str | bytes, str]] = {
-    "utf16le-bom": (TEXT.encode("utf-16"), f"styles.csv is in UTF-16 | styles.csv | {UTF8}"),
-    "utf16be-bom": (b"\xfe\xff" + TEXT.encode("utf-16-be"), f"styles.csv is in UTF-16 | styles.csv | {UTF8}"),
-    "utf16le-tabs": (TEXT.replace(",", "\t").encode("utf-16"), f"styles.csv is in UTF-16 | styles.csv | {UTF8}"),
-    "utf32": (TEXT.encode("utf-32"), f"styles.csv is in UTF-32 | styles.csv | {UTF8}"),
-    "semicolons": (TEXT.replace(",", ";"), f"styles.csv has ';' between its columns, where a comma belongs {GIVE}"),
-    "excel-sep-line": ("sep=,\n" + TEXT, f"{MISSING} sep=,  {GIVE}"),
-    "tabs": (TEXT.replace(",", "\t"), f"styles.csv has '\\t' between its columns, where a comma belongs {GIVE}"),
+    "utf16le-bom": (TEXT.encode("utf-16"), FULL),
+    "utf16be-bom": (b"\xfe\xff" + TEXT.encode("utf-16-be"), FULL),
+    "utf16le-tabs": (TEXT.replace(",", "\t").encode("utf-16"), FULL),
+    "utf32": (TEXT.encode("utf-32"), FULL),
+    "semicolons": (TEXT.replace(",", ";"), FULL),
+    "excel-sep-line": ("sep=,\n" + TEXT, FULL),
+    "tabs": (TEXT.replace(",", "\t"), FULL),
     "leading-blank-line": ("\n\n" + TEXT, FULL),
     "comment-first": ("# exported 2026-01-01\n" + TEXT, f"{MISSING} # exported 2026-01-01 {GIVE}"),
-    "float-ids": (values(lambda n: {"id": f"{n}.0", "year": "2012.0"}), no_id("1.0")),
+    "float-ids": (
+        values(lambda n: {"id": f"{n}.0", "year": "2012.0"}),
+        no_id("1.0", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
+    ),
     "pandas-index": (lines(lambda at, line: f"{at - 1 if at else ''},{line}"), FULL),
     "quoted-all": (quoted(), FULL),
     "cr-only": (TEXT.replace("\n", "\r"), FULL),
     "trailing-comma-every-line": (TEXT.replace("\n", ",\n"), FULL),
     "trailing-commas-rows-only": (lines(lambda at, line: line + ",," * bool(at)), FULL),
-    "upper-header": (f"{HEAD.upper()}\n{ROWS}", f"{MISSING} {COLUMNS.upper()} {GIVE}"),
+    "upper-header": (f"{HEAD.upper()}\n{ROWS}", f"{UPPER} | styles.csv | rename {RENAME}"),
     "american-colour": (
         TEXT.replace("baseColour", "baseColor"),
         f"the column baseColour is missing; found {COLUMNS.replace('baseColour', 'baseColor')} {GIVE}",
@@ -102,11 +111,20 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         f"the column gender is missing; found {COLUMNS.replace('gender', 'gender_x')} {GIVE}",
     ),
     "nan-none-null-texts": (values(lambda n: {"season": NOTHING[n % 6]}), FULL),
-    "thousands-in-id": (ids(lambda n: f'"1,{n:03d}"'), no_id("1,001")),
-    "scientific-id": (ids(lambda n: f"{n:.2E}"), no_id("1.00E+00")),
-    "id-plus-sign": (ids(lambda n: f"+{n}"), no_id("+1")),
-    "excel-text-id": (ids(lambda n: f'="{n}"'), no_id('="1"')),
-    "apostrophe-id": (ids(lambda n: f"'{n}"), no_id("'1")),
+    "thousands-in-id": (ids(lambda n: f'"1,{n:03d}"'), no_id("1,001", "it has thousands separators; leave them out")),
+    "scientific-id": (
+        ids(lambda n: f"{n:.2E}"),
+        no_id("1.00E+00", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
+    ),
+    "id-plus-sign": (ids(lambda n: f"+{n}"), no_id("+1", "leave the sign out")),
+    "excel-text-id": (
+        ids(lambda n: f'="{n}"'),
+        no_id('="1"', "it is a formula of a spreadsheet; export its value alone"),
+    ),
+    "apostrophe-id": (
+        ids(lambda n: f"'{n}"),
+        no_id("'1", "a spreadsheet's mark of text stands before it; leave that out"),
+    ),
     "asin-ids": (ids(lambda n: f"B00{n:05d}X"), no_id("B0000001X")),
     "id-with-suffix": (ids(lambda n: f"{n}.jpg"), no_id("1.jpg")),
     "arabic-digits": (ids(lambda n: "".join(chr(0x660 + int(d)) for d in str(n))), no_id("١")),
@@ -131,7 +149,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     ),
     "xlsx-named-csv": (
         b"PK\3\4\x14\0\6\0" + b"x" * 200,
-        "styles.csv is no CSV: it is a spreadsheet or a zip archive | styles.csv | export it as CSV in UTF-8",
+        "styles.csv is no text: it is a spreadsheet or a zip archive | styles.csv | give a CSV, TSV, Parquet or JSONL file",
     ),
     "html-login": (
         "<html><head><title>Sign in</title></head>\n<body>…</body></html>",
@@ -139,10 +157,10 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     ),
     "git-lfs-pointer": (
         "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n",
-        "styles.csv is no CSV: it is a pointer of Git LFS | styles.csv | fetch the files: `git lfs pull`",
+        "styles.csv is no text: it is a pointer of Git LFS | styles.csv | fetch the files: `git lfs pull`",
     ),
 }
-OTHER_NAMES = {"gz-beside": "styles.csv.gz", "Styles.csv": "Styles.csv"}
+OTHER_NAMES = {"Styles.csv": "Styles.csv"}
 OTHER_NAMES |= {"products.csv": "products.csv", "styles.CSV-and-txt": "styles.csv.txt"}
 
 

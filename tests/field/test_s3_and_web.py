@@ -175,7 +175,7 @@ WEB = {
     "web-tgz-as-content-encoding": (f"{W}/encoded.tgz", ALL),
     "web-no-length": (f"{W}/no-length", ALL),
     "web-204": (f"{W}/no-content", f"transient: {W}/no-content: the server answered 204"),
-    "web-html": (f"{W}/html", f"the source is neither a zip nor a tar: it starts with b'<!DOCTYPE html><title>Go' | {W}/html | give a .zip, .tar, .tar.gz or .tgz that holds styles.csv and images/"),
+    "web-html": (f"{W}/html", f"the source is neither a zip nor a tar: it starts with b'<!DOCTYPE html><title>Go' | {W}/html | give a .zip, or a .tar as it is or packed (.gz, .bz2, .xz, .zst), that holds styles.csv and images/"),
     "web-localhost-name": ("http://localhost:PORT/a.zip", ALL),
     "web-upper-scheme": ("HTTP://127.0.0.1:PORT/a.zip", ALL),
     "web-one-slash": ("http:/127.0.0.1:PORT/a.zip", f"the source 'http:/127.0.0.1:PORT/a.zip' isn't there | {SOURCE} | check the path, or {FORMS}"),

@@ -259,6 +259,62 @@ def test_names_that_lead_out_of_the_archive_are_rejected_and_nothing_is_written_
     assert set(tmp_path.parent.rglob("9.jpg")) == before
 
 
+def in_old_names(names: list[str], codec: str) -> bytes:
+    """A zip of a catalogue in a folder of the first name, and notes of all, whose names do not say their encoding."""
+    files = {f"{names[0]}/{name}": data for name, data in good_files(3).items()}
+    files |= {f"{names[0]}/notes {name}.txt": b"x" for name in names}
+    archive = io.BytesIO()
+    stand_ins = {}
+    with zipfile.ZipFile(archive, "w") as packed:
+        for number, (name, data) in enumerate(files.items()):
+            raw = name.encode(codec)
+            stand_ins[f"{number:04}".rjust(len(raw), "~").encode()] = raw
+            packed.writestr(f"{number:04}".rjust(len(raw), "~"), data)
+    data = archive.getvalue()
+    for stand_in, raw in stand_ins.items():
+        data = data.replace(stand_in, raw)
+    return data
+
+
+CLOTHES = [
+    "Рубашка",
+    "Женская",
+    "Мужская",
+    "Красный",
+    "Платье",
+    "Куртка",
+    "чёрный",
+    "Белый",
+    "Обувь",
+    "кроссовки",
+    "зелёный",
+    "Лето",
+    "Зима",
+    "юбка",
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "codec", "shown"),
+    [
+        (CLOTHES, "cp866", "Рубашка"),
+        (CLOTHES, "utf-8", "Рубашка"),
+        (["表"], "cp932", "%95/styles.csv"),
+        (["Mäntel"], "cp437", "M%84ntel"),
+        (["Mäntel"], "utf-8", "Mäntel"),
+    ],
+)
+def test_names_of_old_zips_are_read_or_shown_by_their_bytes_and_never_garbled(lake, names, codec, shown):
+    run, result = run_catalog(lake, in_old_names(names, codec))
+    assert result.rows == 3
+    assert result.figures["styles"].startswith(shown)
+    more, result = run_catalog(
+        lake, in_old_names(names, codec).replace(b"images/2.jpg", b"images/x.jpg"), reject_max=0.9
+    )
+    (reject,) = [each for each in more.table("rejects").read().to_pylist() if not each["product_id"]]
+    assert reject["file"] == f"{shown.removesuffix('/styles.csv')}/images/x.jpg"
+
+
 def test_an_image_larger_than_it_may_be_is_rejected_by_its_actual_size(lake):
     files = good_files(30) | {"images/7.jpg": bytes(200_000)}
     archive = zip_bytes(files, zipfile.ZIP_DEFLATED)
@@ -289,15 +345,18 @@ def test_rejects_do_not_fill_the_memory(lake, monkeypatch):
 READ = """
 import re, sys
 from pathlib import Path
+from infra.settings import Settings
+from jobs.tables import File, opened
 from jobs.rejects import Rejects
-from jobs.styles import read_styles
+from jobs.styles import read_styles, reading
 
 def peak_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 rejects, before = Rejects(), peak_mb()
-with open(sys.argv[1], "rb") as stream:
-    rows, _ = read_styles(stream, "styles.csv", rejects, 2**30)
+file = File("styles.csv", lambda: open(sys.argv[1], "rb"))
+with opened("styles.csv", {"": file}, reading(Settings())) as table:
+    rows = read_styles(table, rejects)
 print(len(rows), len(rejects.rows), peak_mb() - before)
 """
 
@@ -344,7 +403,7 @@ BAD_SOURCES = {
     "no rows": (with_styles(styles([])), ["no row below its header"]),
     "an empty file": (with_styles(b""), ["missing; found nothing"]),
     "a web page": (with_styles(b"<!doctype html><html>Sign in</html>"), ["found <!doctype html>"]),
-    "a spreadsheet": (with_styles(b"PK\x03\x04\0\0\0\0"), ["no CSV"]),
+    "a spreadsheet": (with_styles(b"PK\x03\x04\0\0\0\0"), ["no text", "a spreadsheet"]),
     "no styles.csv": (
         {"images/1.jpg": image(1), "readme.txt": b"x"},
         ["no styles.csv; it holds images/1.jpg, readme.txt\n"],

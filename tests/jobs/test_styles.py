@@ -10,18 +10,19 @@ import pytest
 from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES, Settings
-from jobs import styles as styles_module
 from jobs.rejects import Rejects
-from jobs.styles import FILTER_MAX, read_styles
+from jobs.styles import FILTER_MAX, read_styles, reading
+from jobs.tables import File, delimited, opened
 from tests.catalogues import HEADER, row, styles
 
 FIELDS = Settings().fields
 
 
-def read(data: bytes, fields=FIELDS) -> tuple[dict[int, dict], list[tuple]]:
+def read(data: bytes, fields=FIELDS, name: str = "styles.csv", **settings) -> tuple[dict[int, dict], list[tuple]]:
     """Rows by id, and (reason, place, detail) of what was rejected."""
     rejects = Rejects()
-    rows, _ = read_styles(io.BytesIO(data), "styles.csv", rejects, 2**30, fields)
+    with opened(name, {"": File(name, lambda: io.BytesIO(data))}, reading(Settings(**settings))) as table:
+        rows = read_styles(table, rejects, fields)
     return {each["product_id"]: each for each in rows}, [
         (each["reason"], each["file"], each["detail"]) for each in rejects.rows
     ]
@@ -68,15 +69,19 @@ def test_a_stray_quote_in_an_earlier_column_costs_its_own_row_alone():
 
 def test_lines_without_a_closing_quote_are_looked_at_once_and_not_from_every_quote(monkeypatch):
     parsed = []
-    parse = styles_module._parse
-    monkeypatch.setattr(styles_module, "_parse", lambda lines: parse(parsed.append(line) or line for line in lines))
+    parse = delimited.Delimited._parse
+    monkeypatch.setattr(
+        delimited.Delimited,
+        "_parse",
+        lambda self, lines, escape=None: parse(self, (parsed.append(line) or line for line in lines), escape),
+    )
     data = styles([row(1)]) + b'"open, and more of it\n' * 2000 + b"more\n" * 2000
     read(data)
     assert len(parsed) < 15_000
 
 
 def test_a_row_is_held_up_to_its_bound_and_what_lies_beyond_is_read_line_by_line(monkeypatch):
-    monkeypatch.setattr(styles_module, "RECORD_MAX", 1000)
+    monkeypatch.setattr(delimited, "RECORD_MAX", 1000)
     text = "<li>cotton</li>\n" * 100
     rows, rejects = read(styles([row(1), row(2, productDisplayName=text), row(3)]))
     assert sorted(rows) == [1, 2, 3]
@@ -180,6 +185,7 @@ def test_the_file_without_a_usable_row_says_every_kind_with_a_sample():
         read(good + b"3,Men\n")
     assert caught.value.problem == (
         "none of the 3 rows of styles.csv can be used: 2 × no product id (such as 1.0 in styles.csv, line 2: '1.0' is "
-        "no whole number in digits); 1 × too few fields (such as 3 in styles.csv, line 4: 2 instead of 10)"
+        "no whole number in digits: it became a decimal number, as pandas makes it where an id is missing; write ids "
+        "as text); 1 × too few fields (such as 3 in styles.csv, line 4: 2 instead of 10)"
     )
     assert "such as 15970" in caught.value.remedy

@@ -46,7 +46,7 @@ from ml.cube import filled_at
 from ml.gates import GATES
 
 LOADING = 3
-"""How runs are loaded. To be raised when what is stored would differ from what an earlier release stored."""
+"""How runs are loaded. To be raised when one that an earlier release stored would answer otherwise."""
 MADE = STEPS[: STEPS.index("publish")]
 """The steps that a published run is made by."""
 

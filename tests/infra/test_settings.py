@@ -31,6 +31,11 @@ def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch)
         ("SPARK", "", "no address of a master"),
         ("PORT", "http", "'http'"),
         ("PHOTO_ROOTS", "/photos,https://host/photos", "'https://host/photos' is no folder"),
+        ("DELIMITER", "ab", "no single sign"),
+        ("DELIMITER", '"', "no single sign"),
+        ("DELIMITER", "a", "no single sign"),
+        ("ENCODING", "utf-9", "no encoding of text"),
+        ("ENCODING", "hex", "no encoding of text"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_its_variable_and_remedy(monkeypatch, name, value, expected):
@@ -40,6 +45,21 @@ def test_a_value_that_cannot_be_used_is_named_with_its_variable_and_remedy(monke
     assert expected in str(caught.value)
     assert f"LOOKALIKE_{name}" in str(caught.value)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("delimiter", "tab", "\t"),
+        ("delimiter", "\\t", "\t"),
+        ("delimiter", "Semicolon", ";"),
+        ("delimiter", "^", "^"),
+        ("encoding", "Shift-JIS", "shift_jis"),
+        ("encoding", "", ""),
+    ],
+)
+def test_names_of_delimiters_and_encodings_are_known(name, value, read):
+    assert getattr(read_settings(**{name: value}), name) == read
 
 
 def test_whatever_names_a_place_is_absolute_and_can_be_told_to_a_process_elsewhere(monkeypatch, tmp_path):

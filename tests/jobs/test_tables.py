@@ -18,10 +18,10 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra import archives
 from infra.errors import UserError
-from infra.settings import read_settings
 from jobs.step import execute
-from jobs.tables import File, Reading, Record, delimited, named, opened
+from jobs.tables import SUFFIXES, File, Reading, Record, delimited, named, opened
 from tests.catalogues import HEADER, folder, good_files, open_run, row, styles
 
 NAMES = ("sku", "name", "colour")
@@ -489,25 +489,7 @@ def test_the_settings_decide_how_a_table_is_read_and_what_a_night_repeats(lake, 
     assert not catalogue(lake, source, encoding="koi8-r")[1].skipped
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "found"),
-    [
-        ("delimiter", "tab", "\t"),
-        ("delimiter", "\\t", "\t"),
-        ("delimiter", "Semicolon", ";"),
-        ("delimiter", "^", "^"),
-        ("encoding", "Shift-JIS", "shift_jis"),
-        ("encoding", "", ""),
-    ],
-)
-def test_names_of_delimiters_and_encodings_are_known(name, value, found):
-    assert getattr(read_settings(**{name: value}), name) == found
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("delimiter", "ab"), ("delimiter", '"'), ("delimiter", "a"), ("encoding", "utf-9"), ("encoding", "hex")],
-)
-def test_others_are_refused(name, value):
-    with pytest.raises(UserError, match=f"LOOKALIKE_{name.upper()}"):
-        read_settings(**{name: value})
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "/_delta_log/00000000000000000000.json"])
+def test_a_folder_with_any_form_of_table_is_a_catalogue_that_no_link_doubles(suffix):
+    assert archives.CATALOGUE.search(f"shop/styles{suffix}")
+    assert not archives.CATALOGUE.search(f"shop/my-styles{suffix}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from jobs import step
 from jobs.features import read_embeddings, read_features
@@ -20,9 +21,9 @@ DIMENSIONS = 256
 
 @dataclass(frozen=True)
 class Catalogue:
-    """`ids` ascending; `values[field][i]` and `embeddings[i]` belong to `ids[i]`."""
+    """`ids` in their order; `values[field][i]` and `embeddings[i]` belong to `ids[i]`."""
 
-    ids: np.ndarray
+    ids: pa.StringArray
     values: dict[str, list[str | None]]
     embeddings: np.ndarray
 
@@ -52,7 +53,9 @@ def load(dataset: str, folder: Path, fields: Sequence[str]) -> Catalogue:
     centred = features - features.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     embeddings = to_embedding(centred @ axes[:, ::-1][:, :DIMENSIONS])
-    return Catalogue(rows["product_id"].to_numpy(), {field: rows[field].to_pylist() for field in fields}, embeddings)
+    return Catalogue(
+        rows["product_id"].combine_chunks(), {field: rows[field].to_pylist() for field in fields}, embeddings
+    )
 
 
 def of_run(lake: str, name: str, fields: Sequence[str]) -> Catalogue:
@@ -60,4 +63,6 @@ def of_run(lake: str, name: str, fields: Sequence[str]) -> Catalogue:
     run = open_run(name, lake=Path(lake).resolve().as_uri() if "://" not in lake else lake)
     rows = run.products(["product_id", *fields])
     embeddings = read_embeddings(run)
-    return Catalogue(rows["product_id"].to_numpy(), {field: rows[field].to_pylist() for field in fields}, embeddings)
+    return Catalogue(
+        rows["product_id"].combine_chunks(), {field: rows[field].to_pylist() for field in fields}, embeddings
+    )

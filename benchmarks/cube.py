@@ -28,7 +28,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from infra.lake import Lake
-from jobs.similar import PARQUET, shortlists_table
+from jobs.shortlists import PARQUET, to_table
 from ml import cube
 from ml.cells import Cells, find_cells
 from ml.similarity import UNIT, to_embedding
@@ -48,7 +48,7 @@ def ours(whole: catalogue.Catalogue, cells: Cells, panels: list[cube.Panel], lak
     def task(start: int) -> None:
         own = np.arange(start, min(start + TASK, len(whole.ids)))
         made = cube.shortlists(whole.embeddings[own], own, panels, cells)
-        lake.write_part("shortlists", shortlists_table(whole.ids, start, *made), **PARQUET)
+        lake.write_part("shortlists", to_table(whole.ids, start, *made), **PARQUET)
 
     on_all_cores(task, range(0, len(whole.ids), TASK))
 

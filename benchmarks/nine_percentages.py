@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
@@ -28,6 +29,11 @@ def read(lake: Path, run: str, step: str, table: str, columns: list[str] | None)
     result = json.loads((lake / f"runs/{run}/{step}.json").read_text())
     files = DeltaTable(str(lake / table), version=result["tables"][table]).file_uris()
     return pq.read_table(files, columns=columns), result["figures"]
+
+
+def by_id(rows: pa.Table) -> pa.Table:
+    """The rows of a catalogue whose ids are numbers, as Kaggle's are, in their order."""
+    return rows.take(np.argsort(rows["product_id"].cast(pa.int64()).to_numpy()))
 
 
 def embeddings(lake: Path, run: str, hashes: list[str]) -> np.ndarray:
@@ -44,7 +50,7 @@ def embeddings(lake: Path, run: str, hashes: list[str]) -> np.ndarray:
 
 def trained_embeddings(lake: Path, run: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As they are served, and as they are measured."""
-    rows = read(lake, run, "similar", "embeddings", None)[0].sort_by("product_id")
+    rows = by_id(read(lake, run, "similar", "embeddings", None)[0])
     assert np.array_equal(rows["product_id"].to_numpy(), ids), "embeddings of other products"
     served = to_units(rows["embedding"].combine_chunks())
     measured, held_out = served.copy(), rows["unlabelled"].is_valid().to_numpy()
@@ -106,7 +112,7 @@ def main() -> None:
     given = parser.parse_args()
     columns = ["product_id", "gender", "articleType", "subCategory", "image_sha256", "picture"]
     products, _ = read(given.lake, given.run, "catalog", "products", columns)
-    products = products.sort_by("product_id")
+    products = by_id(products)
     types, genders = (np.array(products[name].to_pylist(), dtype=object) for name in ("articleType", "gender"))
     hashes = products["image_sha256"].to_pylist()
     figures = json.loads((given.lake / f"runs/{given.run}/embed.json").read_text())["figures"]

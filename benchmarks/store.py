@@ -35,7 +35,7 @@ from infra import embedded, store
 from infra.lake import Lake
 from infra.settings import Settings
 from jobs.publish import load_filters
-from jobs.similar import PARQUET, shortlists_table
+from jobs.shortlists import PARQUET, to_table
 from ml import cube
 from ml.cells import Cells, find_cells, number
 
@@ -107,12 +107,12 @@ def load(
     position = np.empty(n, np.int64)
     position[numbering.order] = np.arange(n)
     made = list(shortlists(products, cells))
-    columns = {"product_id": products.ids, **products.values, "image_sha256": ["0" * 64] * n}
+    columns = {"product_id": products.ids, **products.values, "name": products.ids, "image_sha256": ["0" * 64] * n}
     started = time.perf_counter()
     with connection.transaction():
         run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS, {})
         table = pa.table(columns).take(numbering.order)
-        store.load_products(connection, run_id, table, numbering.base_cells, products.embeddings[numbering.order])
+        store.load_products(connection, run_id, table, None, numbering.order, products.embeddings[numbering.order])
         fill = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
         blocks = (
             (position[at : at + len(ends) - 1], ends, places, fill(ends, places))
@@ -122,7 +122,7 @@ def load(
         store.load_shortlists(connection, run_id, n, blocks)
         store.attach(connection, run_id, {})
         store.flip(connection, run_id)
-    seconds, tables = time.perf_counter() - started, [name for name in store.PARTITIONED if name != "products"]
+    seconds, tables = time.perf_counter() - started, [name for name in store.PARTITIONED if name != "catalogue"]
     sizes = {
         name: connection.execute("SELECT pg_total_relation_size(%s)", (f"lookalike_runs.{name}_{run_id}",)).fetchone()[
             0
@@ -132,7 +132,7 @@ def load(
     if lake is None:
         return run_id, {}
     lengths = np.concatenate([np.diff(ends) for _, ends, _, _ in made])
-    parts = [lake.write_part("shortlists", shortlists_table(products.ids, *block), **PARQUET) for block in made]
+    parts = [lake.write_part("shortlists", to_table(products.ids, *block), **PARQUET) for block in made]
     print(
         f"{n} products × {products.embeddings.shape[1]}, {len(cells)} cells, "
         f"{sum(map(len, cells.filters))} combinations"
@@ -153,7 +153,7 @@ def make_questions(connection: psycopg.Connection, products: Catalogue) -> None:
         "SELECT filters FROM lookalike.precomputed JOIN lookalike.live USING (run_id)"
     ).fetchall()
     chosen = rng.integers(len(combinations), size=QUESTIONS).tolist()
-    asked = {"single": [(int(rng.choice(products.ids)), *combinations[at]) for at in chosen]}
+    asked = {"single": [(str(rng.choice(products.ids)), *combinations[at]) for at in chosen]}
     mixed = list(drawn(products, rng))
     asked["mixed"] = mixed
     asked["lists"] = [row for row in mixed if any(isinstance(condition, list) for condition in row[1].values())]
@@ -161,7 +161,7 @@ def make_questions(connection: psycopg.Connection, products: Catalogue) -> None:
     connection.execute("CREATE SCHEMA bench")
     for kind, rows in asked.items():
         connection.execute(
-            f"CREATE TABLE bench.{kind} (number int, product_id bigint, filters jsonb, exclude bigint[] DEFAULT '{{}}')"
+            f"CREATE TABLE bench.{kind} (number int, product_id text, filters jsonb, exclude text[] DEFAULT '{{}}')"
         )
         with connection.cursor().copy(f"COPY bench.{kind} (number, product_id, filters) FROM STDIN") as copy:
             for at, (product, filters) in enumerate(rows, 1):
@@ -175,7 +175,7 @@ def make_questions(connection: psycopg.Connection, products: Catalogue) -> None:
     connection.execute("ALTER TABLE bench.excluded ADD PRIMARY KEY (number)")
 
 
-def drawn(products: Catalogue, rng: np.random.Generator) -> Iterator[tuple[int, dict[str, object]]]:
+def drawn(products: Catalogue, rng: np.random.Generator) -> Iterator[tuple[str, dict[str, object]]]:
     """`QUESTIONS` products with filters, by the module's docstring."""
     labels = {field: sorted({value for value in column if value}) for field, column in products.values.items()}
     for at in rng.integers(len(products.ids), size=QUESTIONS).tolist():
@@ -187,7 +187,7 @@ def drawn(products: Catalogue, rng: np.random.Generator) -> Iterator[tuple[int, 
             else:
                 some = rng.choice(labels[field], min(3 if form == "list" else 2, len(labels[field])), replace=False)
                 filters[field] = some.tolist() if form == "list" else {"not": some.tolist()}
-        yield int(products.ids[at]), filters
+        yield products.ids[at].as_py(), filters
 
 
 def look_up(uri: str, folder: Path, seconds: int, kinds: Sequence[str], prefix: str = "") -> dict[str, float]:
@@ -237,12 +237,14 @@ def exact(connection: psycopg.Connection, products: Catalogue) -> float:
     """Share of random questions of every kind whose answer is the oracle's to the bit."""
     whole = (products.embeddings * 2048).astype(np.int64)
     values = {field: np.array([value or None for value in column], object) for field, column in products.values.items()}
-    place = {int(product_id): at for at, product_id in enumerate(products.ids)}
+    ids = products.ids.to_pylist()
+    place = {product_id: at for at, product_id in enumerate(ids)}
     equal = []
     for kind in KINDS:
         query = f"SELECT product_id, filters, exclude FROM bench.{kind} ORDER BY hashint4(number) LIMIT {CHECKED}"
         for product_id, filters, exclude in connection.execute(query).fetchall():
-            own, member = place[product_id], ~np.isin(products.ids, exclude)
+            own, member = place[product_id], np.ones(len(ids), bool)
+            member[[place[left_out] for left_out in exclude]] = False
             for field, condition in filters.items():
                 complement = isinstance(condition, dict)
                 wanted = condition["not"] if complement else condition
@@ -252,7 +254,7 @@ def exact(connection: psycopg.Connection, products: Catalogue) -> float:
             best = np.flatnonzero(member)
             scores = whole[best] @ whole[own]
             order = np.lexsort((best, -scores))[:K]
-            expected = [(int(products.ids[best[at]]), int(scores[at]) / 2**22) for at in order]
+            expected = [(ids[best[at]], int(scores[at]) / 2**22) for at in order]
             found = store.similar_items(connection, product_id, filters, K, exclude)
             equal.append([(item.product_id, item.score) for item in found] == expected)
     return sum(equal) / len(equal)

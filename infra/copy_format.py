@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -12,16 +12,15 @@ HEADER, END = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0), struct.pack("!h"
 
 
 def row(*values: bytes | None) -> bytes:
-    fields = (struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value for value in values)
-    return struct.pack("!h", len(values)) + b"".join(fields)
+    return struct.pack("!h", len(values)) + b"".join(map(_sized, values))
+
+
+def _sized(value: bytes | None) -> bytes:
+    return struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
 
 
 def int4(value: int) -> bytes:
     return struct.pack("!i", value)
-
-
-def int8(value: int) -> bytes:
-    return struct.pack("!q", value)
 
 
 def text(value: str | None) -> bytes | None:
@@ -45,6 +44,14 @@ def int2_array(values: np.ndarray) -> bytes:
 
 def int4_array(values: np.ndarray) -> bytes:
     return _array(values, ">i4", 23)
+
+
+def text_array(values: Collection[str | None]) -> bytes:
+    # As `_array` says.
+    if not values:
+        return struct.pack("!iii", 0, 0, 25)
+    head = struct.pack("!iiiii", 1, int(None in values), 25, len(values), 1)
+    return head + b"".join(map(_sized, map(text, values)))
 
 
 def _array(values: np.ndarray, dtype: str, type_oid: int) -> bytes:

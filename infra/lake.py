@@ -21,7 +21,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -454,16 +454,18 @@ class Table:
         return empty.select(columns) if columns else empty
 
     @again.wraps
-    def read_part(self, part: str, columns: list[str] | None = None, where: object = None) -> pa.Table:
-        """Rows of one committed file."""
+    def read_part(
+        self, part: str, columns: list[str] | None = None, where: object = None, encoded: Sequence[str] = ()
+    ) -> pa.Table:
+        """Rows of one committed file; `encoded` are columns of text, as Parquet names them, that stay dictionaries."""
         path = self.lake.path(f"{self.name}/{part}")
         with self.lake.using(), self.lake.filesystem.open_input_file(path) as stream:
-            return pq.read_table(stream, columns=columns, filters=where)
+            return pq.read_table(stream, columns=columns, filters=where, read_dictionary=list(encoded))
 
-    def iter_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """One table a committed file: bounded memory for large tables."""
+    def iter_parts(self, columns: list[str] | None = None, encoded: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """One table a committed file, as `read_part` gives it: bounded memory for large tables."""
         for part in self.parts:
-            yield self.read_part(part, columns)
+            yield self.read_part(part, columns, encoded=encoded)
 
     def commit(self, parts: Iterable[Part], schema: pa.Schema, *, run: str, mode: str = "overwrite") -> Table:
         """Make `parts` visible in one transaction and return the version that holds them: this one, if it does.

@@ -2,7 +2,7 @@
 
 A run's rows live in partitions named by its `run_id`, built beside the live ones and attached when complete. A
 product's *position* is its place among the run's products ordered by base cell; shortlists hold positions and no scores
-(migrations 0005 and 0006).
+(migrations 0005 to 0007).
 The pointer `lookalike.live` is flipped in one transaction. Functions take a connection and, `prune` excepted, never
 commit: whoever opens the transaction does. Connections are in autocommit mode, so `with connection.transaction():` is
 the transaction.
@@ -36,11 +36,16 @@ _INSTALLED, _CHECKOUT = (Path(__file__).resolve().parents[up] / "sql" for up in 
 SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
-PARTITIONED = ("products", "shortlists", "narrow_shortlists", "numberings", "cells", "field_values", "precomputed")
+PARTITIONED = (
+    *("catalogue", "attribute_names", "shortlists", "narrow_shortlists"),
+    *("numberings", "cells", "field_values", "precomputed"),
+)
 NARROW = 1 << 16
 """Most products of a run whose positions take two bytes: less half of them, they are stored in `narrow_shortlists`."""
 OF_LISTS = ("base_cells", "combinations", "lists")
 """Tables that releases before migration 0005 partitioned, too; they go with the last run that has such a partition."""
+FORMER = ("products", *OF_LISTS)
+"""Tables that runs of earlier releases have partitions of."""
 Filters = Mapping[str, Any]
 """Field → condition, ready for JSON: a value, None for no value, a list of such, or {"not": …}."""
 BATCH = 8192
@@ -92,7 +97,7 @@ class Item:
     None where the live run is one of lists, which an earlier release published.
     """
 
-    product_id: int
+    product_id: str
     score: float
     scanned: int | None
 
@@ -192,6 +197,12 @@ def prepare(connection: psycopg.Connection) -> None:
             connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(DDL_WAIT))
             connection.execute("SET LOCAL search_path = public, pg_temp")  # for migrations 0001 to 0003
             _apply(connection, files, current)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UserError(
+            f"the store cannot be prepared for this release: {_first_line(error)}: {error.diag.message_detail}",
+            where="the store",
+            remedy="drop what was made upon it, prepare the store, and make that anew",
+        ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise UserError(
             f"the store is not prepared for this release, and user {connection.info.user} may not prepare it: "
@@ -353,31 +364,43 @@ def _copy(connection: psycopg.Connection, run_id: int, table: str, columns: Sequ
 
 
 def load_products(
-    connection: psycopg.Connection, run_id: int, products: pa.Table, base_cells: np.ndarray, embeddings: np.ndarray
+    connection: psycopg.Connection,
+    run_id: int,
+    products: pa.Table,
+    kind: str | None,
+    id_order: np.ndarray,
+    embeddings: np.ndarray,
 ) -> None:
     """Load the run's products, in the order of their positions: the members of a base cell lie side by side.
 
     Args:
         connection: in the transaction that began the run.
         run_id: what `begin` returned.
-        products: product_id, then text columns named as those of the table `products`.
-        base_cells: int (n,), the number of each product's base cell, ascending.
+        products: product_id, image_sha256 (hex) and name, and the attributes, all text.
+        kind: the attribute that says what kind of product one is, if one does.
+        id_order: int (n,), the place of each product's id in the order of ids, by which ties are decided.
         embeddings: float (n, d), the products' rows, multiples of 2⁻¹¹.
     """
-    columns = ("run_id", "position", "base_cell", *products.column_names, "embedding")
-    with _copy(connection, run_id, "products", columns) as copy:
+    fixed = ("product_id", "name", "image_sha256")
+    attributes, number = [name for name in products.column_names if name not in fixed], copy_format.int4(run_id)
+    with _copy(connection, run_id, "attribute_names", ("run_id", "attributes", "kind")) as copy:
+        copy.write(copy_format.row(number, copy_format.text_array(attributes), copy_format.text(kind)))
+    columns = ("run_id", "position", "id_order", "product_id", "name", "image_sha256", "attributes", "embedding")
+    with _copy(connection, run_id, "catalogue", columns) as copy:
         for start in range(0, len(products), BATCH):
-            rows = products.slice(start, BATCH).to_pylist()
-            for position, values in enumerate(rows, start):
-                product_id, *texts = values.values()
-                fixed = (
-                    copy_format.int4(run_id),
-                    copy_format.int4(position),
-                    copy_format.int4(int(base_cells[position])),
-                    copy_format.int8(product_id),
-                )
+            for position, values in enumerate(products.slice(start, BATCH).to_pylist(), start):
+                product_id, name, sha256 = (values.pop(column) for column in fixed)
                 copy.write(
-                    copy_format.row(*fixed, *map(copy_format.text, texts), copy_format.halfvec(embeddings[position]))
+                    copy_format.row(
+                        number,
+                        copy_format.int4(position),
+                        copy_format.int4(int(id_order[position])),
+                        copy_format.text(product_id),
+                        copy_format.text(name),
+                        bytes.fromhex(sha256),
+                        copy_format.text_array(values.values()),
+                        copy_format.halfvec(embeddings[position]),
+                    )
                 )
 
 
@@ -456,9 +479,9 @@ def counts(connection: psycopg.Connection, run_id: int) -> dict[str, int]:
     names = {table: _partition(table, run_id) for table in PARTITIONED}
     row = connection.execute(
         sql.SQL(
-            "SELECT (SELECT count(*) FROM {products}), (SELECT count(*) FROM {precomputed}),"
-            " (SELECT count(*) FROM {shortlists} JOIN {products} USING (position))"
-            " + (SELECT count(*) FROM {narrow_shortlists} JOIN {products} USING (position))"
+            "SELECT (SELECT count(*) FROM {catalogue}), (SELECT count(*) FROM {precomputed}),"
+            " (SELECT count(*) FROM {shortlists} JOIN {catalogue} USING (position))"
+            " + (SELECT count(*) FROM {narrow_shortlists} JOIN {catalogue} USING (position))"
         ).format(**names)
     ).fetchone()
     return dict(zip(("products", "precomputed", "shortlists"), row, strict=True))  # type: ignore[arg-type]
@@ -468,7 +491,8 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
     """Index a run's loaded partitions, attach them, and record the figures: from here on the run can go live."""
     # Rows never change, so pages and indexes are full.
     for table, index in {
-        "products": "ADD PRIMARY KEY (product_id) WITH (fillfactor = 100)",
+        "catalogue": "ADD PRIMARY KEY (product_id) WITH (fillfactor = 100)",
+        "attribute_names": "ADD PRIMARY KEY (run_id)",
         "shortlists": "ADD PRIMARY KEY (position) WITH (fillfactor = 100)",
         "narrow_shortlists": "ADD PRIMARY KEY (position) WITH (fillfactor = 100)",
         "numberings": "ADD PRIMARY KEY (run_id)",
@@ -482,7 +506,7 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(_table(table), partition, value)
         )
     for statement in (
-        "CREATE UNIQUE INDEX ON {products} (position) WITH (fillfactor = 100)",
+        "CREATE UNIQUE INDEX ON {catalogue} (position) WITH (fillfactor = 100)",
         *(f"ANALYZE {{{table}}}" for table in PARTITIONED if "shortlists" not in table),
         "ANALYZE {shortlists} (position)",  # what stands in the arrays takes seconds to learn, and nobody asks
         "ANALYZE {narrow_shortlists} (position)",
@@ -504,7 +528,7 @@ def served(connection: psycopg.Connection, ids: np.ndarray) -> tuple[dict[str, i
     counts = connection.execute(
         """SELECT coalesce("subCategory", ''), count(*) FROM lookalike.live_products GROUP BY 1"""
     ).fetchall()
-    shared = "SELECT count(*) FROM lookalike.live_products WHERE product_id = ANY(%s)"
+    shared = "SELECT count(*) FROM lookalike.live_products WHERE product_id = ANY(%s::text[])"
     ((known,),) = connection.execute(shared, (ids.tolist(),)).fetchall()
     return dict(counts), known
 
@@ -553,7 +577,7 @@ def _transactions_that_read(connection: psycopg.Connection) -> set[str]:
     """The transactions that have the products locked, but one's own."""
     rows = connection.execute(
         "SELECT l.virtualtransaction FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
-        " WHERE d.datname = current_database() AND l.relation = to_regclass('lookalike.products')"
+        " WHERE d.datname = current_database() AND l.relation = to_regclass('lookalike.catalogue')"
         " AND l.pid <> pg_backend_pid()"
     )
     return {transaction for (transaction,) in rows}
@@ -718,7 +742,7 @@ def _drop(connection: psycopg.Connection, run_id: int) -> bool:
     """Drop a run unless a reader holds it; says whether it is gone. Unfinished from its first step on."""
     connection.execute("UPDATE lookalike.runs SET loaded_at = NULL WHERE run_id = %s", (run_id,))
     try:
-        for table in (*PARTITIONED, *OF_LISTS):
+        for table in (*PARTITIONED, *FORMER):
             _detach(connection, table, run_id)
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_partition(table, run_id)))
     except psycopg.errors.LockNotAvailable:
@@ -772,7 +796,7 @@ def one_run(connection: psycopg.Connection) -> Iterator[None]:
 
 
 def similar_items(
-    connection: psycopg.Connection, product_id: int, filters: Filters, k: int, exclude: Sequence[int] = ()
+    connection: psycopg.Connection, product_id: str, filters: Filters, k: int, exclude: Sequence[str] = ()
 ) -> list[Item]:
     """The `k` products most like `product_id` among those that pass `filters`, from the live run.
 
@@ -786,11 +810,11 @@ def similar_items(
     Raises:
         UserError: an unknown product or field, a wrong condition or `k`, or no run is live.
     """
-    return _items(connection, "similar_items(%s::bigint, %s, %s, %s)", product_id, filters, k, exclude)
+    return _items(connection, "similar_items(%s::text, %s, %s, %s::text[])", product_id, filters, k, exclude)
 
 
 def similar_items_by_vector(
-    connection: psycopg.Connection, embedding: np.ndarray, filters: Filters, k: int, exclude: Sequence[int] = ()
+    connection: psycopg.Connection, embedding: np.ndarray, filters: Filters, k: int, exclude: Sequence[str] = ()
 ) -> list[Item]:
     """The `k` products most like an embedding among those that pass `filters`, from the live run.
 
@@ -802,12 +826,12 @@ def similar_items_by_vector(
     Raises:
         UserError: the width is not that of the live run, an unknown field, a wrong condition or `k`, or no run is live.
     """
-    call = "similar_items_by_vector(%s::float8[]::public.vector, %s, %s, %s)"
+    call = "similar_items_by_vector(%s::float8[]::public.vector, %s, %s, %s::text[])"
     return _items(connection, call, embedding.tolist(), filters, k, exclude)
 
 
 def _items(
-    connection: psycopg.Connection, call: str, asked: object, filters: Filters, k: int, exclude: Sequence[int]
+    connection: psycopg.Connection, call: str, asked: object, filters: Filters, k: int, exclude: Sequence[str]
 ) -> list[Item]:
     """Call one of the functions; what it or the check of its arguments refuses is a UserError."""
     query = f"SELECT item, score::float8, scanned FROM lookalike.{call}"  # noqa: S608
@@ -831,13 +855,13 @@ def _no_run_where_not_prepared() -> Iterator[None]:
         raise UserError("no run is live", where="the store", remedy="publish one with make refresh") from None
 
 
-def product_names(connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, str]:
+def product_names(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, str]:
     """productDisplayName of products of the live run.
 
     Raises:
         UserError: no run is live, as nobody has prepared the store.
     """
-    query = 'SELECT product_id, "productDisplayName" FROM lookalike.live_products WHERE product_id = ANY(%s)'
+    query = 'SELECT product_id, "productDisplayName" FROM lookalike.live_products WHERE product_id = ANY(%s::text[])'
     with _no_run_where_not_prepared():
         rows = connection.execute(query, (list(ids),)).fetchall()
     return {product_id: name or "" for product_id, name in rows}

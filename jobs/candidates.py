@@ -17,7 +17,7 @@ from jobs.run import Run, StepResult, content_hash
 from ml.medoids import medoids
 
 CANDIDATES = pa.schema(
-    [("derivedType", pa.string()), ("product_id", pa.int64()), ("members", pa.int32()), ("similarity", pa.float32())]
+    [("derivedType", pa.string()), ("product_id", pa.string()), ("members", pa.int32()), ("similarity", pa.float32())]
 )
 
 
@@ -32,8 +32,10 @@ def candidates(run: Run) -> StepResult:
     names, groups = np.unique(rows["derivedType"].to_numpy()[typed], return_inverse=True)
     embeddings = read_embeddings(run)[typed]
     best, similarity = medoids(embeddings, groups)
-    ids, members = rows["product_id"].to_numpy()[typed], np.bincount(groups, minlength=len(names))
-    table = pa.table([names, ids[best], members.astype(np.int32), similarity.astype(np.float32)], schema=CANDIDATES)
+    ids, members = rows["product_id"].filter(pa.array(typed)), np.bincount(groups, minlength=len(names))
+    table = pa.table(
+        [names, ids.take(best), members.astype(np.int32), similarity.astype(np.float32)], schema=CANDIDATES
+    )
     parts = [run.lake.write_part("candidates", table)] if len(table) else []
     target = target.commit(parts, CANDIDATES, run=run.name)
     figures: dict[str, object] = {

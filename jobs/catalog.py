@@ -29,14 +29,14 @@ from infra.errors import UserError
 from infra.lake import Lake, Part, Table
 from infra.settings import ATTRIBUTES
 from infra.telemetry import Progress
-from jobs import step, tables
+from jobs import ids, step, tables
 from jobs.rejects import Rejects
 from jobs.run import Run, StepResult, content_hash
-from jobs.styles import parse_id, read_styles, reading, remedy
+from jobs.styles import read_styles, reading, remedy
 from ml import images, pictures
 from ml.images import ImageError, Stored
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
 TABLE = "styles"
 """What the catalogue's table is called, but for its ending."""
@@ -57,7 +57,7 @@ KINDS_SHOWN = 5
 
 PRODUCTS = pa.schema(
     [
-        ("product_id", pa.int64()),
+        ("product_id", pa.string()),
         *((name, pa.string()) for name in ATTRIBUTES),
         ("derivedType", pa.string()),
         ("image_sha256", pa.string()),
@@ -120,7 +120,7 @@ def catalog(run: Run) -> StepResult:
         tables["images"] = known.table.commit(parts, IMAGES, run=run.name, mode=mode)
     part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS))
     tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name)
-    products.sort(key=lambda product: product["product_id"])
+    products.sort(key=lambda product: ids.key(product["product_id"]))
     part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS))
     tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name)
     versions = {name: table.version for name, table in tables.items()}
@@ -148,7 +148,7 @@ class Source:
     members: dict[str, zipfile.ZipInfo]
     styles: str
     files: dict[str, str]
-    images: dict[int, str]
+    images: dict[str, str]
     elsewhere: list[str]
 
     @contextmanager
@@ -255,31 +255,31 @@ def _members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipf
     return members, hidden
 
 
-def _image_members(names: list[str], rejects: Rejects) -> dict[int, str]:
-    images: dict[int, str] = {}
+def _image_members(names: list[str], rejects: Rejects) -> dict[str, str]:
+    images: dict[str, str] = {}
     ranked = []
     for name in names:
         stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
         if suffix not in IMAGE_SUFFIXES:
             rejects.file(None, name, "unknown kind of file", f"images end in {', '.join(IMAGE_SUFFIXES)}")
-        elif (product_id := parse_id(stem)) is None:
-            rejects.file(None, name, "no product id in the name", f"{stem[:40]!r} is no whole number")
+        elif why := ids.fault(product_id := ids.trimmed(stem)):
+            rejects.file(None, name, "no product id in the name", f"{stem[:40]!r}: {why}")
         else:
-            ranked.append((product_id, name.count("/"), IMAGE_SUFFIXES.index(suffix), name))
-    for product_id, _, _, name in sorted(ranked):
+            ranked.append((ids.key(product_id), name.count("/"), IMAGE_SUFFIXES.index(suffix), name))
+    for (*_, product_id), _, _, name in sorted(ranked):
         if images.setdefault(product_id, name) != name:
-            rejects.file(str(product_id), name, "second image", f"{images[product_id]} is used")
+            rejects.file(product_id, name, "second image", f"{images[product_id]} is used")
     return images
 
 
 def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:
     """The rows that have an image file, with its member name as `file`; both kinds of leftovers are rejected."""
-    ids = {row["product_id"] for row in rows}
-    for product_id in sorted(source.images.keys() - ids):
-        rejects.file(str(product_id), source.images[product_id], "no row", f"{source.styles} has no such id")
+    known = {row["product_id"] for row in rows}
+    for product_id in sorted(source.images.keys() - known, key=ids.key):
+        rejects.file(product_id, source.images[product_id], "no row", f"{source.styles} has no such id")
     for row in rows:
         if row["product_id"] not in source.images:
-            rejects.product(str(row["product_id"]), source.styles, "no image", "the folder images has no such file")
+            rejects.product(row["product_id"], source.styles, "no image", "the folder images has no such file")
     return [{**row, "file": source.images[row["product_id"]]} for row in rows if row["product_id"] in source.images]
 
 
@@ -371,7 +371,7 @@ def store_images(
         content = files[product["file"]]
         error = content if isinstance(content, ImageError) else bad.get(content)
         if error:
-            rejects.product(str(product["product_id"]), product["file"], error.reason, error.detail)
+            rejects.product(product["product_id"], product["file"], error.reason, error.detail)
         else:
             usable.append({**product, "image_sha256": content, "picture": known.contents[str(content)]})
     return parts, usable

@@ -34,7 +34,7 @@ from ml.classifier import Fitted, Targets
 if TYPE_CHECKING:
     from ml.finetune import Checkpoints
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 SEED = 0
 MOST = 1 << 17
 """Products that are learnt from at most. Their features take 1.3 GB, whatever the size of the catalogue."""
@@ -48,9 +48,9 @@ CLASSIFIER = pa.schema(
         ("input", pa.string()),
         ("labels", pa.list_(pa.string())),
         ("other_labels", pa.list_(pa.string())),
-        ("train_ids", pa.list_(pa.int64())),
-        ("validation_ids", pa.list_(pa.int64())),
-        ("test_ids", pa.list_(pa.int64())),
+        ("train_ids", pa.list_(pa.string())),
+        ("validation_ids", pa.list_(pa.string())),
+        ("test_ids", pa.list_(pa.string())),
         ("metrics", pa.string()),
     ]
 )

@@ -48,7 +48,6 @@ POLL_S = 0.5
 IGNORED_SHOWN = 8
 """Variables of the shell that are named; of another Airflow there can be dozens."""
 DAYS_MAX = 36_500
-INT64_MAX = 2**63 - 1
 
 
 def _is_text(value: str | list[str] | None) -> str | list[str] | None:
@@ -176,7 +175,7 @@ def _report_success(watch: Watch, run: Run, seconds: float) -> None:
     report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
     product = run.products(["product_id"])["product_id"][0].as_py()
     out.print(f"report:  {report}")
-    out.print(f"try:     {_command('lookalike')} query {product} --filter baseColour=Blue")
+    out.print(f"try:     {_command('lookalike')} query {shlex.quote(product)} --filter baseColour=Blue")
 
 
 def _again(dataset: str, run: str) -> str:
@@ -239,9 +238,7 @@ def run_step(
 
 @app.command()
 def query(
-    product_id: Annotated[
-        int, typer.Argument(min=-INT64_MAX, max=INT64_MAX, help="Product whose look-alikes to list.")
-    ],
+    product_id: Annotated[str, typer.Argument(callback=_is_text, help="Id of the product whose look-alikes to list.")],
     filters: FilterOptions = None,
     exclude: Exclude = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many.")] = 10,
@@ -256,7 +253,7 @@ def query(
         items = store.similar_items(connection, product_id, wanted, k, left_out)
         names = store.product_names(connection, [product_id, *(item.product_id for item in items)])
     asked = " and ".join(f"{field}={value}" for field, value in write(wanted)) or "no filter"
-    out.print(Text.assemble((str(product_id), "bold"), f" {names.get(product_id, '')} — {asked}"))
+    out.print(Text.assemble((product_id, "bold"), f" {names.get(product_id, '')} — {asked}"))
     if not items:
         out.print("no product passes these filters" + (" but those left out" if left_out else ""))
         return
@@ -291,7 +288,7 @@ def search(
             _search_one(place, run, connection, wanted, k, left_out)
 
 
-def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, k: int, exclude: Sequence[int]) -> None:
+def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, k: int, exclude: Sequence[str]) -> None:
     """Search for one photo, and show what it is taken for and the products."""
     from infra import store
     from jobs.serve.search import Searcher, normalised
@@ -325,7 +322,7 @@ def _read_photo(photo: str, most: int) -> bytes:
         ) from None
 
 
-def _search_all(photos: str, live: Run, filters: Filters, k: int, exclude: Sequence[int]) -> None:
+def _search_all(photos: str, live: Run, filters: Filters, k: int, exclude: Sequence[str]) -> None:
     """Run the step search for a folder or table, and show how many photos each stage answered."""
     from infra import telemetry
     from jobs import step as steps
@@ -341,7 +338,7 @@ def _search_all(photos: str, live: Run, filters: Filters, k: int, exclude: Seque
     out.print(f"tables searches ({result.rows:,} rows) and search_rejects ({result.rejects:,} rows) of the lake")
 
 
-def _show_answer(photo: str, answer: Answer, names: dict[int, str]) -> None:
+def _show_answer(photo: str, answer: Answer, names: dict[str, str]) -> None:
     out.print(photo, style="bold")
     for stage, guess in (("subCategory", answer.subcategory), ("derivedType", answer.derived_type)):
         found = f"{guess.value}, confidence {guess.confidence:.2f}" if guess else "not asked for"
@@ -351,11 +348,11 @@ def _show_answer(photo: str, answer: Answer, names: dict[int, str]) -> None:
         out.print(_listed(answer.items, names))
 
 
-def _listed(items: Sequence[Item], names: dict[int, str]) -> Table:
+def _listed(items: Sequence[Item], names: dict[str, str]) -> Table:
     """A table of products by rank."""
     table = plain_table("", "product", "score", "name")
     for rank, item in enumerate(items, 1):
-        table.add_row(str(rank), str(item.product_id), f"{item.score:.4f}", names.get(item.product_id, ""))
+        table.add_row(str(rank), Text(item.product_id), f"{item.score:.4f}", names.get(item.product_id, ""))
     return table
 
 

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from infra import store
 from infra.errors import UserError
 from infra.store import StoredRun
-from jobs import heldout, reference, step
+from jobs import heldout, reference, shortlists, step
 from jobs.features import gather, read_embeddings
 from jobs.heldout import Asked, Predictions, Products
+from jobs.ids import to_text
 from jobs.reference import Live
 from jobs.report import COMPARED, Baseline, Evaluation, Lists, render, row_of, spread
 from jobs.run import STEPS, Run, StepResult, check_chain
@@ -294,19 +295,18 @@ def _write(run: Run, name: str, rows: pa.Table) -> int:
 
 
 def read_unfiltered(run: Run, ids: np.ndarray) -> Lists:
-    """The lists without filter in the order of `ids` (ascending); an item that `ids` lacks is missing."""
+    """The lists without filter in the order of `ids`, object (n,); an item that `ids` lacks is missing."""
     neighbours = np.full((len(ids), metrics.K), -1, np.int64)
     scores = np.zeros((len(ids), metrics.K), np.float32)
     place_of = pd.Index(ids).get_indexer  # hashes the ids once, not once a part
-    for rows in run.table("shortlists").iter_parts(["product_id", "items", "scores"]):
-        place = place_of(rows["product_id"].to_numpy())
-        rows, place = rows.filter(place >= 0).combine_chunks(), place[place >= 0]
-        items, values = (pc.list_slice(rows[name].combine_chunks(), 0, metrics.K) for name in ("items", "scores"))
-        lengths = items.value_lengths().to_numpy()
-        places = np.repeat(place, lengths)
-        ranks = np.arange(len(places)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        neighbours[places, ranks] = place_of(items.flatten().to_numpy())
-        scores[places, ranks] = values.flatten().to_numpy()
+    for part in shortlists.read(run.table("shortlists")):
+        lengths = np.diff(part.ends)
+        ranks = np.arange(part.ends[-1]) - np.repeat(part.ends[:-1], lengths)
+        places = np.repeat(place_of(part.ids), lengths)
+        shown = np.flatnonzero((ranks < metrics.K) & (places >= 0))
+        at = places[shown], ranks[shown]
+        neighbours[at] = place_of(part.items)[part.codes[shown]]
+        scores[at] = part.scores[shown]
     return Lists(neighbours, scores)
 
 
@@ -319,7 +319,7 @@ def encode(column: pa.ChunkedArray) -> np.ndarray:
 def _count(run: Run, products: pa.Table, lists: Lists) -> gates.Figures:
     """The figures of the gates that are counts."""
     ids = products["product_id"].to_numpy()
-    place = pd.Index(ids).get_indexer(run.table("shortlists").read(["product_id"])["product_id"].to_numpy())
+    place = pd.Index(ids).get_indexer(to_text(run.table("shortlists").read(["product_id"])["product_id"]).to_numpy())
     rejected = int(str(run.result("catalog").figures["rejected_products"]))
     return gates.Figures(
         products=len(ids),

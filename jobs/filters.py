@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from infra.errors import UserError
 from infra.store import Filters
-from jobs.styles import MAX_ID
+from jobs import ids
 
 
 def read(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, Any]:
@@ -48,20 +48,18 @@ def read(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, Any]:
     return filters
 
 
-def read_ids(texts: Iterable[str], where: str) -> list[int]:
-    """Product ids, separated by commas, of products to leave out.
+def read_ids(texts: Iterable[str], where: str) -> list[str]:
+    """Ids of products to leave out, separated by commas; with `\\,` and `\\\\` as in values.
 
     Raises:
         UserError: one is no product id.
     """
-    ids = []
-    for text in ",".join(texts).split(","):
-        if not text.strip():
-            continue
-        if not re.fullmatch(r"-?[0-9]{1,19}", text.strip()) or abs(int(text)) > MAX_ID:
-            raise UserError(f"{text!r} is no product id", where=where, remedy="write ids separated by commas: 123,456")
-        ids.append(int(text))
-    return ids
+    named = [ids.trimmed(value or "") for value in _values(",".join(texts))]
+    for product_id in filter(None, named):
+        if why := ids.fault(product_id):
+            problem = f"{product_id[:40]!r} is no product id: {why}"
+            raise UserError(problem, where=where, remedy="write ids separated by commas: 123,456")
+    return [product_id for product_id in named if product_id]
 
 
 def write(filters: Filters) -> list[tuple[str, str]]:

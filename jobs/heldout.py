@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import UserError
 from jobs.champion import read_embedder
 from jobs.features import read_features, to_matrix
+from jobs.ids import to_text
 from jobs.run import Run
 from jobs.serve.search import BATCH, Seen, Sight, read_classifier
 from jobs.stored import read_images
@@ -28,13 +30,13 @@ COLUMNS = ["product_id", "image_sha256", "picture", *protocols.ATTRIBUTES]
 ANSWERS = pa.schema(
     [
         ("image_sha256", pa.string()),
-        ("product_id", pa.int64()),
+        ("product_id", pa.string()),
         ("subCategory", pa.string()),
         ("subCategory_confidence", pa.float32()),
         ("derivedType", pa.string()),
         ("derivedType_confidence", pa.float32()),
         ("stage", pa.string()),
-        ("items", pa.list_(pa.int64())),
+        ("items", pa.list_(pa.string())),
     ]
 )
 """A held-out image, what it was taken for, and what was recommended; a guess that was not made is null."""
@@ -42,9 +44,9 @@ ANSWERS = pa.schema(
 
 @dataclass(frozen=True)
 class Products:
-    """A run's n products by ascending id.
+    """A run's n products in the order of ids.
 
-    `ids` is int64, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `protocols.ATTRIBUTES`;
+    `ids` object, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `protocols.ATTRIBUTES`;
     `embeddings` float32 (n, e), in fixed point: by the image alone where `unlabelled`, bool (n,), else as served.
     """
 
@@ -86,7 +88,7 @@ def read_products(run: Run) -> Products:
     rows = run.products(COLUMNS)
     ids = rows["product_id"].to_numpy()
     embeddings = run.table("embeddings").read()
-    place = pc.index_in(rows["product_id"], value_set=embeddings["product_id"].combine_chunks())
+    place = pc.index_in(rows["product_id"], value_set=to_text(embeddings["product_id"]).combine_chunks())
     if place.null_count:
         raise RuntimeError(f"product {ids[pc.is_null(place).to_numpy().argmax()]} has no embedding")
     hashes, sides = rows["image_sha256"].to_pylist(), split.sides_of(rows["picture"])
@@ -113,8 +115,8 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
         UserError: the classifier cannot be loaded, or it has learnt from images of that side.
     """
     rows = np.flatnonzero(products.sides == side)
-    learnt = run.table("classifier").read(["train_ids"])["train_ids"].combine_chunks().flatten().to_numpy()
-    seen = np.isin(products.ids[rows], learnt).sum()
+    learnt = run.table("classifier").read(["train_ids"])["train_ids"].combine_chunks().flatten().cast(pa.string())
+    seen = pd.Index(products.ids[rows]).isin(learnt.to_pylist()).sum()
     if seen:
         raise UserError(
             f"the classifier of run {run.name} has learnt from the images of {seen} products that are held out",

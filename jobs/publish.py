@@ -25,8 +25,9 @@ from infra.lake import Table
 from infra.settings import ATTRIBUTES
 from infra.store import StoredRun
 from infra.telemetry import Progress
-from jobs import step
+from jobs import shortlists, step
 from jobs.features import to_matrix
+from jobs.ids import to_text
 from jobs.reference import figures_of, is_sample
 from jobs.run import (
     PUBLISHED,
@@ -45,7 +46,7 @@ from ml.cells import Numbering, number, supersets
 from ml.cube import filled_at
 from ml.gates import GATES
 
-LOADING = 3
+LOADING = 4
 """How runs are loaded. To be raised when one that an earlier release stored would answer otherwise."""
 MADE = STEPS[: STEPS.index("publish")]
 """The steps that a published run is made by."""
@@ -184,11 +185,14 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     started = perf_counter()
     tables, similar = {name: run.table(name) for name in PUBLISHED}, run.result("similar")
     run_id = store.begin(connection, run.name, content, run.fields, manifest)
-    rows = tables["products"].read(["product_id", *ATTRIBUTES, "derivedType", "image_sha256"]).sort_by("product_id")
+    rows = run.products(["product_id", *ATTRIBUTES, "image_sha256"])
     numbering = number({field: rows[field].to_pylist() for field in run.fields}, len(rows))
     rows = rows.take(numbering.order)
     ids = pd.Index(rows["product_id"].to_numpy())
-    store.load_products(connection, run_id, rows, numbering.base_cells, _embeddings(tables["embeddings"], ids))
+    named = rows.rename_columns({"productDisplayName": "name"})
+    store.load_products(
+        connection, run_id, named, "articleType", numbering.order, _embeddings(tables["embeddings"], ids)
+    )
     cells = tables["cells"].read().sort_by("cell")
     combinations = [json.loads(text) for text in cells["filters"].to_pylist()]
     fill = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)
@@ -197,13 +201,13 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
         (positions, ends, items, fill(ends, items))
         for positions, ends, items in _shortlists(tables["shortlists"], ids, due)
     )
-    shortlists = store.load_shortlists(connection, run_id, due, blocks)
+    loaded = store.load_shortlists(connection, run_id, due, blocks)
     expected = {"products": due, "precomputed": sum(map(len, combinations)), "shortlists": due}
     _verify(store.counts(connection, run_id), expected)
-    figures = {"products": shortlists, "cells": len(cells)}
+    figures = {"products": loaded, "cells": len(cells)}
     store.attach(connection, run_id, figures)
     seconds = {"load_s": round(perf_counter() - started, 3)}
-    return StepResult(shortlists, figures=figures | seconds | {"live": run.name})
+    return StepResult(loaded, figures=figures | seconds | {"live": run.name})
 
 
 def load_filters(
@@ -241,7 +245,7 @@ def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
     """
     matrix, has_embedding = None, np.zeros(len(ids), bool)
     for part in embeddings.iter_parts(["product_id", "embedding"]):
-        place = _positions(ids, part["product_id"].to_numpy(), "embeddings")
+        place = _positions(ids, to_text(part["product_id"]).to_numpy(), "embeddings")
         values = to_matrix(part["embedding"])
         if matrix is None:
             matrix = np.empty((len(ids), values.shape[1]), np.float16)
@@ -252,7 +256,7 @@ def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
 
 
 def _positions(ids: pd.Index, wanted: np.ndarray, table: str) -> np.ndarray:
-    """Positions of the `wanted` ids among `ids`, int64. By hash: a binary search costs ten times as much in 200,000.
+    """Positions of the `wanted` ids among `ids`, int64.
 
     Raises:
         RuntimeError: one is not among them; names it and the table that holds it.
@@ -266,16 +270,15 @@ def _positions(ids: pd.Index, wanted: np.ndarray, table: str) -> np.ndarray:
     return place
 
 
-def _shortlists(shortlists: Table, ids: pd.Index, due: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _shortlists(table: Table, ids: pd.Index, due: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     progress = Progress("shortlists", due)
-    for part in shortlists.iter_parts(["product_id", "items"]):
-        items = part["items"].combine_chunks()
+    for part in shortlists.read(table):
         yield (
-            _positions(ids, part["product_id"].to_numpy(), "shortlists"),
-            np.append(0, np.cumsum(items.value_lengths().to_numpy())),
-            _positions(ids, items.flatten().to_numpy(), "shortlists"),
+            _positions(ids, part.ids, "shortlists"),
+            part.ends,
+            _positions(ids, part.items, "shortlists")[part.codes],
         )
-        progress.add(len(part))
+        progress.add(len(part.ids))
 
 
 def _verify(counted: dict[str, int], expected: dict[str, int]) -> None:

@@ -27,6 +27,7 @@ from infra import store
 from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import Settings, read_settings
+from jobs import ids
 from jobs.order import STEPS
 
 LATEST = "latest"
@@ -155,14 +156,15 @@ class Run:
         return table
 
     def products(self, columns: list[str], where: object = None) -> pa.Table:
-        """Columns of the run's products by ascending id: the order that indices of products are of everywhere.
+        """Columns of the run's products in the order of ids: the one that indices of products are of everywhere.
 
         Raises:
             UserError: as `table` does.
         """
         wanted = list(dict.fromkeys(["product_id", *columns]))
         rows = self.table("products", *wanted).read(wanted, where)
-        return rows.sort_by("product_id").select(columns)
+        rows = rows.set_column(rows.column_names.index("product_id"), "product_id", ids.to_text(rows["product_id"]))
+        return rows.take(ids.order(rows["product_id"])).select(columns)
 
     def content(self, name: str) -> str:
         """Hash of the content of table `name`, as this run has it. Raises UserError as `table` does."""

@@ -49,14 +49,14 @@ SEARCHES = pa.schema(
         ("image", pa.string()),
         ("image_sha256", pa.string()),
         ("filters", pa.string()),
-        ("exclude", pa.list_(pa.int64())),
+        ("exclude", pa.list_(pa.string())),
         ("stage", pa.string()),
         ("why", pa.string()),
         ("subCategory", pa.string()),
         ("subCategory_confidence", pa.float32()),
         ("derivedType", pa.string()),
         ("derivedType_confidence", pa.float32()),
-        ("items", pa.list_(pa.int64())),
+        ("items", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float32())),
     ]
 )
@@ -76,7 +76,7 @@ class Photo:
     name: str
     filters: Filters
     content: bytes | ImageError | None = None
-    exclude: tuple[int, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -288,9 +288,9 @@ def _k(given: Sequence[str], uri: str) -> int:
     return int(k)
 
 
-def dataset_of(photos: str, filters: Filters, k: int, exclude: Sequence[int] = ()) -> str:
+def dataset_of(photos: str, filters: Filters, k: int, exclude: Sequence[str] = ()) -> str:
     """What `--dataset` is to be for `k` products to each of some photos, of those that pass and are not left out."""
-    left_out = [("exclude", ",".join(map(str, exclude)))] if exclude else []
+    left_out = [("exclude", join(exclude))] if exclude else []
     return f"{photos}?{urlencode([*write(filters), *left_out, ('k', k)], safe=',')}"
 
 

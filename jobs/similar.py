@@ -12,7 +12,6 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from jobs import step
 from jobs.champion import read_embedder
 from jobs.features import read_embeddings, to_lists, to_matrix
 from jobs.run import Run, StepResult, content_hash
+from jobs.shortlists import PARQUET, SHORTLISTS, to_table
 from ml import cube, cube_gpu, split
 from ml.cells import DEEP, DEPTH, LARGE, Cells, find_cells
 
@@ -33,19 +33,11 @@ PANELS_KEPT = 4
 """Panels that a worker keeps from task to task: 0.5 GB at most. A larger catalogue's are read again by every task."""
 
 EMBEDDINGS = pa.schema(
-    [("product_id", pa.int64()), ("embedding", pa.list_(pa.float32())), ("unlabelled", pa.list_(pa.float32()))]
+    [("product_id", pa.string()), ("embedding", pa.list_(pa.float32())), ("unlabelled", pa.list_(pa.float32()))]
 )
 """`unlabelled` is the embedding without what the catalogue knows, by which an image is measured that may not be learnt
 from; null for all others, and where the embedding is not trained."""
 CELLS = pa.schema([("cell", pa.int32()), ("members", pa.int32()), ("depth", pa.int32()), ("filters", pa.string())])
-SHORTLISTS = pa.schema(
-    [("product_id", pa.int64()), ("items", pa.list_(pa.int64())), ("scores", pa.list_(pa.float32()))]
-)
-PARQUET: dict[str, Any] = {
-    "use_dictionary": False,
-    "column_encoding": {"items.list.element": "BYTE_STREAM_SPLIT", "scores.list.element": "BYTE_STREAM_SPLIT"},
-}
-"""How shortlists are stored: with the bytes of numbers apart they are smaller than a dictionary, and faster written."""
 SCHEMAS = {"embeddings": EMBEDDINGS, "cells": CELLS, "shortlists": SHORTLISTS}
 
 
@@ -64,7 +56,7 @@ def similar(run: Run) -> StepResult:
     if done := run.done("similar", fingerprint, tables):
         return done
     rows = run.products(["product_id", *settings.fields])
-    ids = rows["product_id"].to_numpy()
+    ids = rows["product_id"].combine_chunks()
     cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
     embeddings = read_embeddings(run)
     panels = _write_embeddings(run, ids, embeddings)
@@ -91,7 +83,7 @@ def similar(run: Run) -> StepResult:
     return run.remember("similar", fingerprint, result)
 
 
-def _write_embeddings(run: Run, ids: np.ndarray, embeddings: np.ndarray) -> list[Part]:
+def _write_embeddings(run: Run, ids: pa.StringArray, embeddings: np.ndarray) -> list[Part]:
     """A part a panel of the cube, in the order of products."""
     size, parts = cube.panel_size(embeddings.shape[1]), []
     hidden = np.zeros(len(ids), bool)
@@ -119,13 +111,13 @@ def _cells_table(cells: Cells) -> pa.Table:
 
 @dataclass(frozen=True)
 class Panels:
-    """What workers share: where the panels' embeddings lie, the ids of all products (ascending) and their cells."""
+    """What workers share: where the panels' embeddings lie, the ids of all products, in order, and their cells."""
 
     uri: str
     version: int
     parts: list[str]
     starts: list[int]
-    ids: np.ndarray
+    ids: pa.StringArray
     cells: Cells
     computation: str = field(default_factory=lambda: uuid.uuid4().hex)
     """What a worker tells this one by from another that it worked for before: parts may be the same, cells others."""
@@ -171,17 +163,8 @@ def shortlists_of(panels: Panels, panel: int, start: int, stop: int) -> engine.W
         whole = sorted(_all_panels(panels), key=lambda panel: panel.start)
         embeddings = np.concatenate([panel.embeddings[np.argsort(panel.ranks)] for panel in whole])
         starts, items, scores = cube_gpu.shortlists(queries, indices, embeddings, panels.cells)
-    rows = shortlists_table(panels.ids, start, starts, items, scores)
+    rows = to_table(panels.ids, start, starts, items, scores)
     return Lake(panels.uri).write_part("shortlists", rows, **PARQUET), {"items": len(items)}
-
-
-def shortlists_table(
-    ids: np.ndarray, start: int, starts: np.ndarray, items: np.ndarray, scores: np.ndarray
-) -> pa.Table:
-    """Rows of the table for products from index `start` on, of what `ml.cube.shortlists` gives; `ids` are all ids."""
-    offsets = pa.array(starts.astype(np.int32))
-    columns = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (ids[items], scores)]
-    return pa.table([ids[start : start + len(starts) - 1], *columns], schema=SHORTLISTS)
 
 
 _kept: dict[tuple[str, str], cube.Panel] = {}

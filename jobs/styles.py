@@ -12,38 +12,37 @@ from pathlib import Path
 from infra import encodings
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES, Settings
+from jobs import ids
 from jobs.rejects import Rejects
 from jobs.tables import Reading, Table
 from jobs.tables.lines import SAVE, UNDECODED
 
 COLUMNS = ("id", *ATTRIBUTES)
-MAX_ID = 2**63 - 1
 FILTER_MAX = 2000
 """Bytes of a row's values to filter by, together: the store's key of a filter, with the names, takes 2,704."""
-NO_IDS = (
-    (r"[+-]?\d+[.,]0*", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
+SPOILT = (
+    (r"[+-]?\d+\.0*", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
     (r"[+-]?\d+([.,]\d+)?[eE][+-]?\d+", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
     (r"=.*", "it is a formula of a spreadsheet; export its value alone"),
-    (r"['’`]\d+", "a spreadsheet's mark of text stands before it; leave that out"),
-    (r"\d{1,3}([.,’' \u00a0\u202f]\d{3})+", "it has thousands separators; leave them out"),
-    (r"[+-]\d+", "leave the sign out"),
 )
-"""What programs make of ids, and what to do."""
+"""What programs make of ids, and what to do: taken as they stand, such would be other products' ids tomorrow."""
 
 
-def parse_id(text: str) -> int | None:
-    """A product's id, of 63 bits; None where the text is none."""
-    text = text.strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID))):  # int() refuses very long texts
-        return None
-    return int(text) if int(text) <= MAX_ID else None
+def why_no_id(text: str) -> str:
+    """Why a value of the table is no product's id; empty: it is one."""
+    return ids.fault(text) or next((reason for pattern, reason in SPOILT if re.fullmatch(pattern, text)), "")
+
+
+def _has_code(product_id: str) -> bool:
+    """Whether an id is one that the first word of a description is not: it has a digit, and no blank."""
+    return not why_no_id(product_id) and re.fullmatch(r"\S*\d\S*", product_id) is not None
 
 
 def reading(settings: Settings) -> Reading:
     """How the table is read: the published file does not quote its last column, so further commas belong to it."""
     return Reading(
         COLUMNS,
-        lambda values: parse_id(values["id"]) is not None,
+        lambda values: _has_code(ids.trimmed(values["id"])),
         "productDisplayName",
         settings.styles_max_bytes,
         Path(settings.scratch),
@@ -61,21 +60,21 @@ def read_styles(table: Table, rejects: Rejects, fields: Collection[str] = ()) ->
         UserError: the table lacks columns of a catalogue, or has no row that can be used.
     """
     _check_header(table.columns, table.name)
-    rows: dict[int, dict] = {}
+    rows: dict[str, dict] = {}
     for record in table:
         values = record.values
-        product_id = parse_id(values["id"]) if values else None
+        product_id = ids.trimmed(values["id"]) if values else ""
         shown = _readable(values["id"] if values else record.first)[:40].replace("\0", "")
         if record.fault or values is None:
             rejects.product(shown, record.where, record.fault, record.detail)
         elif undecoded := [values[column] for column in COLUMNS if UNDECODED.search(values[column])]:
             rejects.product(shown, record.where, "unknown encoding", _encoding(undecoded, table.tried))
-        elif product_id is None:
-            rejects.product(shown, record.where, "no product id", _no_id(values["id"]))
+        elif why := why_no_id(product_id):
+            rejects.product(shown, record.where, "no product id", f"{_readable(product_id)[:40]!r}: {why}")
         elif long := _too_long(values, fields):
-            rejects.product(str(product_id), record.where, "values too long", long)
+            rejects.product(product_id, record.where, "values too long", long)
         elif product_id in rows:
-            rejects.product(str(product_id), record.where, "duplicate id", "the first row with this id is used")
+            rejects.product(product_id, record.where, "duplicate id", "the first row with this id is used")
         else:
             rows[product_id] = _product(product_id, values)
     if not rows:
@@ -116,7 +115,7 @@ def _unusable(rejects: Rejects, name: str) -> UserError:
 def remedy(rejects: Rejects) -> str:
     """What to do about the most frequent reason; empty: the reason says it."""
     remedies = {
-        "no product id": "give ids that are whole numbers in digits, such as 15970, and name images by them: 15970.jpg",
+        "no product id": "give ids such as 15970 or B07XJ8C8F5 as text, and name images by them: 15970.jpg",
         "unknown encoding": SAVE,
         "values too long": "shorten them, or leave the field out of LOOKALIKE_FIELDS",
     }
@@ -126,7 +125,7 @@ def remedy(rejects: Rejects) -> str:
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
-def _product(product_id: int, values: dict[str, str]) -> dict:
+def _product(product_id: str, values: dict[str, str]) -> dict:
     attributes = {name: values[name].strip() or None for name in ATTRIBUTES}
     both = attributes["gender"] and attributes["articleType"]
     derived = f"{attributes['gender']} {attributes['articleType']}" if both else None
@@ -150,9 +149,3 @@ def _readable(text: str) -> str:
 def _encoding(undecoded: list[str], tried: str) -> str:
     """What is known of the encoding of these values, of one row."""
     return f"{tried}; {encodings.hint(' '.join(undecoded).encode('utf-8', 'surrogateescape'))}"
-
-
-def _no_id(text: str) -> str:
-    """Why a text is no id."""
-    why = next((reason for pattern, reason in NO_IDS if re.fullmatch(pattern, text.strip())), "")
-    return f"{_readable(text)[:40]!r} is no whole number in digits{why and ': '}{why}"

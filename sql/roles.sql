@@ -20,7 +20,7 @@ EXCEPTION
 END $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA lookalike FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_lists FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_numbers, lookalike_lists FROM PUBLIC;
 DO $$
 BEGIN
     IF to_regrole('lookalike_reader') IS NOT NULL THEN
@@ -29,7 +29,8 @@ BEGIN
         -- Which release prepared the store; releases before 0004 look into the other one.
         GRANT SELECT ON lookalike.prepared, lookalike.applied TO lookalike_reader;
         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike FROM lookalike_reader;
-        GRANT EXECUTE ON FUNCTION lookalike.similar_items, lookalike.similar_items_by_vector TO lookalike_reader;
+        GRANT EXECUTE ON FUNCTION lookalike.similar_items(text, jsonb, int, text[]),
+            lookalike.similar_items(bigint, jsonb, int, bigint[]), lookalike.similar_items_by_vector TO lookalike_reader;
     END IF;
     IF to_regrole('lookalike_loader') IS NOT NULL THEN
         REVOKE CREATE ON SCHEMA lookalike FROM lookalike_loader;
@@ -41,13 +42,14 @@ BEGIN
     END IF;
     IF to_regrole('lookalike_lookup') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_lookup;
-        GRANT SELECT ON lookalike.live, lookalike.runs, lookalike.products, lookalike.shortlists, lookalike.narrow_shortlists,
-            lookalike.numberings, lookalike.cells, lookalike.field_values, lookalike.precomputed TO lookalike_lookup;
-        GRANT USAGE ON SCHEMA lookalike_lists TO lookalike_lookup;
+        GRANT SELECT ON lookalike.live, lookalike.runs, lookalike.catalogue, lookalike.attribute_names, lookalike.products,
+            lookalike.shortlists, lookalike.narrow_shortlists, lookalike.numberings, lookalike.cells, lookalike.field_values,
+            lookalike.precomputed TO lookalike_lookup;
+        GRANT USAGE ON SCHEMA lookalike_numbers, lookalike_lists TO lookalike_lookup;
         IF to_regclass('lookalike.lists') IS NOT NULL THEN  -- until the last run that has lists is pruned
             GRANT SELECT ON lookalike.lists, lookalike.base_cells, lookalike.combinations TO lookalike_lookup;
         END IF;
-        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_lists TO lookalike_lookup;
+        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_numbers, lookalike_lists TO lookalike_lookup;
     END IF;
 END $$;
 
@@ -85,14 +87,14 @@ BEGIN
         IF NOT pg_has_role('lookalike_lookup', 'SET') THEN
             GRANT lookalike_lookup TO CURRENT_USER;
         END IF;
-        GRANT CREATE ON SCHEMA lookalike, lookalike_lists TO lookalike_lookup;
+        GRANT CREATE ON SCHEMA lookalike, lookalike_numbers, lookalike_lists TO lookalike_lookup;
         FOR called IN
             SELECT oid FROM pg_proc
-            WHERE pronamespace IN ('lookalike'::regnamespace, 'lookalike_lists'::regnamespace) AND prosecdef
+            WHERE pronamespace IN ('lookalike'::regnamespace, 'lookalike_numbers'::regnamespace, 'lookalike_lists'::regnamespace) AND prosecdef
         LOOP
             EXECUTE format('ALTER FUNCTION %s OWNER TO lookalike_lookup', called);
         END LOOP;
-        REVOKE CREATE ON SCHEMA lookalike, lookalike_lists FROM lookalike_lookup;
+        REVOKE CREATE ON SCHEMA lookalike, lookalike_numbers, lookalike_lists FROM lookalike_lookup;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN

@@ -5,7 +5,22 @@ CREATE OR REPLACE VIEW lookalike.live_run AS
 COMMENT ON VIEW lookalike.live_run IS 'The run that answers: its name, its figures, what it was made of, when it was loaded and published';
 
 CREATE OR REPLACE VIEW lookalike.live_products AS
-    SELECT product_id, gender, "masterCategory", "subCategory", "articleType", "baseColour", season, year, usage,
-           "productDisplayName", "derivedType", image_sha256
+    SELECT p.product_id, gender, "masterCategory", "subCategory", "articleType", "baseColour", season, year, usage,
+           p.name AS "productDisplayName", gender || ' ' || "articleType" AS "derivedType", encode(p.image_sha256, 'hex') AS image_sha256,
+           p.name, p.attributes[array_position(n.attributes, n.kind)] AS kind,
+           jsonb_strip_nulls(jsonb_object(n.attributes, p.attributes)) AS attributes
+    FROM lookalike.catalogue p JOIN lookalike.attribute_names n USING (run_id) CROSS JOIN LATERAL (VALUES (
+        p.attributes[array_position(n.attributes, 'gender')], p.attributes[array_position(n.attributes, 'masterCategory')],
+        p.attributes[array_position(n.attributes, 'subCategory')], p.attributes[array_position(n.attributes, 'articleType')],
+        p.attributes[array_position(n.attributes, 'baseColour')], p.attributes[array_position(n.attributes, 'season')],
+        p.attributes[array_position(n.attributes, 'year')], p.attributes[array_position(n.attributes, 'usage')]
+    )) AS a(gender, "masterCategory", "subCategory", "articleType", "baseColour", season, year, usage)
+    WHERE p.run_id = (SELECT run_id FROM lookalike.live)
+    UNION ALL  -- the live run where it is one before migration 0007
+    SELECT product_id::text COLLATE "C", gender, "masterCategory", "subCategory", "articleType", "baseColour", season, year, usage,
+           "productDisplayName", "derivedType", image_sha256, "productDisplayName", "articleType", jsonb_strip_nulls(jsonb_build_object(
+               'gender', gender, 'masterCategory', "masterCategory", 'subCategory', "subCategory", 'articleType', "articleType",
+               'baseColour', "baseColour", 'season', season, 'year', year, 'usage', usage))
     FROM lookalike.products WHERE run_id = (SELECT run_id FROM lookalike.live);
-COMMENT ON VIEW lookalike.live_products IS 'Products of the live run';
+COMMENT ON VIEW lookalike.live_products IS
+    'Products of the live run: Kaggle''s columns, where its catalogue has them, then what every catalogue has';

@@ -99,11 +99,14 @@ def open_run(lake: Lake, name: str = RUN, **settings: object) -> Run:
 def write_table(run: Run, table: str, rows: list[dict], schema: pa.Schema, part_rows: int = 1 << 20) -> int:
     """Commit these rows as a table, as its step would, in parts of so many; returns the version.
 
-    Where products and images do not say, each image shows a picture of its own and was stored by this release.
+    Ids may be numbers. Where products and images do not say, each image shows a picture of its own and was stored by
+    this release.
     """
     if table in ("products", "images"):
         told = {"recipe": recipe_hash()} if table == "images" else {}
         rows = [told | {"picture": picture_of(row["image_sha256"])} | row for row in rows]
+    if "product_id" in schema.names:
+        rows = [row | {"product_id": str(row["product_id"])} for row in rows]
     parts = [
         run.lake.write_part(table, pa.Table.from_pylist(rows[at : at + part_rows], schema=schema))
         for at in range(0, max(1, len(rows)), part_rows)

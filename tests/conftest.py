@@ -24,6 +24,7 @@ from infra import embedded, store
 from infra.lake import Lake
 from infra.sealing import seal
 from infra.settings import ATTRIBUTES
+from jobs.ids import key
 from ml.cells import number
 
 _numbers = itertools.count()
@@ -97,12 +98,13 @@ def connection(empty_database: str, tmp_path) -> Iterator[psycopg.Connection]:
 def load_run() -> Callable[..., int]:
     """A function that loads a run and makes it live.
 
-    It takes (connection, run, ids int64 (n,), embeddings float32 (n, d), values: field → n values, cells: the filter
-    combinations that are precomputed, and how deep each or all of them are), and returns the run_id.
+    It takes (connection, run, ids, embeddings float32 (n, d), values: field → n values, cells: the filter combinations
+    that are precomputed, and how deep each or all of them are), and returns the run_id.
     """
 
     def load(connection, run, ids, embeddings, values=None, cells=({},), depth=10) -> int:
-        by_id = np.argsort(ids)
+        ids = np.array([str(product_id) for product_id in ids], object)
+        by_id = np.array(sorted(range(len(ids)), key=lambda at: key(ids[at])))
         columns = {name: [values[name][i] for i in by_id] for name in values or {}}
         fields = {
             name: columns.get(name, [None] * len(ids)) for name in dict.fromkeys(["gender", "baseColour", *columns])
@@ -112,7 +114,7 @@ def load_run() -> Callable[..., int]:
         texts = {name: [values[name][i] or None for i in order] if name in columns else None for name in ATTRIBUTES}
         empty = pa.nulls(len(ids), pa.string())
         products = pa.table(
-            {"product_id": np.asarray(ids, np.int64)[order]}
+            {"product_id": ids[order], "name": empty}
             | {name: empty if column is None else pa.array(column, pa.string()) for name, column in texts.items()}
             | {"image_sha256": ["0" * 64] * len(ids)}
         )
@@ -120,7 +122,7 @@ def load_run() -> Callable[..., int]:
         passing = [numbering.passing(filters) for filters in cells]
         inside = [np.flatnonzero(of_cell[base_cells]).tolist() for of_cell in passing]
         depths = np.broadcast_to(depth, len(cells)).tolist()
-        shortlists = shortlists_of(np.asarray(ids)[order], np.asarray(embeddings)[order], inside, depths)
+        shortlists = shortlists_of(numbering.order, np.asarray(embeddings)[order], inside, depths)
         labels = [(field, label) for field, labels in numbering.labels.items() for label in labels]
         values_of = [(field, label or None, numbering.passing({field: label})) for field, label in labels]
         containing = [[other is not cell and set(cell) <= set(other) for other in inside] for cell in inside]
@@ -130,7 +132,9 @@ def load_run() -> Callable[..., int]:
         with connection.transaction():
             store.lock(connection)
             run_id = store.begin(connection, run, f"content of {run}", list(fields), {"run": run})
-            store.load_products(connection, run_id, products, base_cells, np.asarray(embeddings)[order])
+            store.load_products(
+                connection, run_id, products, "articleType", numbering.order, np.asarray(embeddings)[order]
+            )
             store.load_filters(connection, run_id, numbering.starts, values_of, cells_of, widest)
             ends = np.cumsum([0, *map(len, shortlists)])
             block = np.arange(len(ids)), ends, np.array([item for items in shortlists for item in items], int)
@@ -144,12 +148,12 @@ def load_run() -> Callable[..., int]:
     return load
 
 
-def shortlists_of(ids, embeddings, cells, depths) -> list[list[int]]:
+def shortlists_of(id_order, embeddings, cells, depths) -> list[list[int]]:
     """Of each product the positions that are among its best of one of the cells, which are positions, too."""
     units = np.rint(np.asarray(embeddings, np.float64) * 2048).astype(np.int64)
     shortlists = []
     for position, scores in enumerate(units @ units.T):
-        ranked = np.lexsort((ids, -scores))
+        ranked = np.lexsort((id_order, -scores))
         ranked = ranked[ranked != position]
         ranks = [ranked[np.isin(ranked, cell)][:depth] for cell, depth in zip(cells, depths, strict=True)]
         kept = {at for cell in ranks for at in cell.tolist()}

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,7 @@ from jobs.champion import read_embedder
 from jobs.extraction import Model, build, choose_model
 from jobs.features import to_matrix
 from jobs.filters import Filters, passing
+from jobs.ids import to_text
 from jobs.run import Run, open_live
 from ml import classifier, images, stages
 from ml.features import Extractor
@@ -129,7 +131,7 @@ class Searcher:
         self._candidates = _read_candidates(self.run)
 
     def search(
-        self, connection: psycopg.Connection, photo: bytes, filters: Filters, k: int = K, exclude: Sequence[int] = ()
+        self, connection: psycopg.Connection, photo: bytes, filters: Filters, k: int = K, exclude: Sequence[str] = ()
     ) -> Answer:
         """The `k` products most like a photo among those that pass the filters (see `jobs.filters`) but those excluded.
 
@@ -148,14 +150,14 @@ class Searcher:
         return self._sight.see(photos)
 
     def answer(
-        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[int] = ()
+        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()
     ) -> Answer:
         """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
         with store.one_run(connection):
             return self._answer(connection, seen, filters, k, exclude)
 
     def _answer(
-        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[int]
+        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]
     ) -> Answer:
         self._check(connection, filters)
         around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
@@ -277,9 +279,9 @@ def read_classifier(run: Run) -> Classifier | None:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Products by id, int64 (n,) ascending, with the derivedType of each; and which values occur together."""
+    """Ids of products, with the derivedType of each, object (n,); and which values occur together."""
 
-    ids: np.ndarray
+    ids: pd.Index
     types: np.ndarray
     combinations: pa.Table
 
@@ -289,7 +291,7 @@ class Catalogue:
 
     def types_of(self, items: Sequence[Item]) -> Nearest:
         """The items' derivedTypes and similarities."""
-        place = np.searchsorted(self.ids, [item.product_id for item in items])
+        place = self.ids.get_indexer([item.product_id for item in items])
         return Nearest(self.types[place].tolist(), np.array([item.score for item in items]))
 
 
@@ -342,7 +344,7 @@ def _read_catalogue(run: Run) -> Catalogue:
     columns = list(dict.fromkeys([*run.fields, "subCategory", "derivedType"]))
     rows = run.products(["product_id", *columns])
     types = np.array(rows["derivedType"].to_pylist(), object)
-    return Catalogue(rows["product_id"].to_numpy(), types, rows.group_by(columns).aggregate([]))
+    return Catalogue(pd.Index(rows["product_id"].to_numpy()), types, rows.group_by(columns).aggregate([]))
 
 
 def _read_candidates(run: Run) -> Candidates:
@@ -352,8 +354,8 @@ def _read_candidates(run: Run) -> Candidates:
     products = run.products(["product_id", *KIND], is_chosen).to_pylist()
     kinds = {row["product_id"]: {field: row[field] for field in KIND} for row in products}
     found = run.table("embeddings").read(["product_id", "embedding"], is_chosen)
-    row_of = {product_id: at for at, product_id in enumerate(found["product_id"].to_pylist())}
-    ids = chosen.to_pylist()
+    row_of = {product_id: at for at, product_id in enumerate(to_text(found["product_id"]).to_pylist())}
+    ids = to_text(chosen).to_pylist()
     return Candidates(
         {name: at for at, name in enumerate(names)},
         to_matrix(found["embedding"])[[row_of[product_id] for product_id in ids]],

@@ -1,5 +1,5 @@
 -- The k products nearest to an embedding among those of a run that pass filters and are not left out, exactly.
--- Ties go to the smaller id.
+-- Ties go to the id that comes first.
 --
 -- The rule, and why it is exact: ml/cube.py. `met` are the items of the shortlist that pass and are not left out, `last` is the rank
 -- of the last of them. Products outside of settled cells are compared, range by range of positions: those of a range lie side by side.
@@ -11,8 +11,8 @@
 -- no more than those ranges; OFFSET 0 lets each be a query of its own: where the store holds one run Postgres, left to itself, takes
 -- the scan of that for cheaper than the ranges that it expects, though seqscan is off.
 CREATE OR REPLACE FUNCTION lookalike.best_items(
-    asked int, query public.halfvec, place int, shortlist int[], filled_at smallint[], filters jsonb, k int, exclude bigint[]
-) RETURNS TABLE (rank int, item bigint, score real, scanned int, run_id int)
+    asked int, query public.halfvec, place int, shortlist int[], filled_at smallint[], filters jsonb, k int, exclude text[]
+) RETURNS TABLE (rank int, item text, score real, scanned int, run_id int)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -25,7 +25,7 @@ DECLARE
     depths int[];
     widest int[];
     left_out int[] := coalesce(best_items.place, -1) || ARRAY(
-        SELECT p.position FROM lookalike.products p WHERE p.run_id = asked AND p.product_id = ANY (best_items.exclude));
+        SELECT p.position FROM lookalike.catalogue p WHERE p.run_id = asked AND p.product_id = ANY (best_items.exclude));
     base_cells int[];
     ranks int[];
     met int[] := '{}';
@@ -84,22 +84,22 @@ BEGIN
         );
     END IF;
     RETURN QUERY
-    SELECT (row_number() OVER (ORDER BY best.distance, best.product_id))::int, best.product_id, (-best.distance)::real, compared, asked
+    SELECT (row_number() OVER (ORDER BY best.distance, best.id_order))::int, best.product_id, (-best.distance)::real, compared, asked
     FROM (
         SELECT * FROM (
-            SELECT p.product_id, p.embedding OPERATOR(public.<#>) best_items.query AS distance
+            SELECT p.product_id, p.id_order, p.embedding OPERATOR(public.<#>) best_items.query AS distance
             FROM unnest(firsts, ends) AS r(first, after) CROSS JOIN LATERAL (
-                SELECT * FROM lookalike.products p
+                SELECT * FROM lookalike.catalogue p
                 WHERE p.run_id = asked AND p.position >= r.first AND p.position < r.after OFFSET 0
             ) p
             WHERE p.position <> ALL (left_out)
-            ORDER BY distance, p.product_id LIMIT best_items.k
+            ORDER BY distance, p.id_order LIMIT best_items.k
         ) outside
         UNION
-        SELECT p.product_id, p.embedding OPERATOR(public.<#>) best_items.query
-        FROM unnest(met) AS u(position) JOIN lookalike.products p ON p.position = u.position WHERE p.run_id = asked
+        SELECT p.product_id, p.id_order, p.embedding OPERATOR(public.<#>) best_items.query
+        FROM unnest(met) AS u(position) JOIN lookalike.catalogue p ON p.position = u.position WHERE p.run_id = asked
     ) best
-    ORDER BY best.distance, best.product_id LIMIT best_items.k;
+    ORDER BY best.distance, best.id_order LIMIT best_items.k;
 END $$;
-COMMENT ON FUNCTION lookalike.best_items IS
+COMMENT ON FUNCTION lookalike.best_items(int, public.halfvec, int, int[], smallint[], jsonb, int, text[]) IS
     'The k products of a run nearest to an embedding that pass filters and are not left out; for the other functions, not for readers';

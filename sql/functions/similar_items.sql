@@ -8,13 +8,14 @@
 -- It runs as lookalike_lookup (roles.sql), and search_path names nothing that others create in: what they had created there would
 -- run as that role. pg_temp stands last, since unnamed it comes first, with a caller's temporary types.
 CREATE OR REPLACE FUNCTION lookalike.similar_items(
-    product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10, exclude bigint[] DEFAULT '{}'
-) RETURNS TABLE (rank int, item bigint, score real, scanned int, run_id int)
+    product_id text, filters jsonb DEFAULT '{}', k int DEFAULT 10, exclude text[] DEFAULT '{}'
+) RETURNS TABLE (rank int, item text, score real, scanned int, run_id int)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET max_parallel_workers_per_gather = 0 AS $$
 #variable_conflict use_column
 DECLARE
-    asked bigint := similar_items.product_id;
+    asked text := similar_items.product_id;
+    number text := '^(0|[1-9][0-9]{0,17})$';
     live_id int;
     place int;
     query public.halfvec;
@@ -27,7 +28,7 @@ BEGIN
     SELECT l.run_id INTO live_id FROM lookalike.live l;
     SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at), c.members::float8[]
     INTO place, query, shortlist, narrow, filled_at, passing
-    FROM lookalike.products p
+    FROM lookalike.catalogue p
     LEFT JOIN lookalike.narrow_shortlists n ON n.run_id = live_id AND n.position = p.position
     LEFT JOIN lookalike.shortlists s ON s.run_id = live_id AND s.position = p.position
     LEFT JOIN lookalike.precomputed c ON c.run_id = live_id AND c.filters = similar_items.filters
@@ -40,24 +41,23 @@ BEGIN
               -- Within a range where an odd number of edges lie before. A variable's array would be copied for every call; and
               -- numbers of other types than float8 are compared by calls of a function.
               WHERE width_bucket(s.position::float8, (SELECT passing || '{}'::float8[])) & 1 = 1 LIMIT k) u
-        JOIN lookalike.products p ON p.run_id = live_id AND p.position = u.position
+        JOIN lookalike.catalogue p ON p.run_id = live_id AND p.position = u.position
         ORDER BY u.rank;
         RETURN;
     END IF;
     live_id := lookalike.asked_run(k);
-    IF NOT EXISTS (SELECT FROM lookalike.cells c WHERE c.run_id = live_id) THEN  -- a run of the release before, which has lists
-        IF similar_items.exclude <> '{}' THEN
-            RAISE EXCEPTION 'the live run was published by an earlier release, which excludes no products'
-                USING HINT = 'publish a run with this release';
+    IF NOT EXISTS (SELECT FROM lookalike.attribute_names n WHERE n.run_id = live_id) THEN  -- a run before migration 0007
+        IF asked !~ number THEN
+            RAISE EXCEPTION 'the live run has no product %', asked USING HINT = 'its id may be wrong, or it was rejected: see the table rejects';
         END IF;
-        RETURN QUERY SELECT o.rank, o.item, o.score, CASE WHEN o.precomputed THEN 0 END, live_id
-        FROM lookalike_lists.similar_items(asked, filters, k) o;
+        RETURN QUERY SELECT o.rank, o.item::text, o.score, o.scanned, o.run_id FROM lookalike_numbers.similar_items(
+            asked::bigint, filters, k, ARRAY(SELECT u.id::bigint FROM unnest(similar_items.exclude) AS u(id) WHERE u.id ~ number)) o;
         RETURN;
     END IF;
     IF filled_at IS NULL THEN  -- unknown, or not in the tables as this transaction knew them before a publish: see asked_run.sql
         SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at)
         INTO place, query, shortlist, narrow, filled_at
-        FROM lookalike.products p
+        FROM lookalike.catalogue p
         LEFT JOIN lookalike.narrow_shortlists n ON n.run_id = p.run_id AND n.position = p.position
         LEFT JOIN lookalike.shortlists s ON s.run_id = p.run_id AND s.position = p.position
         WHERE p.run_id = live_id AND p.product_id = asked;
@@ -71,5 +71,19 @@ BEGIN
     END IF;
     RETURN QUERY SELECT * FROM lookalike.best_items(live_id, query, place, shortlist, filled_at, filters, k, exclude);
 END $$;
-COMMENT ON FUNCTION lookalike.similar_items IS
-    'The k (1 to 100) products most like a product among those of the live run that pass the filters and are not excluded: best first, ties to the smaller id';
+COMMENT ON FUNCTION lookalike.similar_items(text, jsonb, int, text[]) IS
+    'The k (1 to 100) products most like a product among those of the live run that pass the filters and are not excluded: best first, ties to the id that comes first';
+
+-- For those whose ids are numbers. It has no settings of its own, so that Postgres puts the other one in its place. Where an id is none,
+-- such as 007, which is not 7, the cast fails and says so.
+CREATE OR REPLACE FUNCTION lookalike.similar_items(
+    product_id bigint, filters jsonb DEFAULT '{}', k int DEFAULT 10, exclude bigint[] DEFAULT '{}'
+) RETURNS TABLE (rank int, item bigint, score real, scanned int, run_id int)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT o.rank, (o.item || CASE WHEN o.item ~ '^(0|[1-9][0-9]*)$' THEN '' ELSE ' is no whole number: ask by text' END)::bigint,
+        o.score, o.scanned, o.run_id
+    FROM lookalike.similar_items(similar_items.product_id::text, filters, k, similar_items.exclude::text[]) o;
+END;
+COMMENT ON FUNCTION lookalike.similar_items(bigint, jsonb, int, bigint[]) IS
+    'The same for a catalogue all of whose ids are numbers';

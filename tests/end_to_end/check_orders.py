@@ -87,7 +87,7 @@ OPERATIONS = {
 }
 
 
-def answers(connection) -> dict[int, list]:
+def answers(connection) -> dict[str, list]:
     """What the live run answers about each of its products, with its filters and without."""
     products = connection.execute('SELECT product_id, "baseColour" FROM lookalike.live_products').fetchall()
     asked = "SELECT item, score FROM lookalike.similar_items(%s, %s)"
@@ -108,7 +108,7 @@ def start(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(start, tmp_path_factory) -> dict[str, dict[int, list]]:
+def alone(start, tmp_path_factory) -> dict[str, dict[str, list]]:
     """Night → the answers of that run where nothing ran beside it."""
     found = {}
     for name in CATALOGUES:
@@ -130,10 +130,10 @@ def alone(start, tmp_path_factory) -> dict[str, dict[int, list]]:
 class Readers:
     """Threads that ask about random products as fast as they can, and keep what was answered."""
 
-    def __init__(self, uri: str, products: list[int]) -> None:
+    def __init__(self, uri: str, products: list[str]) -> None:
         self.uri, self.products, self.ended = uri, products, threading.Event()
         self.problems: list[str] = []
-        self.seen: set[tuple[int, str]] = set()
+        self.seen: set[tuple[str, str]] = set()
         self.count = 0
         self.threads = [threading.Thread(target=self.ask, args=(place,)) for place in range(2)]
 

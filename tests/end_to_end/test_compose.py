@@ -197,7 +197,7 @@ def test_the_reader_asks_and_changes_nothing(logins, load_run, tmp_path):
     with store.connect(logins["loader"], tmp_path) as loader:
         load_run(loader, "a", *PRODUCTS)
     with store.connect(logins["reader"], tmp_path) as reader:
-        assert [item.product_id for item in store.similar_items(reader, 1, {}, 10)] == [2, 3]
+        assert [item.product_id for item in store.similar_items(reader, "1", {}, 10)] == ["2", "3"]
         assert reader.execute("SELECT count(*) FROM lookalike.live_products").fetchone() == (3,)
         for refused in (
             "DELETE FROM lookalike.live",

@@ -118,7 +118,7 @@ def test_lists_equal_a_numpy_recomputation_from_the_features_table(sample):
     for query in range(0, len(ids), 97):
         scores = embeddings @ embeddings[query]
         scores[query] = -2
-        order = np.lexsort((ids, -scores))[:10]
+        order = np.lexsort((ids.astype(np.int64), -scores))[:10]
         assert by_product[ids[query]]["items"][:10] == ids[order].tolist()
         assert by_product[ids[query]]["scores"][:10] == scores[order].tolist()
 
@@ -138,11 +138,11 @@ def test_a_second_refresh_embeds_nothing_and_publishes_nothing_anew(sample):
 def test_query_answers_what_a_cell_covers_and_what_none_does_alike(sample):
     folder, _ = sample
     product = lake(folder).table("products").read(["product_id"])["product_id"][5].as_py()
-    looked_up = lookalike(folder, "query", str(product)).stdout
+    looked_up = lookalike(folder, "query", product).stdout
     assert "read off the shortlist" in looked_up
     assert len(re.findall(r"^ ?\d+ +\d+ +0\.\d{4}", looked_up, re.MULTILINE)) == 10
     wanted = ("--filter", "baseColour=Blue,Black", "--filter", "gender!=Women", "--exclude", "1,2")
-    compared = lookalike(folder, "query", str(product), *wanted).stdout
+    compared = lookalike(folder, "query", product, *wanted).stdout
     assert "baseColour=Blue,Black and gender!=Women" in compared
     assert re.search(r"and \d+ products compared", compared)
 

@@ -86,9 +86,11 @@ CASES = {
         "leave a value out of baseColour!=…",
     ),
     "query-exclude": (["query", "10", "--exclude", "1,2", "--exclude", "3"], "10 Product 10 — no filter; 10 listed"),
+    "query-exclude-unknown": (["query", "10", "--exclude", "1;2,B07X"], "10 Product 10 — no filter; 10 listed"),
     "query-exclude-none": (
-        ["query", "10", "--exclude", "1;2"],
-        "64: '1;2' is no product id | --exclude | write ids separated by commas: 123,456",
+        ["query", "10", "--exclude", "1,a\x07b"],
+        "64: 'a\\x07b' is no product id: it has the control character '\\x07' | --exclude | "
+        "write ids separated by commas: 123,456",
     ),
     "query-empty-value": (["query", "10", "--filter", "baseColour="], "10 Product 10 — baseColour="),
     "query-lower-case-value": (["query", "10", "--filter", "baseColour=blue"], "10 Product 10 — baseColour=blue"),
@@ -124,7 +126,8 @@ CASES = {
     ),
     "query-huge-id": (
         ["query", "99999999999999999999"],
-        "2: Error: Invalid value for 'product_id': Input should be less than or equal to 9223372036854775807",
+        "64: the live run has no product 99999999999999999999 | similar_items | "
+        "its id may be wrong, or it was rejected: see the table rejects",
     ),
     "query-max-id": (
         ["query", "9223372036854775807"],
@@ -136,7 +139,16 @@ CASES = {
         "64: the live run has no product -5 | similar_items | "
         "its id may be wrong, or it was rejected: see the table rejects",
     ),
-    "query-float-id": (["query", "10.0"], "10 Product 10 — no filter; 10 listed"),
+    "query-float-id": (
+        ["query", "10.0"],
+        "64: the live run has no product 10.0 | similar_items | "
+        "its id may be wrong, or it was rejected: see the table rejects",
+    ),
+    "query-leading-zero": (
+        ["query", "010"],
+        "64: the live run has no product 010 | similar_items | "
+        "its id may be wrong, or it was rejected: see the table rejects",
+    ),
     "query-k-0": (
         ["query", "10", "-k", "0"],
         "2: Error: Invalid value for '-k': Input should be greater than or equal to 1",

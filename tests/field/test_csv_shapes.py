@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import csv
 import io
+import uuid
+from collections.abc import Callable
 
 import pytest
 
-from tests.catalogues import HEADER, folder, good_files, row
+from tests.catalogues import HEADER, folder, good_files, row, styles
 from tests.field.outcomes import intake
 
 N = 30
@@ -22,7 +24,7 @@ UPPER = f"the columns {COLUMNS} are missing; found {COLUMNS.upper()}"
 RENAME = ", ".join(f"{name.upper()} to {name}" for name in HEADER)
 MISSING = f"the columns {COLUMNS} are missing; found"
 UTF8 = "save it as UTF-8 (a spreadsheet calls that CSV UTF-8), or set LOOKALIKE_ENCODING to the encoding that it has"
-ID = "give ids that are whole numbers in digits, such as 15970, and name images by them: 15970.jpg"
+ID = "give ids such as 15970 or B07XJ8C8F5 as text, and name images by them: 15970.jpg"
 HTML = {at: '"' + "<li>cotton</li>\n" * (25 if at == 3 else 2) + '"' for at in range(1, N + 1)}
 SHIRT = {"productDisplayName": "青いシャツ", "baseColour": "青"}
 NOTHING = ("nan", "NaN", "None", "NULL", "<NA>", "-")
@@ -43,16 +45,30 @@ def ids(change) -> bytes:
     return values(lambda n: {"id": change(n)})
 
 
+def arabic(n: int) -> str:
+    return "".join(chr(0x660 + int(digit)) for digit in str(n))
+
+
 def quoted() -> str:
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows(line.split(",") for line in TEXT.splitlines())
     return out.getvalue()
 
 
-def no_id(shown: str, why: str = "") -> str:
+def no_id(shown: str, why: str) -> str:
     """Refused; the first row's id is shown, and all are like it."""
-    detail = f"{shown} in styles.csv, line 2: {shown!r} is no whole number in digits{why and ': '}{why}"
+    detail = f"{shown} in styles.csv, line 2: {shown!r}: {why}"
     return f"none of the 30 rows of styles.csv can be used: 30 × no product id (such as {detail}) | styles.csv | {ID}"
+
+
+def no_image(shown: str) -> str:
+    """Refused, as images are called by other ids; that of the first row is shown."""
+    problem = (
+        f"30 of 30 products (100.0%) cannot be used, at most 5.0% may be: 30 × no image (such as {shown} in styles.csv: "
+        "the folder images has no such file); files that no product has: 30 × no row (such as images/1.jpg: styles.csv "
+        "has no such id)"
+    )
+    return f"{problem} | styles.csv | mend the source, or allow more with LOOKALIKE_REJECT_MAX"
 
 
 def instead(name: str) -> str:
@@ -111,29 +127,27 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         f"the column gender is missing; found {COLUMNS.replace('gender', 'gender_x')} {GIVE}",
     ),
     "nan-none-null-texts": (values(lambda n: {"season": NOTHING[n % 6]}), FULL),
-    "thousands-in-id": (ids(lambda n: f'"1,{n:03d}"'), no_id("1,001", "it has thousands separators; leave them out")),
+    "thousands-in-id": (ids(lambda n: f'"1,{n:03d}"'), no_image("1,001")),
     "scientific-id": (
         ids(lambda n: f"{n:.2E}"),
         no_id("1.00E+00", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
     ),
-    "id-plus-sign": (ids(lambda n: f"+{n}"), no_id("+1", "leave the sign out")),
+    "id-plus-sign": (ids(lambda n: f"+{n}"), no_image("+1")),
+    "id-leading-zeros": (ids(lambda n: f"{n:08d}"), no_image("00000001")),
     "excel-text-id": (
         ids(lambda n: f'="{n}"'),
         no_id('="1"', "it is a formula of a spreadsheet; export its value alone"),
     ),
-    "apostrophe-id": (
-        ids(lambda n: f"'{n}"),
-        no_id("'1", "a spreadsheet's mark of text stands before it; leave that out"),
-    ),
-    "asin-ids": (ids(lambda n: f"B00{n:05d}X"), no_id("B0000001X")),
-    "id-with-suffix": (ids(lambda n: f"{n}.jpg"), no_id("1.jpg")),
-    "arabic-digits": (ids(lambda n: "".join(chr(0x660 + int(d)) for d in str(n))), no_id("١")),
+    "apostrophe-id": (ids(lambda n: f"'{n}"), no_image("'1")),
+    "asin-ids": (ids(lambda n: f"B00{n:05d}X"), no_image("B0000001X")),
+    "id-with-suffix": (ids(lambda n: f"{n}.jpg"), no_image("1.jpg")),
+    "arabic-digits": (ids(arabic), no_image("١")),
     "html-entities": (values(lambda n: {"productDisplayName": "Shirt &amp; &#39;Tie&#39; <b>x</b>"}), FULL),
     "control-characters": (values(lambda n: {"productDisplayName": "a\x0bb\x0cc\x1cd\x85e\u2028f"}), FULL),
     "form-feed-lines": (TEXT.replace("\n", "\n\x0c", 3), FULL),
     "ctrl-z-end": (TEXT + "\x1a", f"{FULL}; 1 × too few fields"),
     "sql-footer": (TEXT + "\n(30 rows)\n", f"{FULL}; 1 × too few fields"),
-    "repeated-header": (f"{TEXT}{HEAD}\n", f"{FULL}; 1 × no product id"),
+    "repeated-header": (f"{TEXT}{HEAD}\n", f"{FULL}; 1 × no image"),
     "huge-field": (values(lambda n: {"productDisplayName": "x" * 200_000} if n == 3 else {}), FULL),
     "quoted-newlines-25": (values(lambda n: {"productDisplayName": HTML[3]} if n == 3 else {}), FULL),
     "description-of-25-lines": (
@@ -160,6 +174,18 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "styles.csv is no text: it is a pointer of Git LFS | styles.csv | fetch the files: `git lfs pull`",
     ),
 }
+IDS: dict[str, Callable[[int], str]] = {
+    "asin": lambda n: f"B00{n:05d}X",
+    "ean-with-leading-zeros": lambda n: f"{n:014d}",
+    "uuid": lambda n: str(uuid.UUID(int=n)),
+    "sku-with-colour": lambda n: f"Hemd {n}, Größe 38",
+    "shop-slug": lambda n: f"shirt-slim-fit_{n}.html",
+    "thousands": lambda n: f"1,{n:03d}",
+    "sign": lambda n: f"-{n}",
+    "decimal": lambda n: f"{n}.5",
+    "above-64-bits": lambda n: f"{2**63 + n}",
+    "arabic-digits": arabic,
+}
 OTHER_NAMES = {"Styles.csv": "Styles.csv"}
 OTHER_NAMES |= {"products.csv": "products.csv", "styles.CSV-and-txt": "styles.csv.txt"}
 
@@ -169,6 +195,14 @@ def test_styles_as_other_programs_write_it(lake, tmp_path, case):
     data, expected = CASES[case]
     files = GOOD | {"styles.csv": data if isinstance(data, bytes) else data.encode()}
     assert intake(lake, folder(tmp_path / "source", files)) == expected
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_ids_as_shops_have_them_where_images_are_called_by_them(lake, tmp_path, case):
+    named = {n: IDS[case](n) for n in range(1, N + 1)}
+    images = {f"images/{named[n]}.jpg": GOOD[f"images/{n}.jpg"] for n in named}
+    rows = styles([row(n, id=named[n]) for n in named])
+    assert intake(lake, folder(tmp_path / "source", {"styles.csv": rows} | images)) == FULL
 
 
 @pytest.mark.parametrize("case", OTHER_NAMES)

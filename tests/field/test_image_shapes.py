@@ -86,8 +86,8 @@ def unknown(name: str) -> str:
     return f"{NONE}20 × unknown kind of file (such as images/{name}: images end in .jpg, .jpeg, .png, .webp){MEND}"
 
 
-def no_id(count: int, name: str, stem: str) -> str:
-    return f"{NONE}{count} × no product id in the name (such as images/{name}: {stem!r} is no whole number){MEND}"
+def no_row(count: int, name: str) -> str:
+    return f"{NONE}{count} × no row (such as images/{name}: styles.csv has no such id){MEND}"
 
 
 def elsewhere(names: str) -> str:
@@ -116,16 +116,16 @@ CASES: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "avif-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".avif")), unknown("1.avif")),
     "bmp-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".bmp")), unknown("1.bmp")),
     "no-suffix": (lambda: renamed(lambda name: name.removesuffix(".jpg")), unknown("1")),
-    "jpg-jpg": (lambda: renamed(lambda name: name + ".jpg"), no_id(20, "1.jpg.jpg", "1.jpg")),
+    "jpg-jpg": (lambda: renamed(lambda name: name + ".jpg"), no_row(20, "1.jpg.jpg")),
     "query-in-name": (lambda: renamed(lambda name: name + "?v=2"), unknown("1.jpg?v=2")),
     "front-back": (
         lambda: renamed(lambda name: name.replace(".", "_1."))
         | {name.replace(".jpg", "_2.jpg"): data for name, data in FILES.items() if name != "styles.csv"},
-        no_id(40, "10_1.jpg", "10_1"),
+        no_row(40, "10_1.jpg"),
     ),
-    "copy-of": (lambda: FILES | {f"images/{n} (1).jpg": b"x" for n in range(1, 6)}, f"{ALL}; 5 × no product id in the name"),
-    "folder-per-id": (lambda: renamed(lambda name: name.replace(".jpg", "/main.jpg")), no_id(20, "1/main.jpg", "main")),
-    "padded-names": (lambda: renamed(lambda name: f"images/{name[7:-4].zfill(10)}.jpg"), ALL),
+    "copy-of": (lambda: FILES | {f"images/{n} (1).jpg": b"x" for n in range(1, 6)}, f"{ALL}; 5 × no row"),
+    "folder-per-id": (lambda: renamed(lambda name: name.replace(".jpg", "/main.jpg")), f"{NONE}19 × second image (such as images/10/main.jpg: images/1/main.jpg is used); 1 × no row (such as images/1/main.jpg: styles.csv has no such id){MEND}"),
+    "padded-names": (lambda: renamed(lambda name: f"images/{name[7:-4].zfill(10)}.jpg"), no_row(20, "0000000001.jpg")),
     "folder-Images": (lambda: renamed(lambda name: name.replace("images", "Images")), elsewhere("Images/*.jpg")),
     "folder-img": (lambda: renamed(lambda name: name.replace("images", "img")), elsewhere("img/*.jpg")),
     "images-beside-csv": (lambda: renamed(lambda name: name.removeprefix("images/")), elsewhere("*.jpg")),

@@ -205,7 +205,8 @@ TABLES = {
         b"image,gender,gender!\na.jpg,Men,Men\na.jpg,Men,\n",
         "1 answered; 1 × wrong filter",
     ),
-    "csv-exclude-none": ("t.csv", b"image,exclude\na.jpg,1;2\na.jpg,1\n", "1 answered; 1 × wrong filter"),
+    "csv-exclude-unknown": ("t.csv", b"image,exclude\na.jpg,1;2\na.jpg,B07X\n", "2 answered"),
+    "csv-exclude-none": ("t.csv", b"image,exclude\na.jpg,1\x07\na.jpg,1\n", "1 answered; 1 × wrong filter"),
     "csv-and-same-filter": ("t.csv", b"image,gender\na.jpg,Women\n", "1 answered"),
     "parquet-null-image": ("t.parquet", parquet(image=["a.jpg", None]), "1 answered; 1 × no path"),
     "parquet-number-filter": ("t.parquet", parquet(image=["a.jpg"], season=[2012.0]), "1 answered"),
@@ -288,7 +289,7 @@ def test_the_command_search_says(lookalike, tmp_path, arguments, expected):
     ("query", "problem"),
     [
         ("gender=Men&gender!=Men", "every value that gender is to have is one that it is not to have"),
-        ("exclude=a", "'a' is no product id"),
+        ("exclude=1,a%07", r"'a\x07' is no product id: it has the control character '\x07'"),
         ("k=1&k=2", "k='1,2' is no number of 1 to 100"),
         ("k=0", "k='0' is no number of 1 to 100"),
         ("k=²", "k='²' is no number of 1 to 100"),

@@ -65,6 +65,8 @@ CASES = {
     ),
     "long-values-each": (changed(lambda n: {"usage": long_text(9000 + n)}), too_long(9001 + OTHERS, 9001)),
     "big-ids": (changed(lambda n: {"id": str(BIG + n)}), "24 products, 16 cells; 10 neighbours"),
+    "text-ids": (changed(lambda n: {"id": f"B07X{n:03d}ß"}), "24 products, 16 cells; 10 neighbours"),
+    "numbers-and-texts": (changed(lambda n: {"id": f"{n % 3:0{n // 3 + 1}d}"}), "24 products, 16 cells; 10 neighbours"),
     "odd-values": (changed(lambda n: {"baseColour": ODD[n % 12]}), "24 products, 12 cells; 10 neighbours"),
 }
 
@@ -100,7 +102,8 @@ def refresh(lake: Lake, name: str, source, database: str) -> str:
 def test_a_small_catalogue_is_published_or_refused_by_name(lake, empty_database, tmp_path, monkeypatch, case):
     monkeypatch.setattr(classifier, "EPOCHS", 1)  # what it says of so few products is nothing to the outcome
     rows, expected = CASES[case]
-    ids = {each["id"]: max(1, int(each["id"]) - BIG if case == "big-ids" else int(each["id"])) for each in rows}
-    pictures = {f"images/{key}.jpg": PICTURES[1 if case == "one-picture" else n] for key, n in ids.items()}
+    pictures = {
+        f"images/{each['id']}.jpg": PICTURES[1 if case == "one-picture" else n] for n, each in enumerate(rows, 1)
+    }
     source = folder(tmp_path / "source", {"styles.csv": styles(rows)} | pictures)
     assert refresh(lake, RUN, source, empty_database) == expected

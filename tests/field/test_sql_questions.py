@@ -18,6 +18,11 @@ QUESTIONS = {
     "good": (f"{BY_PRODUCT}(10)", "10"),
     "null product": (f"{BY_PRODUCT}(NULL)", "the live run has no product <NULL>"),
     "product as text": (f"{BY_PRODUCT}('10')", "10"),
+    "product as text of another form": (f"{BY_PRODUCT}('010')", "the live run has no product 010"),
+    "product huge, as text": (
+        f"{BY_PRODUCT}('99999999999999999999')",
+        "the live run has no product 99999999999999999999",
+    ),
     "product as numeric": (f"{BY_PRODUCT}(10.0)", "function lookalike.similar_items(numeric) does not exist"),
     "product huge": (
         f"{BY_PRODUCT}(99999999999999999999)",
@@ -71,6 +76,11 @@ QUESTIONS = {
     ),
     "exclude": (f"{BY_PRODUCT}(10, exclude => '{{1, 2, 3, 999999}}')", "9"),
     "exclude everything": (f"{BY_PRODUCT}(10, exclude => ARRAY(SELECT generate_series(1, 13)))", "0"),
+    "exclude by text": (f"{BY_PRODUCT}('10', exclude => '{{1, 02, B07X}}')", "10"),
+    "exclude everything by text": (
+        f"{BY_PRODUCT}('10', exclude => ARRAY(SELECT i::text FROM generate_series(1, 13) i))",
+        "0",
+    ),
     "exclude null": (f"{BY_PRODUCT}(10, exclude => NULL)", "10"),
     "exclude text": (f"{BY_PRODUCT}(10, exclude => '{{a}}')", 'invalid input syntax for type bigint: "a"'),
     "key twice": (f'{BY_PRODUCT}(10, \'{{"baseColour": "Blue", "baseColour": "Red"}}\')', "4"),

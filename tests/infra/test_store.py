@@ -121,8 +121,8 @@ def test_the_shells_search_path_changes_neither_what_is_made_nor_what_is_found(
     with store.connect(empty_database, tmp_path, prepares=True) as connection:
         old = load_run(connection, "a", IDS, VECTORS)
         load_run(connection, "b", IDS, VECTORS)
-        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
-        assert [item.product_id for item in store.similar_items_by_vector(connection, VECTORS[1], {}, 1)] == [2]
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == ["2", "3"]
+        assert [item.product_id for item in store.similar_items_by_vector(connection, VECTORS[1], {}, 1)] == ["2"]
         assert store.prune(connection, 1) == [old]
         assert names(connection) == ["b"]
 
@@ -160,9 +160,9 @@ def test_products_of_a_base_cell_lie_together_and_members_are_ranges_of_their_po
         values,
         [{}, {"gender": "Men"}],
     )
-    found = connection.execute("SELECT product_id, base_cell FROM lookalike.products ORDER BY position").fetchall()
-    assert found == [(10, 0), (60, 1), (30, 2), (40, 3), (50, 3), (20, 4)]
-    on_disk = connection.execute("SELECT position FROM lookalike.products ORDER BY ctid").fetchall()
+    found = connection.execute("SELECT product_id, id_order FROM lookalike.catalogue ORDER BY position").fetchall()
+    assert found == [("10", 0), ("60", 5), ("30", 2), ("40", 3), ("50", 4), ("20", 1)]
+    on_disk = connection.execute("SELECT position FROM lookalike.catalogue ORDER BY ctid").fetchall()
     assert on_disk == [(position,) for position in range(6)]
     numbering = connection.execute("SELECT starts, depths, widest FROM lookalike.numberings").fetchall()
     assert numbering == [([0, 1, 2, 3, 5, 6], [10, 10], [1])]
@@ -191,7 +191,7 @@ def test_what_an_answer_is_read_from_is_found_by_one_look_up_each_in_an_index(co
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value = 'Men'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value IS NULL",
         "SELECT items FROM lookalike.narrow_shortlists WHERE run_id = 1 AND position = 0",
-        "SELECT embedding FROM lookalike.products WHERE run_id = 1 AND position >= 0 AND position < 2",
+        "SELECT embedding FROM lookalike.catalogue WHERE run_id = 1 AND position >= 0 AND position < 2",
     ):
         plan = [line for (line,) in connection.execute(f"EXPLAIN {query}")]
         assert sum("Scan" in line for line in plan) == 1, plan
@@ -209,7 +209,7 @@ def test_a_cell_that_is_less_deep_than_an_answer_is_long_is_refused(connection):
 
 def products(ids):
     nothing = pa.nulls(len(ids), pa.string())
-    return pa.table({"product_id": ids, "gender": nothing, "image_sha256": ["0" * 64] * len(ids)})
+    return pa.table({"product_id": ids, "name": nothing, "gender": nothing, "image_sha256": ["0" * 64] * len(ids)})
 
 
 @pytest.mark.parametrize("width", [2, 256, 1280, 2048, 4032])
@@ -219,7 +219,7 @@ def test_embeddings_of_every_backbones_width_are_stored_exactly(connection, load
     load_run(connection, "a", IDS, entries, values)
     for row, (stored,) in zip(
         entries,
-        connection.execute("SELECT embedding::real[]::float8[] FROM lookalike.products ORDER BY product_id"),
+        connection.execute("SELECT embedding::real[]::float8[] FROM lookalike.catalogue ORDER BY product_id"),
         strict=True,
     ):
         assert stored == row.tolist()
@@ -240,7 +240,7 @@ def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_r
 def test_a_shortlist_of_a_product_that_is_not_loaded_is_not_counted(connection):
     with connection.transaction(force_rollback=True):
         run_id = store.begin(connection, "a", "f", ["gender"], {})
-        store.load_products(connection, run_id, products([7]), np.zeros(1, int), VECTORS[:1])
+        store.load_products(connection, run_id, products(["7"]), None, np.zeros(1, int), VECTORS[:1])
         block = np.array([0, 1]), np.array([0, 1, 2]), np.zeros(2, int), np.zeros((2, 0), int)
         store.load_shortlists(connection, run_id, 1, [block])
         assert store.counts(connection, run_id) == {"products": 1, "precomputed": 0, "shortlists": 1}

@@ -200,10 +200,10 @@ def test_a_role_that_may_create_roles_but_is_no_superuser_can_prepare_and_publis
             load_run(admin, "a", IDS, VECTORS)
             old = load_run(admin, "b", IDS, VECTORS)
             store.rollback(admin)
-            assert [item.product_id for item in store.similar_items(admin, 1, {}, 10)] == [2, 3]
+            assert [item.product_id for item in store.similar_items(admin, 1, {}, 10)] == ["2", "3"]
             assert store.prune(admin, 1) == [old]
-        owners = "SELECT proowner::regrole::text FROM pg_proc WHERE proname ~ '^similar_items'"
-        assert superuser.execute(owners).fetchall() == [("lookalike_lookup",)] * 2
+        owners = "SELECT proowner::regrole::text FROM pg_proc WHERE proname ~ '^similar_items' AND prosecdef"
+        assert superuser.execute(owners).fetchall() == [("lookalike_lookup",)] * 4
         superuser.execute(f"ALTER DATABASE {superuser.info.dbname} OWNER TO CURRENT_USER")
         superuser.execute("REASSIGN OWNED BY test_admin TO CURRENT_USER")
         for role in roles:
@@ -248,7 +248,7 @@ def test_an_older_release_asks_a_newer_store_and_changes_nothing_in_it(
         patched.setattr(store, "SQL", newer)
         store.prepare(connection)
     before = everything(connection)
-    assert ask(logins["reader"], tmp_path) == ("a", [2, 3])
+    assert ask(logins["reader"], tmp_path) == ("a", ["2", "3"])
     for uri in (empty_database, logins["loader"]):
         with store.connect(uri, tmp_path) as older:
             for change in (store.prepare, store.rollback, lambda o: store.unhold(o, None)):
@@ -262,10 +262,10 @@ def test_an_older_release_asks_a_newer_store_and_changes_nothing_in_it(
             pass
     assert everything(connection) == before
     monkeypatch.setattr(store, "SQL", newer)
-    assert ask(logins["reader"], tmp_path) == ("a", [2, 3])
+    assert ask(logins["reader"], tmp_path) == ("a", ["2", "3"])
     with store.connect(logins["loader"], tmp_path, prepares=True) as loader:
         load_run(loader, "b", IDS, VECTORS)
-    assert ask(logins["reader"], tmp_path) == ("b", [2, 3])
+    assert ask(logins["reader"], tmp_path) == ("b", ["2", "3"])
 
 
 def test_a_release_that_waits_to_publish_while_a_newer_one_prepares_is_refused(
@@ -306,11 +306,12 @@ def listed(empty_database, tmp_path, monkeypatch):
     """A store that the release with migration 0004 prepared, and whose live run has lists."""
     folder = tmp_path / "0004/sql"
     shutil.copytree(THIS, folder)
-    for later in ("0005_shortlists", "0006_narrow_shortlists"):
+    for later in ("0005_shortlists", "0006_narrow_shortlists", "0007_text_ids"):
         (folder / f"migrations/{later}.sql").unlink()
     shutil.rmtree(folder / "functions")
     shutil.copytree(Path(__file__).parent / "release_0004", folder / "functions")
     (folder / "functions/roles.sql").rename(folder / "roles.sql")
+    shutil.copy(Path(__file__).parent / "release_0006/views.sql", folder)
     with monkeypatch.context() as patched:
         patched.setattr(store, "SQL", folder)
         with store.connect(empty_database, tmp_path, prepares=True) as connection:
@@ -339,7 +340,7 @@ def test_an_upgrade_from_lists_fails_no_reader_and_the_old_tables_go_with_the_la
         with store.connect(listed, tmp_path, prepares=True) as connection:
             check_a_run_of_lists(connection)
             load_run(connection, "new", IDS, VECTORS[[0, 2, 1]])
-            assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3, 2]
+            assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == ["3", "2"]
             assert store.prune(connection, 2) == []
             assert store.rollback(connection).run == "old"
             check_a_run_of_lists(connection)
@@ -356,7 +357,7 @@ def test_an_upgrade_from_lists_fails_no_reader_and_the_old_tables_go_with_the_la
         assert connection.execute(tables).fetchone() > (2,)
         assert store.prune(connection, 1) == [1, 2]
         assert connection.execute(tables).fetchone() == (0,)
-        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3, 2]
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == ["3", "2"]
 
 
 def test_an_upgrade_waits_for_no_reader_in_the_middle_of_a_transaction(listed, tmp_path):
@@ -370,9 +371,9 @@ def test_an_upgrade_waits_for_no_reader_in_the_middle_of_a_transaction(listed, t
 def check_a_run_of_lists(connection):
     """What the live run of `LISTED` answers, and what it does not."""
     found = [(item.product_id, item.scanned) for item in store.similar_items(connection, 1, {}, 10)]
-    assert found == [(2, 0), (3, 0)]
+    assert found == [("2", 0), ("3", 0)]
     men = store.similar_items(connection, 3, {"gender": "Men"}, 10)
-    assert [(item.product_id, item.scanned) for item in men] == [(2, None), (1, None)]
+    assert [(item.product_id, item.scanned) for item in men] == [("2", None), ("1", None)]
     assert len(store.similar_items_by_vector(connection, VECTORS[0], {}, 2)) == 2
     for question in (
         lambda: store.similar_items(connection, 1, {}, 10, [2]),
@@ -403,10 +404,127 @@ def test_a_run_that_has_no_narrow_shortlists_answers_until_it_is_pruned(connecti
         wide = load_run(connection, "wide", IDS, VECTORS)
     connection.execute(f"DROP TABLE lookalike_runs.narrow_shortlists_{wide}")
     for filters in ({}, {"gender": {"not": "Men"}}):
-        assert [item.product_id for item in store.similar_items(connection, 1, filters, 10)] == [2, 3]
+        assert [item.product_id for item in store.similar_items(connection, 1, filters, 10)] == ["2", "3"]
     load_run(connection, "narrow", IDS, VECTORS)
     assert store.prune(connection, 1) == [wide]
-    assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2, 3]
+    assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == ["2", "3"]
+
+
+# From numbers to text -----------------------------------------------------------------------------------------------
+
+NUMBERED = """
+    INSERT INTO lookalike.runs (run, content_hash, fields, manifest, figures, loaded_at, published_at)
+        VALUES ('old', 'o', '{gender}', '{}', '{"products": 3}', '2026-01-01', '2026-01-01');
+    DO $$
+    DECLARE name text;
+    BEGIN
+        FOREACH name IN ARRAY string_to_array(
+            'products shortlists narrow_shortlists numberings cells field_values precomputed', ' ')
+        LOOP
+            EXECUTE format('CREATE TABLE lookalike_runs.%s_1 PARTITION OF lookalike.%1$s FOR VALUES IN (1)', name);
+            EXECUTE format('ALTER TABLE lookalike_runs.%s_1 OWNER TO lookalike_loader', name);
+        END LOOP;
+    END $$;
+    INSERT INTO lookalike.products (run_id, position, base_cell, product_id, gender, image_sha256, embedding) VALUES
+        (1, 0, 0, 3, NULL, 'c', '[0, 1]'), (1, 1, 1, 1, 'Men', 'a', '[1, 0]'), (1, 2, 1, 2, 'Men', 'b', '[0.75, 0.5]');
+    INSERT INTO lookalike.numberings VALUES (1, '{0,1,3}', '{10}', '{}');
+    INSERT INTO lookalike.cells VALUES (1, 0, B'11', B'0');
+    INSERT INTO lookalike.field_values VALUES (1, 'gender', NULL, B'10', B'1'), (1, 'gender', 'Men', B'01', B'1');
+    INSERT INTO lookalike.precomputed VALUES (1, '{}', '{0,3}');
+    INSERT INTO lookalike.narrow_shortlists VALUES
+        (1, 0, '{-32766,-32767}', '{}'), (1, 1, '{-32766,-32768}', '{}'), (1, 2, '{-32767,-32768}', '{}');
+    INSERT INTO lookalike.live (run_id) VALUES (1);
+"""
+
+
+@pytest.fixture
+def numbered(empty_database, tmp_path, monkeypatch):
+    """A store that the release with migration 0006 prepared, and whose live run has ids that are numbers."""
+    folder, former = tmp_path / "0006/sql", Path(__file__).parent / "release_0006"
+    shutil.copytree(former, folder)
+    shutil.copytree(THIS / "migrations", folder / "migrations")
+    (folder / "migrations/0007_text_ids.sql").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "SQL", folder)
+        with store.connect(empty_database, tmp_path, prepares=True) as connection:
+            connection.execute(NUMBERED)
+    return empty_database
+
+
+def test_an_upgrade_from_numbers_fails_no_reader_whatever_it_has_prepared(numbered, load_run, tmp_path):
+    ended, failures, answers = threading.Event(), [], []
+
+    def read(question):
+        with psycopg.connect(numbered, autocommit=True) as reader:
+            while not ended.is_set():
+                try:
+                    found = reader.execute(question, prepare=True).fetchall()
+                    answers.append((question, tuple(item for (item,) in found)))
+                except Exception as error:
+                    failures.append(repr(error))
+
+    with psycopg.connect(numbered, autocommit=True) as owner:
+        owner.execute("""CREATE VIEW public.similar_to_a_photo AS
+            SELECT item FROM lookalike.similar_items_by_vector('[1, 0]', '{}', 10, '{1}')""")
+    questions = "SELECT item FROM lookalike.similar_items(1)", "SELECT item FROM public.similar_to_a_photo"
+    threads = [threading.Thread(target=read, args=(question,)) for question in questions]
+    for thread in threads:
+        thread.start()
+    try:
+        with store.connect(numbered, tmp_path, prepares=True) as connection:
+            check_a_run_of_numbers(connection)
+            load_run(connection, "new", IDS, VECTORS[[0, 2, 1]])
+            assert [item.product_id for item in store.similar_items(connection, "1", {}, 10)] == ["3", "2"]
+            assert store.rollback(connection).run == "old"
+            check_a_run_of_numbers(connection)
+            store.unhold(connection, None)
+            load_run(connection, "newer", IDS, VECTORS[[0, 2, 1]])
+            assert store.prune(connection, 1) == [1, 2]
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert set(answers) == {(question, order) for question in questions for order in ((2, 3), (3, 2))}
+
+
+def check_a_run_of_numbers(connection):
+    """What the live run of `NUMBERED` answers."""
+    for filters, exclude, expected in (
+        ({}, [], [("2", 0), ("3", 0)]),
+        ({"gender": "Men"}, [], [("2", 0)]),
+        ({"gender": {"not": "Men"}}, [], [("3", 0)]),
+        ({}, ["2", "B07X"], [("3", 0)]),
+    ):
+        found = store.similar_items(connection, "1", filters, 10, exclude)
+        assert [(item.product_id, item.scanned) for item in found] == expected
+    found = store.similar_items_by_vector(connection, VECTORS[0], {}, 10, ["1", "01"])
+    assert [item.product_id for item in found] == ["2", "3"]
+    with pytest.raises(UserError, match="no product 01"):
+        store.similar_items(connection, "01", {}, 10)
+    names = connection.execute("SELECT product_id, gender, image_sha256 FROM lookalike.live_products ORDER BY 1")
+    assert names.fetchall() == [("1", "Men", "a"), ("2", "Men", "b"), ("3", None, "c")]
+    assert connection.execute("SELECT item FROM lookalike.similar_items(1)").fetchall() == [(2,), (3,)]
+
+
+def test_an_upgrade_from_numbers_waits_for_no_question_in_the_middle_of_a_transaction(numbered, tmp_path):
+    with psycopg.connect(numbered) as reader:
+        assert len(reader.execute("SELECT FROM lookalike.similar_items(1)").fetchall()) == 2
+        with store.connect(numbered, tmp_path, prepares=True) as connection:
+            assert len(store.similar_items(connection, "1", {}, 10)) == 2
+        assert len(reader.execute("SELECT FROM lookalike.similar_items(1)").fetchall()) == 2
+
+
+def test_what_was_made_upon_the_view_of_products_is_named_before_anything_is_changed(numbered, tmp_path):
+    with psycopg.connect(numbered, autocommit=True) as owner:
+        owner.execute("CREATE VIEW public.mine AS SELECT product_id FROM lookalike.live_products")
+        before = everything(owner)
+        with (
+            pytest.raises(UserError, match="view mine depends on view lookalike.live_products"),
+            store.connect(numbered, tmp_path, prepares=True),
+        ):
+            pass
+        assert everything(owner) == before
 
 
 # Releases before this one ------------------------------------------------------------------------------------------
@@ -532,11 +650,11 @@ def test_a_store_of_the_release_before_is_not_asked_until_it_is_prepared_and_the
             ("new", {}, True),
             ("old", {}, True),
         ]
-        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [3]
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == ["3"]
         assert store.rollback(connection).run == "old"
-        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == [2]
+        assert [item.product_id for item in store.similar_items(connection, 1, {}, 10)] == ["2"]
         load_run(connection, "c", IDS, VECTORS)
         assert store.prune(connection, 2) == [2, 3]
         assert [run.run for run in store.runs(connection)] == ["c", "old"]
-    assert ask(make_conninfo(empty_database, user="test_reader"), tmp_path) == ("c", [2, 3])
+    assert ask(make_conninfo(empty_database, user="test_reader"), tmp_path) == ("c", ["2", "3"])
     old_store.execute("DROP ROLE test_reader")

@@ -1,22 +1,28 @@
 """catalog: the published file's quirks, users' bad input, and nothing lost silently."""
 
+import csv
 import io
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import UserError
 from infra.lake import Lake
 from jobs import catalog as catalog_step
+from jobs import ids, stored
 from jobs import rejects as rejects_module
-from jobs import stored
 from jobs.pull import PULLS
 from jobs.step import execute
 from ml import images
@@ -30,8 +36,8 @@ def run_catalog(lake, files, **settings):
     return run, execute("catalog", run)
 
 
-def products(run) -> dict[int, dict]:
-    return {each["product_id"]: each for each in run.table("products").read().to_pylist()}
+def products(run) -> dict[str, dict]:
+    return {product["product_id"]: product for product in run.table("products").read().to_pylist()}
 
 
 def reasons(run) -> list[tuple[str | None, str]]:
@@ -44,12 +50,12 @@ def with_styles(data: bytes, n: int = 3) -> dict[str, bytes]:
 
 def test_good_rows_become_products_with_attributes_derived_type_and_image(lake):
     run, result = run_catalog(lake, good_files(5))
-    found = products(run)
-    assert (result.rows, result.rejects, sorted(found)) == (5, 0, [1, 2, 3, 4, 5])
-    assert found[1]["derivedType"] == "Women Casual Shoes"
-    assert found[1]["productDisplayName"] == "Product 1"
-    files = {each["image_sha256"]: each for each in run.table("images").read().to_pylist()}
-    first = files[found[1]["image_sha256"]]
+    by_id = products(run)
+    assert (result.rows, result.rejects, list(by_id)) == (5, 0, ["1", "2", "3", "4", "5"])
+    assert by_id["1"]["derivedType"] == "Women Casual Shoes"
+    assert by_id["1"]["productDisplayName"] == "Product 1"
+    files = {file["image_sha256"]: file for file in run.table("images").read().to_pylist()}
+    first = files[by_id["1"]["image_sha256"]]
     assert first["bytes"] == good_files(5)["images/1.jpg"]
     assert (first["width"], first["height"]) == (30, 40)
 
@@ -57,7 +63,7 @@ def test_good_rows_become_products_with_attributes_derived_type_and_image(lake):
 def test_unquoted_commas_of_the_last_column_belong_to_it(lake):
     data = styles([row(1), row(2), row(3)]).replace(b"Product 2", b"Shirt, blue, slim,")
     run, _ = run_catalog(lake, with_styles(data))
-    assert products(run)[2]["productDisplayName"] == "Shirt, blue, slim,"
+    assert products(run)["2"]["productDisplayName"] == "Shirt, blue, slim,"
 
 
 def test_quoted_commas_and_quotes_inside_names_are_read(lake):
@@ -65,22 +71,22 @@ def test_quoted_commas_and_quotes_inside_names_are_read(lake):
     data = data.replace(b"Product 2", b'5" heels').replace(b"Product 3", b'"Best" shirt')
     run, _ = run_catalog(lake, with_styles(data))
     names = {key: value["productDisplayName"] for key, value in products(run).items()}
-    assert names == {1: "a, b", 2: '5" heels', 3: '"Best" shirt'}
+    assert names == {"1": "a, b", "2": '5" heels', "3": '"Best" shirt'}
 
 
 def test_a_stray_quote_swallows_no_rows_and_a_quoted_line_break_is_kept(lake):
     data = styles([row(1), row(2, productDisplayName="two\nlines"), row(3)]).replace(b"Product 1", b'"Open')
     run, _ = run_catalog(lake, with_styles(data))
     names = {key: value["productDisplayName"] for key, value in products(run).items()}
-    assert names == {1: '"Open', 2: "two\nlines", 3: "Product 3"}
+    assert names == {"1": '"Open', "2": "two\nlines", "3": "Product 3"}
 
 
 def test_na_is_a_value_and_an_empty_one_is_missing(lake):
     rows = [row(1, usage="NA", season="", year=""), row(2, baseColour="NA"), row(3)]
     run, result = run_catalog(lake, with_styles(styles(rows)))
-    found = products(run)
-    assert (found[1]["usage"], found[1]["season"], found[1]["year"]) == ("NA", None, None)
-    assert found[2]["baseColour"] == "NA"
+    by_id = products(run)
+    assert (by_id["1"]["usage"], by_id["1"]["season"], by_id["1"]["year"]) == ("NA", None, None)
+    assert by_id["2"]["baseColour"] == "NA"
     assert result.rejects == 0
 
 
@@ -88,9 +94,9 @@ def test_windows_line_ends_a_byte_order_mark_and_western_bytes_are_read(lake):
     data = styles([row(1), row(2), row(3)]).replace(b"\n", b"\r\n").replace(b"Product 2", b"Caf\xe9")
     data = data.replace(b"Product 3", "Crème".encode())
     run, result = run_catalog(lake, with_styles(b"\xef\xbb\xbf" + data))
-    found = products(run)
-    assert (found[2]["productDisplayName"], found[3]["productDisplayName"]) == ("Café", "Crème")
-    assert found[1]["usage"] == "Casual"
+    by_id = products(run)
+    assert (by_id["2"]["productDisplayName"], by_id["3"]["productDisplayName"]) == ("Café", "Crème")
+    assert by_id["1"]["usage"] == "Casual"
     assert result.figures["lines_not_utf8"] == 1
 
 
@@ -99,13 +105,13 @@ def test_reordered_and_further_columns_are_read_by_name(lake):
     rows = [row(n) | {"price": "9.99"} for n in (1, 2, 3)]
     run, result = run_catalog(lake, with_styles(styles(rows, columns)))
     assert result.rows == 3
-    assert products(run)[2]["articleType"] == row(2)["articleType"]
+    assert products(run)["2"]["articleType"] == row(2)["articleType"]
 
 
 def test_each_row_that_cannot_be_used_is_rejected_with_its_reason(lake):
     lines = styles([row(n) for n in range(1, 41)]).decode().splitlines()
     lines += [
-        "abc," + lines[1].split(",", 1)[1],
+        "=A1," + lines[1].split(",", 1)[1],
         lines[1],
         "99,Men,Apparel",
         styles([row(77)]).decode().splitlines()[1],
@@ -115,7 +121,7 @@ def test_each_row_that_cannot_be_used_is_rejected_with_its_reason(lake):
         ("1", "duplicate id"),
         ("77", "no image"),
         ("99", "too few fields"),
-        ("abc", "no product id"),
+        ("=A1", "no product id"),
     ]
     assert (result.rows, result.rejects) == (40, 4)
     where = {each["reason"]: each["file"] for each in run.table("rejects").read().to_pylist()}
@@ -143,28 +149,103 @@ def test_a_zero_byte_in_a_row_costs_that_row_only(lake):
     assert result.rows == 39
 
 
-@pytest.mark.parametrize("text", ["9" * 5000, "9223372036854775808", "-1", "1.5", "", "²"])
-def test_an_id_that_is_no_64_bit_whole_number_costs_that_row_only(lake, text):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "it is empty"),
+        ("9" * 257, "it has 257 characters; at most 256 may be"),
+        ("a\x0bb", r"it has the control character '\x0b'"),
+        ("1.0", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
+        ("-7.", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
+        ("1e5", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
+        ("1.23E+09", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
+        ("=A1", "it is a formula of a spreadsheet; export its value alone"),
+    ],
+)
+def test_a_value_that_is_no_id_costs_that_row_only_and_the_reject_tells_why(lake, text, why):
     data = styles([row(n) for n in range(1, 31)] + [row(0, id=text)])
-    run, result = run_catalog(lake, with_styles(data, 30) | {f"images/{text[:40]}.jpg": image(1)})
-    assert (text[:40], "no product id") in reasons(run)
+    run, result = run_catalog(lake, with_styles(data, 30))
+    (reject,) = run.table("rejects").read().to_pylist()
+    assert (reject["product_id"], reject["reason"]) == (text[:40], "no product id")
+    assert reject["detail"].endswith(f": {why}")
     assert result.rows == 30
 
 
-def test_leading_zeros_do_not_change_an_id(lake):
-    files = good_files(3)
-    files["images/0002.jpg"] = files.pop("images/2.jpg")
-    files["styles.csv"] = files["styles.csv"].replace(b"\n3,", b"\n003,")
-    run, result = run_catalog(lake, files)
-    assert sorted(products(run)) == [1, 2, 3]
-    assert result.rejects == 0
+@pytest.mark.parametrize(
+    "text", ["9223372036854775808", "9" * 200, "-1", "+1", "1.5", "1,234", "²", "'123", "B07XJ8C8F5", "Größe 38", "id"]
+)
+def test_any_other_text_is_an_id_as_it_stands_and_its_image_is_called_so(lake, text):
+    files = good_files(3) | {"styles.csv": styles([row(1), row(2), row(3), row(0, id=f" {text}\t")])}
+    run, result = run_catalog(lake, files | {f"images/{text}.jpg": image(4)})
+    assert (list(products(run)), reasons(run)) == (["1", "2", "3", text], [])
+
+
+def test_leading_zeros_make_another_id_with_another_image(lake):
+    files = good_files(1) | {"styles.csv": styles([row("001"), row(1), row("01")])}
+    run, result = run_catalog(lake, files | {"images/01.jpg": image(2), "images/001.jpg": image(3)})
+    assert (list(products(run)), result.rejects) == (["1", "001", "01"], 0)
+    assert len({product["image_sha256"] for product in products(run).values()}) == 3
+
+
+def test_an_image_whose_name_has_zeros_that_the_id_lacks_is_not_its_image(lake):
+    files = good_files(40)
+    files["images/0007.jpg"] = files.pop("images/7.jpg")
+    run, _ = run_catalog(lake, files)
+    assert reasons(run) == [("0007", "no row"), ("7", "no image")]
+
+
+REFUSED = re.compile(r"[+-]?\d+\.0*|[+-]?\d+([.,]\d+)?[eE][+-]?\d+|=.*")
+"""What programs make of ids."""
+SIGNS = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/\\")
+IDS = st.one_of(
+    st.integers(0, 300).map(str),
+    st.integers(2**63 - 9, 2**63 + 9).map(str),
+    st.from_regex(r"0{0,2}[0-9]{1,3}[A-Z]?", fullmatch=True),
+    st.text(SIGNS, max_size=60).map(ids.trimmed),
+).filter(lambda text: text and text[0] != "." and not REFUSED.fullmatch(text))
+"""Those that a file can be named by; names that begin with a dot are hidden files."""
+
+
+def table_of(rows: list[dict[str, str]], form: str) -> bytes:
+    """The rows as a table of this form: `csv`, `tsv` or `parquet`."""
+    if form == "parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        return sink.getvalue()
+    out = io.StringIO()
+    csv.writer(out, delimiter="\t" if form == "tsv" else ",").writerows([catalogues.HEADER, *map(dict.values, rows)])
+    return out.getvalue().encode()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(IDS, min_size=1, max_size=8, unique=True), st.sampled_from(["csv", "tsv", "parquet"]))
+def test_ids_of_any_text_and_images_called_so_are_just_these_products_in_the_order_of_ids(texts, form):
+    files = {f"styles.{form}": table_of([row(0, id=text) for text in texts], form)}
+    picture = image(1)
+    with tempfile.TemporaryDirectory() as folder:
+        run, result = run_catalog(
+            Lake(Path(folder).as_uri()), files | {f"images/{text}.jpg": picture for text in texts}
+        )
+        assert list(products(run)) == sorted(texts, key=ids.key)
+        assert (reasons(run), result.rejects) == ([], 0)
 
 
 def test_an_image_without_a_row_is_listed_but_is_no_rejected_product(lake):
     files = good_files(3) | {"images/99.jpg": image(99), "images/notes.txt": b"x", "images/cover.jpg": image(5)}
     run, result = run_catalog(lake, files, reject_max=0.0)
-    assert reasons(run) == [("", "no product id in the name"), ("", "unknown kind of file"), ("99", "no row")]
+    assert reasons(run) == [("", "unknown kind of file"), ("99", "no row"), ("cover", "no row")]
     assert (result.rows, result.figures["rejected_products"]) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("stem", "why"),
+    [("x" * 257, "it has 257 characters; at most 256 may be"), ("a\x07b", r"it has the control character '\x07'")],
+)
+def test_an_image_whose_name_can_be_no_id_is_told_so(lake, stem, why):
+    run, result = run_catalog(lake, good_files(3) | {f"images/{stem}.jpg": image(5)})
+    (reject,) = run.table("rejects").read().to_pylist()
+    assert (reject["product_id"], reject["reason"]) == (None, "no product id in the name")
+    assert reject["detail"] == f"{stem[:40]!r}: {why}"
 
 
 def test_bad_image_files_are_rejected_by_name_and_the_others_go_on(lake):
@@ -211,8 +292,8 @@ def test_one_content_under_two_ids_is_stored_once(lake):
     files = good_files(3)
     files["images/2.jpg"] = files["images/1.jpg"]
     run, result = run_catalog(lake, files)
-    found = products(run)
-    assert found[1]["image_sha256"] == found[2]["image_sha256"]
+    by_id = products(run)
+    assert by_id["1"]["image_sha256"] == by_id["2"]["image_sha256"]
     assert result.figures["images_new"] == len(run.table("images").read()) == 2
 
 
@@ -311,7 +392,7 @@ def test_names_of_old_zips_are_read_or_shown_by_their_bytes_and_never_garbled(la
     more, result = run_catalog(
         lake, in_old_names(names, codec).replace(b"images/2.jpg", b"images/x.jpg"), reject_max=0.9
     )
-    (reject,) = [each for each in more.table("rejects").read().to_pylist() if not each["product_id"]]
+    (reject,) = [reject for reject in more.table("rejects").read().to_pylist() if reject["reason"] == "no row"]
     assert reject["file"] == f"{shown.removesuffix('/styles.csv')}/images/x.jpg"
 
 
@@ -377,7 +458,7 @@ def test_lines_of_every_system_are_read_alike_and_counted(lake, newline):
     data = styles([row(n, productDisplayName="two\nlines" if n == 2 else "a\x85b\u2028c") for n in range(1, 41)])
     data += b'41,"Men\n'  # a quote that nothing closes
     run, result = run_catalog(lake, with_styles(data.replace(b"\n", newline), 40), reject_max=0.2)
-    names = run.table("products").read().sort_by("product_id")["productDisplayName"].to_pylist()
+    names = run.products(["productDisplayName"])["productDisplayName"].to_pylist()
     assert names[:3] == ["a\x85b\u2028c", "two\nlines", "a\x85b\u2028c"]
     assert [each["file"] for each in run.table("rejects").read().to_pylist()] == ["styles.csv, line 43"]
 
@@ -460,7 +541,7 @@ def refused(lake, files) -> UserError:
         (lambda name: name.removesuffix(".jpg"), "4 × unknown kind of file (such as images/1: images end in"),
         (
             lambda name: name.replace(".jpg", "_1.jpg"),
-            "4 × no product id in the name (such as images/1_1.jpg: ",
+            "4 × no row (such as images/1_1.jpg: styles.csv has no such id)",
         ),
         (lambda name: name.replace("images/", "Images/"), "outside the folder images it holds 4 × Images/*.jpg"),
         (lambda name: name.replace("images/", ""), "outside the folder images it holds 4 × *.jpg"),
@@ -564,9 +645,9 @@ def test_a_picture_seen_again_under_another_id_in_one_archive_is_the_same(lake):
     files = good_files(6)
     files["images/6.jpg"] = re_encoded(files)["images/3.jpg"]
     run, _ = run_catalog(lake, files)
-    found = products(run)
-    assert found[6]["picture"] == found[3]["picture"]
-    assert found[6]["image_sha256"] != found[3]["image_sha256"]
+    by_id = products(run)
+    assert by_id["6"]["picture"] == by_id["3"]["picture"]
+    assert by_id["6"]["image_sha256"] != by_id["3"]["image_sha256"]
 
 
 def test_images_stored_by_another_recipe_are_stored_anew_and_keep_their_pictures(lake, monkeypatch):
@@ -576,7 +657,7 @@ def test_images_stored_by_another_recipe_are_stored_anew_and_keep_their_pictures
     monkeypatch.setitem(images.RECIPE, "long_side", 300)
     later = pulled(open_run(lake, "2026-02-01"), zip_bytes(files))
     assert execute("catalog", later).figures["images_new"] == 5
-    sha = products(later)[1]["image_sha256"]
+    sha = products(later)["1"]["image_sha256"]
     heights = {row["height"] for row in later.table("images").read().to_pylist() if row["image_sha256"] == sha}
     assert heights == {512, 300}
     monkeypatch.setattr(stored, "CURRENT", pc.field("recipe") == images.recipe_hash())
@@ -596,13 +677,13 @@ def test_a_lake_of_a_release_that_told_no_pictures_gets_them(lake):
     assert all(row["picture"] >= 0 for row in products(later).values())
 
 
-def test_products_come_by_ascending_id_whatever_their_parts_are_called(lake):
-    rows = [{"product_id": number, "image_sha256": f"{number:064}"} for number in range(40)]
+def test_products_come_in_the_order_of_ids_whatever_their_parts_are_called(lake):
+    in_order = [*map(str, range(40)), "007", "1.5", "B07", "Ä"]
+    rows = [{"product_id": text, "image_sha256": f"{number:064}"} for number, text in enumerate(in_order)]
     run = open_run(lake)
     write_result(run, "catalog", tables={"products": write_table(run, "products", rows, catalog_step.PRODUCTS, 3)})
-    stored = run.table("products").read(["product_id"])["product_id"].to_pylist()
-    assert stored != sorted(stored)
-    assert run.products(["product_id"])["product_id"].to_pylist() == list(range(40))
+    assert run.table("products").read(["product_id"])["product_id"].to_pylist() != in_order
+    assert run.products(["product_id"])["product_id"].to_pylist() == in_order
 
 
 def test_products_of_an_earlier_release_are_a_clear_error_where_pictures_are_needed(lake):

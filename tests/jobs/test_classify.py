@@ -81,7 +81,7 @@ def test_of_too_many_products_those_with_the_first_image_hashes_are_learnt_from_
     row = run.table("classifier").read().to_pylist()[0]
     learnt = {*row["train_ids"], *row["validation_ids"], *row["test_ids"]}
     labelled = [(image, product) for product, label, image in rows if label]
-    assert learnt == {product for _, product in sorted(labelled)[:60]}
+    assert learnt == {str(product) for _, product in sorted(labelled)[:60]}
     assert (result.figures["left_out"], result.figures["without_subcategory"]) == (60, 2)
     assert result.figures["test_accuracy"] == 1.0
 
@@ -89,8 +89,8 @@ def test_of_too_many_products_those_with_the_first_image_hashes_are_learnt_from_
 def test_the_sides_hold_every_labelled_product_once_and_never_share_an_image(night):
     row = night[3]
     sides = [row[side] for side in ("train_ids", "validation_ids", "test_ids")]
-    assert sorted(sum(sides, [])) == list(range(100, 100 + N))
-    image = {product_id: name for product_id, _, name in catalogue()[0]}
+    assert sorted(sum(sides, [])) == [str(number) for number in range(100, 100 + N)]
+    image = {str(number): name for number, _, name in catalogue()[0]}
     train, validation, test = ({image[product_id] for product_id in side} for side in sides)
     assert len(train) + len(validation) + len(test) == len(train | validation | test) == 90
 
@@ -100,7 +100,7 @@ def test_the_saved_file_is_named_by_its_hash_and_gives_the_metrics_in_the_table(
     assert row["model_file"] == f"models/{row['model_sha256']}.keras"
     model = classifier.from_bytes(run.lake.read_bytes(row["model_file"]), row["model_sha256"])
     rows, features = catalogue()
-    kind, image = ({row[0]: row[column] for row in rows} for column in (1, 2))
+    kind, image = ({str(row[0]): row[column] for row in rows} for column in (1, 2))
     beside = len(classifier.COLUMNS)  # the fixture's features are the same in every column
     vectors = np.array([features[image[product_id]] * beside for product_id in row["test_ids"]], np.float32)
     predicted = [row["labels"][best] for best in classifier.predict(model, vectors).argmax(axis=1)]

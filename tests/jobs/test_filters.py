@@ -1,5 +1,7 @@
 """The grammar of filters: what people write, what the store takes, and back."""
 
+import re
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -69,8 +71,9 @@ def test_rows_pass_by_the_words_of_the_store():
 
 
 def test_ids_to_leave_out_are_read_and_what_is_none_is_named():
-    assert read_ids(["123, 456", "-7"], "here") == [123, 456, -7]
-    assert read_ids([""], "here") == []
-    for wrong in ("12a", "1.0", "99999999999999999999", "²"):
-        with pytest.raises(UserError, match="is no product id"):
+    assert read_ids(["123, 456", "-7"], "here") == ["123", "456", "-7"]
+    assert read_ids([r"B07X,007,1.0, a\,b ,\\"], "here") == ["B07X", "007", "1.0", "a,b", "\\"]
+    assert read_ids(["", " , "], "here") == []
+    for wrong, why in (("1,a\x00b", "'a\\x00b' is no product id: it has the control"), ("9" * 257, "it has 257 char")):
+        with pytest.raises(UserError, match=re.escape(why)):
             read_ids([wrong], "here")

@@ -19,7 +19,7 @@ from ml.gates import GATES
 from tests.catalogues import write_result
 
 N = 12
-IDS = np.arange(N) * 10 + 10
+IDS = np.array([*map(str, range(10, 10 * N, 10)), "B07X"], object)
 COLOUR = ["Red"] * 5 + ["Blue"] * 6 + [None]
 CELLS = [
     {"cell": 0, "members": N, "depth": 10, "filters": "[{}]"},
@@ -49,7 +49,7 @@ def ready(tmp_path, uri, name="2026-01-31", angle=0.0, missing=0, **settings):
         for members in (range(N), range(5))
     ]
     shortlists = [
-        {"product_id": int(IDS[q]), "items": IDS[kept].tolist(), "scores": scores[q][kept].tolist()}
+        {"product_id": IDS[q], "items": IDS[kept].tolist(), "scores": scores[q][kept].tolist()}
         for q, of_cells in enumerate(zip(*best, strict=True))
         for kept in [sorted({i for items in of_cells for i in items}, key=lambda i, q=q: (-scores[q, i], i))]
     ]
@@ -109,7 +109,7 @@ def test_it_loads_the_run_makes_it_live_and_says_what_it_did(tmp_path, connectio
     assert store.live(connection).figures == {"products": N, "cells": 2}
     passing = {
         "{}": set(IDS.tolist()),
-        "baseColour": {int(i) for i, colour in zip(IDS, COLOUR, strict=True) if colour == "Red"},
+        "baseColour": {i for i, colour in zip(IDS, COLOUR, strict=True) if colour == "Red"},
     }
     for row in run.table("shortlists").read().to_pylist():
         for cell, ids in zip(CELLS, passing.values(), strict=True):
@@ -121,7 +121,11 @@ def test_it_loads_the_run_makes_it_live_and_says_what_it_did(tmp_path, connectio
     blue = store.similar_items(connection, 10, {"baseColour": "Blue"}, 10)
     assert {item.product_id for item in blue} == set(IDS[5:11].tolist())
     columns = connection.execute('SELECT gender, year, "derivedType" FROM lookalike.live_products LIMIT 1').fetchone()
-    assert columns == ("gender x", "year x", "Men x")
+    own = connection.execute("SELECT name, kind, attributes FROM lookalike.live_products WHERE product_id = 'B07X'")
+    (name, kind, attributes), known = own.fetchone(), [field for field in ATTRIBUTES if field != "productDisplayName"]
+    assert (name, kind) == ("productDisplayName x", "articleType x")
+    assert attributes == {field: f"{field} x" for field in known if field != "baseColour"}
+    assert columns == ("gender x", "year x", "gender x articleType x")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +212,7 @@ def test_a_table_that_names_an_unknown_product_is_not_published(
     publish(ready(tmp_path, empty_database, "old"))
     run = ready(tmp_path, empty_database, "new", angle=0.5)
     rows = run.table(table).read().to_pylist()
-    rows[3][column] = [10, 55] if column == "items" else 55
+    rows[3][column] = ["10", "55"] if column == "items" else "55"
     commit_again(run, table, rows)
     with pytest.raises(RuntimeError, match=message):
         publish(run)
@@ -218,7 +222,7 @@ def test_a_table_that_names_an_unknown_product_is_not_published(
 def test_a_product_without_embedding_is_not_published(tmp_path, connection, empty_database):
     run = ready(tmp_path, empty_database)
     rows = run.table("embeddings").read().to_pylist()
-    commit_again(run, "embeddings", [row for row in rows if row["product_id"] != 30])
+    commit_again(run, "embeddings", [row for row in rows if row["product_id"] != "30"])
     with pytest.raises(RuntimeError, match="product 30 has no embedding"):
         publish(run)
 

@@ -57,7 +57,7 @@ def test_shortlists_equal_an_integer_reference_for_every_product(run, monkeypatc
     shortlists = {each["product_id"]: each for each in run.table("shortlists").read().to_pylist()}
     assert result.rows == len(shortlists) == N
     assert sorted(cell["members"] for cell in cells) == [23, 24, 35, 35, 70]
-    kept: dict[int, set] = {product["product_id"]: set() for product in products}
+    kept: dict[str, set] = {product["product_id"]: set() for product in products}
     for cell in cells:
         assert cell["depth"] == 10
         for filters in json.loads(cell["filters"]):
@@ -65,11 +65,11 @@ def test_shortlists_equal_an_integer_reference_for_every_product(run, monkeypatc
             assert len(members) == cell["members"]
             for query, product in enumerate(products):
                 scored = sorted(
-                    (-int(units[query] @ units[m]), products[m]["product_id"]) for m in members if m != query
+                    (-int(units[query] @ units[m]), int(products[m]["product_id"])) for m in members if m != query
                 )
                 kept[product["product_id"]].update(scored[:10])
     for product, scored in kept.items():
-        assert shortlists[product]["items"] == [item for _, item in sorted(scored)]
+        assert shortlists[product]["items"] == [str(item) for _, item in sorted(scored)]
         assert [round(score / UNIT**2) for score in shortlists[product]["scores"]] == [
             -score for score, _ in sorted(scored)
         ]

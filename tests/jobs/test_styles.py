@@ -19,11 +19,11 @@ FIELDS = Settings().fields
 
 
 def read(data: bytes, fields=FIELDS, name: str = "styles.csv", **settings) -> tuple[dict[int, dict], list[tuple]]:
-    """Rows by id, and (reason, place, detail) of what was rejected."""
+    """Rows by id, here numbers all of them, and (reason, place, detail) of what was rejected."""
     rejects = Rejects()
     with opened(name, {"": File(name, lambda: io.BytesIO(data))}, reading(Settings(**settings))) as table:
         rows = read_styles(table, rejects, fields)
-    return {each["product_id"]: each for each in rows}, [
+    return {int(each["product_id"]): each for each in rows}, [
         (each["reason"], each["file"], each["detail"]) for each in rejects.rows
     ]
 
@@ -176,7 +176,7 @@ def test_the_store_takes_filters_of_the_longest_values_that_are_taken(connection
     assert sum(map(len, filters.values())) == FILTER_MAX
     values = {name: [text] * 2 for name, text in filters.items()}
     load_run(connection, "2026-01-31", np.array([1, 2]), np.eye(2), values, [{}, filters])
-    assert [item.product_id for item in store.similar_items(connection, 1, filters, 10)] == [2]
+    assert [item.product_id for item in store.similar_items(connection, "1", filters, 10)] == ["2"]
 
 
 def test_the_file_without_a_usable_row_says_every_kind_with_a_sample():
@@ -184,8 +184,8 @@ def test_the_file_without_a_usable_row_says_every_kind_with_a_sample():
     with pytest.raises(UserError) as caught:
         read(good + b"3,Men\n")
     assert caught.value.problem == (
-        "none of the 3 rows of styles.csv can be used: 2 × no product id (such as 1.0 in styles.csv, line 2: '1.0' is "
-        "no whole number in digits: it became a decimal number, as pandas makes it where an id is missing; write ids "
-        "as text); 1 × too few fields (such as 3 in styles.csv, line 4: 2 instead of 10)"
+        "none of the 3 rows of styles.csv can be used: 2 × no product id (such as 1.0 in styles.csv, line 2: '1.0': it "
+        "became a decimal number, as pandas makes it where an id is missing; write ids as text); 1 × too few fields "
+        "(such as 3 in styles.csv, line 4: 2 instead of 10)"
     )
     assert "such as 15970" in caught.value.remedy

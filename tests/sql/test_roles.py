@@ -33,8 +33,8 @@ ATTACKS = {
     "a policy on a table of its own": f"""
         CREATE FUNCTION {{schema}}.crime() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {CRIME} RETURN true; END $$;
         GRANT USAGE ON SCHEMA {{schema}} TO PUBLIC;
-        CREATE POLICY trap ON lookalike.products USING ({{schema}}.crime());
-        ALTER TABLE lookalike.products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY""",
+        CREATE POLICY trap ON lookalike.catalogue USING ({{schema}}.crime());
+        ALTER TABLE lookalike.catalogue ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY""",
     "a function that runs as its caller in the place of one that does not": f"""
         CREATE OR REPLACE FUNCTION lookalike.similar_items(product_id bigint, filters jsonb DEFAULT '{{{{}}}}',
             k int DEFAULT 10, exclude bigint[] DEFAULT '{{{{}}}}') RETURNS {ANSWER} LANGUAGE plpgsql
@@ -101,7 +101,7 @@ def test_a_loader_creates_in_the_schema_of_partitions_alone_and_does_not_forge_w
         "CREATE TABLE lookalike.mine (x int)",
         "CREATE FUNCTION lookalike.mine() RETURNS int LANGUAGE sql RETURN 1",
         "ALTER TABLE lookalike.shortlists RENAME TO mine",
-        "ALTER FUNCTION lookalike.similar_items SECURITY INVOKER",
+        "ALTER FUNCTION lookalike.similar_items(text, jsonb, int, text[]) SECURITY INVOKER",
         "DELETE FROM lookalike.prepared",
         "UPDATE lookalike.applied SET sha256 = ''",
         "SET ROLE lookalike_lookup",

@@ -1,0 +1,54 @@
+-- The base cells that pass filters, and the precomputed cells inside; or an error that says what is wrong with the filters.
+--
+-- A condition on a field is a value to have, null for no value, a list of such of which one is to be had, or {"not": …} of any of
+-- these, which is the complement: a product without a value passes {"not": "Yellow"}. A value that no product has is no error.
+-- A precomputed cell lies inside where it has no member with a value that the condition on a field leaves out.
+CREATE OR REPLACE FUNCTION lookalike.passing(asked int, filters jsonb, OUT base_cells varbit, OUT cells varbit)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_variable
+DECLARE
+    known text[];
+    named text;
+    condition jsonb;
+    complement boolean;
+    wanted text[];
+    none_wanted boolean;
+    having_one varbit;
+    leaving_out varbit;
+BEGIN
+    SELECT r.fields INTO known FROM lookalike.runs r WHERE r.run_id = asked;
+    IF jsonb_typeof(filters) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'filters is no JSON object: %', filters USING HINT = 'write {"field": "value"}, or {} for no filter';
+    END IF;
+    SELECT c.base_cells, ~c.supersets INTO base_cells, cells FROM lookalike.cells c WHERE c.run_id = asked AND c.cell = 0;
+    FOR named, condition IN SELECT * FROM jsonb_each(filters) LOOP
+        IF named <> ALL (known) THEN
+            RAISE EXCEPTION 'unknown field %', quote_literal(named) USING HINT = 'known fields: ' || array_to_string(known, ', ');
+        END IF;
+        complement := jsonb_typeof(condition) = 'object' AND condition ? 'not' AND condition - 'not' = '{}';
+        IF complement THEN
+            condition := condition -> 'not';
+        END IF;
+        IF jsonb_typeof(condition) <> 'array' THEN
+            condition := jsonb_build_array(condition);
+        END IF;
+        IF condition = '[]' OR jsonb_path_exists(condition, 'strict $[*] ? (@.type() != "string" && @.type() != "null")') THEN
+            RAISE EXCEPTION 'the condition on field % is none: %', quote_literal(named), filters -> named
+                USING HINT = 'write a value, null for none, a list of them, or {"not": …} with one of these';
+        END IF;
+        wanted := ARRAY(SELECT value FROM jsonb_array_elements_text(condition) AS e(value) WHERE value IS NOT NULL);
+        none_wanted := condition @> 'null';
+        SELECT bit_or(v.base_cells) FILTER (WHERE v.hit), bit_or(v.cells) FILTER (WHERE v.hit = complement)
+        INTO having_one, leaving_out
+        FROM (
+            SELECT v.base_cells, v.cells, CASE WHEN v.value IS NULL THEN none_wanted ELSE v.value = ANY (wanted) END AS hit
+            FROM lookalike.field_values v WHERE v.run_id = asked AND v.field = named
+        ) v;
+        having_one := coalesce(having_one, base_cells & ~base_cells);
+        cells := cells & ~coalesce(leaving_out, cells & ~cells);
+        base_cells := base_cells & CASE WHEN complement THEN ~having_one ELSE having_one END;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION lookalike.passing IS
+    'The base cells of a run that pass filters, and the precomputed cells inside; for the other functions, not for readers';

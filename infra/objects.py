@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from infra.errors import TransientError
-from infra.lake import ATTEMPTS, BUCKET, again, client, reaching
+from infra.lake import ATTEMPTS, BUCKET, UnreachedError, again, client, reaching
 
 DOWNLOAD_PART, DOWNLOADS = 8 * 2**20, 4
 """Bytes that a download asks for at once, and how many such requests are under way."""
@@ -110,6 +111,31 @@ def read(place: Place, most: int) -> bytes:
         raise FileNotFoundError(str(place))
     place, size = met
     return Stream(place, size).read(min(size, most)) or b""
+
+
+def read_changed(place: Place, most: int, etag: str) -> tuple[bytes | None, str]:
+    """The first `most` bytes of an object and its ETag; no bytes where that is `etag` still.
+
+    Raises:
+        FileNotFoundError: there is none. Else as `reaching` does.
+    """
+    from botocore.exceptions import ClientError
+
+    unless = {"IfNoneMatch": etag} if etag else {}
+    with reaching(str(place)):
+        try:
+            answer = client().get_object(**place.names, **unless)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 304:
+                return None, etag
+            if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchVersion", "404"):
+                raise FileNotFoundError(str(place)) from None
+            raise
+        with closing(answer["Body"]) as body:
+            data = body.read(most)
+    if len(data) != min(most, answer["ContentLength"]):
+        raise UnreachedError(f"{place} broke off after {len(data):,} of {answer['ContentLength']:,} bytes")
+    return data, answer.get("ETag", "")
 
 
 def download(place: Place, sink: BinaryIO, advance: Callable[[int], None]) -> None:

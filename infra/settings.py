@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infra.addresses import Allowed
 from infra.errors import UserError
 from infra.places import absolute
 from infra.sealing import LOCAL
@@ -79,6 +80,14 @@ class Settings(BaseSettings):
     """Largest unpacked size of a source, in bytes; more is refused as a zip bomb."""
     image_max_bytes: int = Field(default=32 * 2**20, gt=0)
     """Largest image file, in bytes; a larger one is rejected."""
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts and networks inside ours that images may be fetched from: `images.corp`, `10.0.0.7:80`, `10.0.0.0/8`, …"""
+    image_connections: int = Field(default=32, ge=1, le=1000)
+    """Images fetched at once from the web; memory holds so many files."""
+    image_connections_a_host: int = Field(default=4, ge=1, le=100)
+    """Images fetched at once from one host of the web."""
+    image_contact: str = Field(default="", pattern=r"^[!-'*-~]{0,200}$")
+    """Where a host's operator finds who fetches its images: `https://…` or `mailto:…`; stands in the User-Agent."""
     styles_max_bytes: int = Field(default=2**30, gt=0)
     """Largest unpacked table of the catalogue, in bytes; a larger one stops the run."""
     delimiter: str = ""
@@ -180,6 +189,14 @@ class Settings(BaseSettings):
             return value and codecs.lookup(value).name
         except LookupError:
             raise ValueError("it is no encoding of text that Python knows, such as utf-8, cp1251 or utf-16") from None
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _known_hosts(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        entries = value.split(",") if isinstance(value, str) else value
+        named = tuple(entry.strip() for entry in entries if entry.strip())
+        Allowed.of(named)
+        return named
 
     @field_validator("photo_roots", mode="before")
     @classmethod

@@ -31,6 +31,9 @@ def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch)
         ("SPARK", "", "no address of a master"),
         ("PORT", "http", "'http'"),
         ("PHOTO_ROOTS", "/photos,https://host/photos", "'https://host/photos' is no folder"),
+        ("IMAGE_HOSTS", "images.corp,http://other", "'http://other' is no host, host:port or network"),
+        ("IMAGE_CONTACT", "me (at home)", "'me (at home)'"),
+        ("IMAGE_CONNECTIONS", "0", "greater than or equal to 1"),
         ("DELIMITER", "ab", "no single sign"),
         ("DELIMITER", '"', "no single sign"),
         ("DELIMITER", "a", "no single sign"),
@@ -60,6 +63,11 @@ def test_a_value_that_cannot_be_used_is_named_with_its_variable_and_remedy(monke
 )
 def test_names_of_delimiters_and_encodings_are_known(name, value, read):
     assert getattr(read_settings(**{name: value}), name) == read
+
+
+def test_hosts_of_images_are_a_list(monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_IMAGE_HOSTS", "images.corp:8080, 10.0.0.0/8,")
+    assert read_settings().image_hosts == ("images.corp:8080", "10.0.0.0/8")
 
 
 def test_whatever_names_a_place_is_absolute_and_can_be_told_to_a_process_elsewhere(monkeypatch, tmp_path):

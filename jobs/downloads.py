@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 from urllib.request import getproxies_environment
 
 import numpy as np
@@ -54,7 +55,7 @@ TRIES = 10
 """Of a commit, when other writers keep coming first."""
 PARTS_MAX = 200
 """Parts of `downloads` from which on it is written anew, with the latest row of each URL."""
-LOOKED_UP = 10_000
+LOOKED_UP = 50_000
 """URLs that are looked up in `downloads` at once."""
 REMEDIES = {
     "inside the network": "name the host or its network in LOOKALIKE_IMAGE_HOSTS if images are to come from there",
@@ -66,15 +67,18 @@ REMEDIES = {
 NO_PROXY = "; for images no proxy is used, though the environment names one: let this machine reach the hosts itself"
 
 
+Id = TypeVar("Id", int, str)
+
+
 @dataclass(frozen=True)
-class Downloaded:
+class Downloaded(Generic[Id]):
     """The images of products: product id → SHA-256 (hex) of those that could be had, in the order of its URLs.
 
     `originals` holds their files. `figures` tell how many URLs there were, and how many gave a new image, an unchanged
     one, were not asked for (`fresh`) or failed.
     """
 
-    images: dict[int, list[str]]
+    images: dict[Id, list[str]]
     originals: Table
     figures: Mapping[str, object]
 
@@ -90,7 +94,7 @@ class Downloaded:
                     yield sha.as_py(), data.as_py()
 
 
-def download(run: Run, urls: Mapping[int, Sequence[str]], rejects: Rejects) -> Downloaded:
+def download(run: Run, urls: Mapping[Id, Sequence[str]], rejects: Rejects) -> Downloaded[Id]:
     """Bring the images of products into the lake.
 
     A product none of whose images can be had is rejected, with the fault of each; of any other the faults are rows.
@@ -119,7 +123,7 @@ def download(run: Run, urls: Mapping[int, Sequence[str]], rejects: Rejects) -> D
     images = {}
     for product_id, of_product in urls.items():
         images[product_id] = [session.images[url] for url in of_product if url in session.images]
-        _reject(rejects, product_id, [faults[url] for url in of_product if url in faults], not images[product_id])
+        _reject(rejects, str(product_id), [faults[url] for url in of_product if url in faults], not images[product_id])
     figures = {"urls": len(wanted), **{name: session.counts[name] for name in ("new", "unchanged", "fresh", "failed")}}
     return Downloaded({product: had for product, had in images.items() if had}, session.originals, figures)
 
@@ -135,13 +139,13 @@ def _manners(settings: Settings) -> web.Manners:
     )
 
 
-def _reject(rejects: Rejects, product_id: int, faults: list[web.Fault], nothing: bool) -> None:
+def _reject(rejects: Rejects, product_id: str, faults: list[web.Fault], nothing: bool) -> None:
     """A row for each fault; the first one rejects the product where `nothing` is left of it."""
     if nothing and not faults:
-        rejects.product(str(product_id), "", "no image", "it has no URL of one")
+        rejects.product(product_id, "", "no image", "it has no URL of one")
     for position, fault in enumerate(faults):
         reject = rejects.product if nothing and not position else rejects.file
-        reject(str(product_id), shown(fault.url), fault.reason, fault.detail)
+        reject(product_id, shown(fault.url), fault.reason, fault.detail)
 
 
 def _none(faults: Mapping[str, web.Fault]) -> UserError | TransientError:

@@ -55,8 +55,8 @@ APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "shortlists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
-UNRECORDED |= {"airflow_home", "spark", "port"}
-"""Settings that decide no result: places, some of which hold passwords, and how one machine's commands run."""
+UNRECORDED |= {"airflow_home", "spark", "port", "image_connections", "image_connections_a_host", "image_contact"}
+"""Settings that decide no result: places, some of which hold passwords, and how one machine's commands run and ask."""
 
 
 class OutdatedError(TransientError):

@@ -14,7 +14,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -103,7 +103,9 @@ def catalog(run: Run) -> StepResult:
         products = _attach_images(rows, source, rejects)
         _check_share(rejects, found, len(products), settings.reject_max, source)  # before the images' work
         known = Known.of(tables["images"])
-        parts, products = store_images(source, products, known, rejects, settings.image_max_bytes)
+        files: dict[int, str | ImageError] = {}
+        contents = _new_contents(source, products, set(known.contents), settings.image_max_bytes, files)
+        parts, products = store_images(contents, files, products, known, rejects)
     _check_share(rejects, found, len(products), settings.reject_max, source)
     figures = {
         "products": len(products),
@@ -336,14 +338,24 @@ def _to_array(thumbnails: pa.BinaryArray) -> np.ndarray:
 
 
 def store_images(
-    source: Source, products: list[dict], known: Known, rejects: Rejects, max_bytes: int
+    contents: Iterable[tuple[str, bytes]],
+    files: Mapping[int, str | ImageError],
+    products: list[dict],
+    known: Known,
+    rejects: Rejects,
 ) -> tuple[list[Part], list[dict]]:
     """Write the contents that are not `known` yet, and let it know them.
 
-    Returns the parts, and the products whose image can be used, each with its `image_sha256` and `picture`.
+    Args:
+        contents: (SHA-256, bytes) of each, once.
+        files: product id → SHA-256 of its image, or what is wrong with it, when `contents` has been read.
+        products: with their `file`, which rejects name.
+        known: what is stored already.
+        rejects: receives the products whose image cannot be used.
+
+    Returns:
+        The parts, and the products whose image can be used, each with its `image_sha256` and `picture`.
     """
-    names = [product["file"] for product in products]
-    files: dict[str, str | ImageError] = {}
     bad: dict[str, ImageError] = {}
     parts: list[Part] = []
     waiting: list[dict] = []
@@ -355,7 +367,7 @@ def store_images(
         del waiting[:IMAGES_A_PART]
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        for batch in _batches(_new_contents(source, names, set(known.contents), max_bytes, files)):
+        for batch in _batches(contents):
             made = dict(zip(batch, pool.map(_store, batch.values()), strict=True))
             bad |= {sha: image for sha, image in made.items() if isinstance(image, ImageError)}
             stored = {sha: image for sha, image in made.items() if isinstance(image, Stored)}
@@ -368,7 +380,7 @@ def store_images(
         write()
     usable = []
     for product in products:
-        content = files[product["file"]]
+        content = files[product["product_id"]]
         error = content if isinstance(content, ImageError) else bad.get(content)
         if error:
             rejects.product(product["product_id"], product["file"], error.reason, error.detail)
@@ -378,25 +390,27 @@ def store_images(
 
 
 def _new_contents(
-    source: Source, names: list[str], known: set[str], max_bytes: int, files: dict[str, str | ImageError]
+    source: Source, products: list[dict], known: set[str], max_bytes: int, files: dict[int, str | ImageError]
 ) -> Iterator[tuple[str, bytes]]:
-    """(SHA-256, bytes) of each content that is not `known`, once; `files` receives each name's SHA-256 or its fault.
+    """(SHA-256, bytes) of each content that is not `known`, once; `files` receives each product's SHA-256 or its fault.
 
     At most `max_bytes` are unpacked, whatever the archive declares. In the order of the archive: one pass over it.
     """
-    progress, seen = Progress("images", len(names)), set(known)
-    for name in sorted(names, key=lambda name: source.members[name].header_offset):
+    progress, seen = Progress("images", len(products)), set(known)
+    for product in sorted(products, key=lambda product: source.members[product["file"]].header_offset):
+        name, product_id = product["file"], product["product_id"]
         progress.add(1)
         try:
             with source.archive.open(source.members[name]) as member:
                 data = member.read(max_bytes + 1)
         except DAMAGE as error:
-            files[name] = ImageError("damaged in the archive", str(error))
+            files[product_id] = ImageError("damaged in the archive", str(error))
             continue
         if len(data) > max_bytes:
-            files[name] = ImageError("file too large", f"more than {max_bytes:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+            fault = ImageError("file too large", f"more than {max_bytes:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+            files[product_id] = fault
             continue
-        files[name] = sha = hashlib.sha256(data).hexdigest()
+        files[product_id] = sha = hashlib.sha256(data).hexdigest()
         if sha not in seen:
             seen.add(sha)
             yield sha, data

@@ -82,6 +82,11 @@ class Downloaded(Generic[Id]):
     originals: Table
     figures: Mapping[str, object]
 
+    @property
+    def files(self) -> dict[Id, str]:
+        """Product id → SHA-256 of the first of its images, as `jobs.catalog.store_images` takes them."""
+        return {product_id: images[0] for product_id, images in self.images.items()}
+
     def contents(self, known: Container[str]) -> Iterator[tuple[str, bytes]]:
         """(SHA-256, file) of each image that is not `known`, once; a part of `originals` is held in memory."""
         wanted = {sha for images in self.images.values() for sha in images if sha not in known}

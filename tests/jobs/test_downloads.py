@@ -17,11 +17,14 @@ import pytest
 
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
+from infra.places import shown
 from infra.settings import read_settings
 from jobs import downloads
+from jobs.catalog import Known, store_images
 from jobs.downloads import Downloaded, download
 from jobs.rejects import Rejects
 from jobs.run import Run
+from jobs.sample import sample
 from tests.web_server import WebServer
 
 
@@ -256,6 +259,24 @@ def test_a_lake_on_s3_holds_images_of_s3_and_the_web_alike(bucket, site, tmp_pat
     second = had(a_run(lake, "2026-01-02"), urls)
     assert second.figures == {"urls": 2, "new": 0, "unchanged": 2, "fresh": 0, "failed": 0}
     assert dict(second.contents(())) == {sha(b"one"): b"one", sha(b"two"): b"two"}
+
+
+def test_what_came_is_what_catalog_stores(tmp_path, site):
+    jpegs = [product.image for product in sample(4, 7) if product.image]
+    rows = [{"product_id": at, "url": site.serve(f"/{at}.jpg", data)} for at, data in enumerate(jpegs)]
+    rows.append({"product_id": 8, "url": site.serve("/8.jpg", b"no image at all")})
+    rows.append({"product_id": 9, "url": site.serve("/9.jpg", status=404)})
+    run, rejects = a_run(tmp_path), Rejects()
+    known = Known.of(run.lake.table("images"))
+    downloaded = download(run, {row["product_id"]: [row["url"]] for row in rows}, rejects)
+    products = [{**row, "file": shown(row["url"])} for row in rows if row["product_id"] in downloaded.files]
+    parts, products = store_images(downloaded.contents(known.contents), downloaded.files, products, known, rejects)
+    assert [(product["product_id"], product["image_sha256"]) for product in products] == [
+        (at, sha(data)) for at, data in enumerate(jpegs)
+    ]
+    assert sum(part.rows for part in parts) == len(set(jpegs))
+    assert {row["product_id"]: row["reason"] for row in rejects.rows} == {"8": "not an image", "9": "not found"}
+    assert not list(downloaded.contents(known.contents.keys() | {sha(b"no image at all")}))
 
 
 def test_memory_holds_a_part_of_the_files_at_most(tmp_path, site, monkeypatch):

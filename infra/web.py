@@ -21,7 +21,7 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -123,10 +123,10 @@ class Fault(NamedTuple):
 
 def key(url: str) -> str:
     """SHA-256 (hex) of a URL, under which it is kept: the URL itself may hold a signature."""
-    return hashlib.sha256(url.encode()).hexdigest()
+    return hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()
 
 
-def fetch(asked: Iterable[Asked], manners: Manners) -> Iterator[Answer | Fault]:
+def fetch(asked: Iterable[Asked], manners: Manners) -> Generator[Answer | Fault, None, None]:
     """What each URL gives, once for each, as it comes; `asked` is read as far ahead as `WINDOW`.
 
     Raises:

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.request import getproxies_environment
@@ -116,12 +116,13 @@ def download(run: Run, urls: Mapping[Id, Sequence[str]], rejects: Rejects) -> Do
     wanted = list(dict.fromkeys(url for of_product in urls.values() for url in of_product))
     session = _Session(run)
     progress, faults = Progress("images", len(wanted)), dict[str, web.Fault]()
-    for outcome in web.fetch(session.unasked(wanted), _manners(run.settings)):
-        if isinstance(outcome, web.Answer):
-            session.take(outcome)
-        else:
-            faults[outcome.url] = session.fall_back(outcome)
-        progress.reach(session.counts.total())
+    with closing(web.fetch(session.unasked(wanted), _manners(run.settings))) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, web.Answer):
+                session.take(outcome)
+            else:
+                faults[outcome.url] = session.fall_back(outcome)
+            progress.reach(session.counts.total())
     session.commit()
     if faults and not session.images:
         raise _none(faults)
@@ -150,7 +151,8 @@ def _reject(rejects: Rejects, product_id: str, faults: list[web.Fault], nothing:
         rejects.product(product_id, "", "no image", "it has no URL of one")
     for position, fault in enumerate(faults):
         reject = rejects.product if nothing and not position else rejects.file
-        reject(product_id, shown(fault.url), fault.reason, fault.detail)
+        text = shown(fault.url).encode(errors="replace").decode()  # JSON may hold half a character
+        reject(product_id, text, fault.reason, fault.detail)
 
 
 def _none(faults: Mapping[str, web.Fault]) -> UserError | TransientError:

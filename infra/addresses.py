@@ -35,7 +35,7 @@ def is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address):
         if inner := address.ipv4_mapped or (IPv4Address(int(address) & 0xFFFF_FFFF) if address in NAT64 else None):
             return is_public(inner)
-        if address not in UNICAST or address.scope_id:
+        if address not in UNICAST:
             return False
     special = any(address.version == network.version and address in network for network in SPECIAL)
     return address.is_global and not address.is_multicast and not special

@@ -44,8 +44,8 @@ DOWNLOADS = pa.schema(
         ("run", pa.string()),
     ]
 )
-"""A row each time that a URL gave an image, the latest one counts. `at_sha256` is of the URL that redirects led to; the
-times are seconds since 1970. Hashes of URLs, since a URL may hold a signature."""
+"""A row each time that a URL gave an image, the latest one counts. `at_sha256` is of the URL that redirects led to.
+`fresh_until` is in seconds since 1970, `asked_at` in microseconds. Hashes of URLs, since a URL may hold a signature."""
 ORIGINALS = pa.schema([("image_sha256", pa.string()), ("bytes", pa.binary())])
 PART_BYTES = 128 * 2**20
 """Bytes of files that wait to be written: what memory holds of them, give or take a file."""
@@ -210,9 +210,10 @@ class _Session:
             self._files[sha] = answer.data
             self._size += len(answer.data)
         self.images[answer.url] = sha
-        now = int(time.time())
-        row = (web.key(answer.url), sha, answer.at, answer.etag, answer.last_modified, now + answer.fresh_s, now)
-        self._rows.append(dict(zip(DOWNLOADS.names, (*row, self._run.name), strict=True)))
+        asked_at = time.time_ns() // 1000
+        times = asked_at // 10**6 + answer.fresh_s, asked_at
+        row = web.key(answer.url), sha, answer.at, answer.etag, answer.last_modified, *times, self._run.name
+        self._rows.append(dict(zip(DOWNLOADS.names, row, strict=True)))
         if self._size >= PART_BYTES:
             self._write()
         if time.monotonic() - self._committed >= COMMIT_S:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -75,7 +76,7 @@ def test_a_file_comes_with_what_the_server_says_of_it(site):
 
 
 def test_a_server_is_told_who_asks_and_nothing_else_that_tells_nights_apart(site):
-    first = site.serve("/1", FILE, Set_Cookie="visitor=7")
+    first = site.serve("/1", FILE, ETag='"1"')
     ask(first)
     ask(first)
     (_, sent), (_, again) = site.asked
@@ -83,6 +84,14 @@ def test_a_server_is_told_who_asks_and_nothing_else_that_tells_nights_apart(site
     assert sent["User-Agent"] == "lookalike/test (+mailto:me@shop.example)"
     assert sent["Accept-Encoding"] == "identity"
     assert sent.keys() == {"Host", "User-Agent", "Accept", "Accept-Encoding"}
+
+
+def test_what_a_server_sets_as_a_cookie_is_not_told_it_again(site, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up({"images.example": "127.0.0.1"}))
+    site.serve("/1", FILE, Set_Cookie="visitor=7")
+    ask(*(f"http://images.example:{site.port}/1?{at}" for at in range(3)), connections_a_host=1)
+    assert len(site.asked) == 3
+    assert not [sent for _, sent in site.asked if "Cookie" in sent]
 
 
 @pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
@@ -203,6 +212,16 @@ def test_a_file_that_is_packed_unasked_is_unpacked_up_to_the_limit(site):
         "cut short",
         "unexpected answer",
     ]
+
+
+def test_memory_does_not_hold_what_a_bomb_unpacks_to(site):
+    url = site.serve("/bomb", gzip.compress(bytes(5 * 10**7)), Content_Encoding="gzip")
+    tracemalloc.start()
+    try:
+        assert reason(url) == "file too large"
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 # Redirects
@@ -558,6 +577,13 @@ def test_a_host_that_fails_again_and_again_is_given_up_and_others_are_not(site):
         assert [outcome.data for outcome in outcomes[300:]] == [FILE] * 50
         assert all(outcome.passing for outcome in outcomes[:300])
         assert f"{site.host}: it failed" in outcomes[299].detail
+
+
+def test_a_host_that_fails_now_and_then_is_not_given_up(site):
+    good, bad = site.serve("/good", FILE), site.serve("/bad", status=500)
+    urls = [f"{bad if at % 3 else good}?{at}" for at in range(60)]
+    outcomes = ask(*urls, connections_a_host=1, tries=1, given_up_after=4, given_up_s=0)
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, Fault)} == {"server error"}
 
 
 def test_a_host_without_some_files_is_not_given_up(site):

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import boto3
+import pyarrow as pa
 import pytest
 
 from infra.errors import TransientError, UserError
@@ -149,6 +150,15 @@ def test_nights_at_once_end_with_all_that_either_had(tmp_path, site, monkeypatch
     after = had(a_run(tmp_path, "2026-01-03"), urls)
     assert after.figures == {"urls": 9, "new": 0, "unchanged": 9, "fresh": 0, "failed": 0}
     assert dict(after.contents(())) == {sha(b"%d" % at): b"%d" % at for at in range(9)}
+
+
+def test_a_content_that_two_nights_stored_comes_once(tmp_path, site):
+    urls, run = {1: [site.serve("/1", b"one")]}, a_run(tmp_path)
+    had(run, urls)
+    rows = pa.table([[sha(b"one"), sha(b"two")], [b"one", b"two"]], schema=downloads.ORIGINALS)
+    part = run.lake.write_part("originals", rows)
+    run.lake.table("originals").commit([part], downloads.ORIGINALS, run="another night", mode="append")
+    assert list(had(run, urls).contents(())) == [(sha(b"one"), b"one")]
 
 
 def test_every_fault_is_a_row_and_a_product_without_an_image_is_rejected(tmp_path, site):

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
 
 import numpy as np
+
+from ml.closed_sets import Combination, combinations, find_closed_sets
 
 DEPTH = 10
 """Items of an answer, which a shortlist gives under every filter that is made of precomputed cells."""
 DEEP, LARGE = 20, 6000
 """Depth of cells of more members than that: to compare them all, as too many are left out by their ids, takes long."""
+MOST_CELLS, MOST_MEMBERS = 512, 96
+"""Of cells, so that a shortlist takes some 4 kB; and of cells that a product is in, on average: with that the time
+grows that its shortlist takes. Kaggle's seven fields have 440 and 30 (benchmarks/RESULTS.md)."""
+MOST_COMBINATIONS = 2048
+"""Of filter combinations that are listed, all cells' together."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class Cells:
     `filters[i]` lists the filter combinations (field → value) that have just the members of cell `i`; `sizes` int64
     (c,) counts those; `depths` int32 (c,) says how many of them, the most similar ones, every shortlist holds. An
     *atom* is the set of products that belong to exactly the same cells: `atoms` int32 (n,) is each product's atom, and
-    `contains` bool (a, c) says which cells contain an atom.
+    `contains` bool (a, c) says which cells contain an atom. `inside` bool (c, c) has `[i, j]` set where cell `j` lies
+    inside another cell `i`.
     """
 
     filters: list[list[dict[str, str]]]
@@ -33,6 +40,7 @@ class Cells:
     depths: np.ndarray
     atoms: np.ndarray
     contains: np.ndarray
+    inside: np.ndarray
 
     def __len__(self) -> int:
         return len(self.filters)
@@ -43,7 +51,7 @@ class Cells:
 
 
 def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int, depth: int = DEPTH) -> Cells:
-    """The cell of the empty filter, whatever its size, and that of every filter combination with enough members.
+    """The cell of the empty filter, whatever its size, and those of filter combinations with enough members.
 
     Args:
         values: field → the n products' values; None or "" never matches a filter.
@@ -51,36 +59,55 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
         cell_min: members a cell needs, the empty filter's excepted.
         depth: that of a cell; one of more than `LARGE` members has `DEEP`, if that is more.
 
-    Combinations with the same members share one cell. Cells come in the order they are met: fewest fields first, then
-    by field and value.
+    Combinations with the same members share one cell. Cells come in the order of their first combinations: fewest
+    fields first, then by field and value. Where more qualify than `MOST_CELLS` and `MOST_MEMBERS` allow, those are kept
+    whose combinations have the fewest fields, and of these the largest: few people ask by many fields, and the members
+    of a filter without a cell are compared. Of their combinations the first `MOST_COMBINATIONS` in that order are
+    listed, and each cell's first one.
     """
     names = list(values)
-    labels, codes = zip(*(_encode(values[name]) for name in names), strict=True) if names else ((), ())
-    tuple_of, first, counts = _groups(codes, n)
-    tuples = [column[first] for column in codes]
-    cells: dict[bytes, tuple[np.ndarray, list[dict[str, str]]]] = {}
-    for fields in chain.from_iterable(combinations(range(len(names)), size) for size in range(len(names) + 1)):
-        known = np.arange(len(first))  # the tuples that have a value in each of these fields
-        for f in fields:
-            known = known[tuples[f][known] > 0]
-        group, representative, _ = _groups([tuples[f][known] for f in fields], len(known))
-        members = np.bincount(group, weights=counts[known], minlength=len(representative))
-        for chosen in np.flatnonzero(members >= cell_min) if fields else range(len(representative)):
-            inside = np.zeros(len(first), bool)
-            inside[known[group == chosen]] = True
-            at = known[representative[chosen]]
-            combination = {names[f]: labels[f][tuples[f][at]] for f in fields}
-            cells.setdefault(np.packbits(inside).tobytes(), (inside, []))[1].append(combination)
-    contains = np.array([inside for inside, _ in cells.values()], bool).T.reshape(len(first), len(cells))
-    atoms, atom_of_tuple = np.unique(contains, axis=0, return_inverse=True)
-    sizes = (counts @ contains).astype(np.int64)
+    labels, codes = zip(*map(_encode, values.values()), strict=True) if values else ((), ())
+    frequent = [np.flatnonzero(np.bincount(column, minlength=1)[1:] >= cell_min) + 1 for column in codes]
+    ends = 1 + np.cumsum([0, *map(len, frequent)])
+    columns = [
+        _numbered(column, chosen, first) for column, chosen, first in zip(codes, frequent, ends[:-1], strict=True)
+    ]
+    tuple_of, first, counts = _groups(columns, n)
+    table = np.array([column[first] for column in columns], np.int64).reshape(len(columns), len(first)).T
+    fields = np.repeat(np.arange(-1, len(names)), [1, *map(len, frequent)])
+    sets = find_closed_sets(np.ascontiguousarray(table), counts, fields, cell_min, (MOST_CELLS, MOST_MEMBERS * n))
+    listed = combinations(sets, cell_min, MOST_COMBINATIONS)
+    order = sorted(range(len(sets)), key=lambda at: sets.rank(listed[at][0]))
+    contains = np.array([sets.inside[at] for at in order]).T
+    sizes = np.array([sets.counts[at][0] for at in order])
+
+    def filters(combination: Combination) -> dict[str, str]:
+        return {names[f]: labels[f][frequent[f][item - ends[f]]] for item in combination for f in [fields[item]]}
+
+    atoms, atom_of_tuple = _distinct_rows(contains)
     return Cells(
-        [filters for _, filters in cells.values()],
+        [[filters(combination) for combination in listed[at]] for at in order],
         sizes,
         np.where(sizes > LARGE, max(depth, DEEP), depth).astype(np.int32),
-        atom_of_tuple.ravel()[tuple_of].astype(np.int32),
+        atom_of_tuple[tuple_of].astype(np.int32),
         atoms,
+        sets.containing()[np.ix_(order, order)],
     )
+
+
+def _numbered(column: np.ndarray, chosen: np.ndarray, first: int) -> np.ndarray:
+    """int64 (n,): the chosen codes numbered from `first` on, 0 for all others."""
+    numbers = np.zeros(column.max(initial=0) + 1, np.int64)
+    numbers[chosen] = np.arange(first, first + len(chosen))
+    return numbers[column]
+
+
+def _distinct_rows(contains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows of bool (t, c), in order, and int64 (t,), which one each row is."""
+    packed = np.packbits(contains, axis=1)  # compared eight at a time
+    keys = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").ravel()
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return contains[first], which
 
 
 @dataclass(frozen=True)

@@ -105,12 +105,9 @@ def make_panel(embeddings: np.ndarray, start: int, cells: Cells) -> Panel:
 
 def _minimal(contains: np.ndarray, cells: Cells) -> np.ndarray:
     """bool (a, c): the cells that contain an atom and have no other such cell, as deep, inside them."""
-    sizes = np.bincount(cells.atoms, minlength=len(cells.contains)).astype(np.float64)
-    whole = cells.contains.astype(np.float64)
-    common = (whole * sizes[:, None]).T @ whole  # members that two cells share
-    inside = (common == cells.sizes) & (cells.sizes < cells.sizes[:, None])  # [c, e]: e lies inside c, and is not c
-    inside &= cells.depths >= cells.depths[:, None]
-    return contains & (contains.astype(np.float32) @ inside.T.astype(np.float32) == 0)
+    inside = (cells.inside & (cells.depths >= cells.depths[:, None])).T.astype(np.float32)
+    blocks = [contains[at : at + ROWS] for at in range(0, len(contains), ROWS)]
+    return np.concatenate([block & (block.astype(np.float32) @ inside == 0) for block in blocks])
 
 
 def _masks(bits: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Cells: which combinations of values leave over which products."""
 
-from itertools import product
+from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
@@ -13,28 +13,79 @@ from ml.cells import find_cells, number, supersets
 VALUES = st.sampled_from([None, "", "Men", "Women", "Unisex"])
 
 
-def members_of(values, n, filters):
-    return [i for i in range(n) if all(values[field][i] == value for field, value in filters.items())]
+def every_cell(values, n, cell_min):
+    """Members → the combinations that leave them, of all that have enough; both in the order in which they are met."""
+    cells = {}
+    for fields in chain.from_iterable(combinations(values, size) for size in range(len(values) + 1)):
+        for chosen in product(*(sorted({value for value in values[field] if value}) for field in fields)):
+            filters = dict(zip(fields, chosen, strict=True))
+            members = tuple(i for i in range(n) if all(values[field][i] == filters[field] for field in fields))
+            if len(members) >= cell_min or not filters:
+                cells.setdefault(members, []).append(filters)
+    return cells
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=40), st.integers(1, 8))
+def columns(rows, fields="abcd"):
+    return {field: list(column) for field, column in zip(fields, zip(*rows, strict=True), strict=False)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=1, max_size=40), st.integers(1, 8))
 def test_cells_are_those_of_every_combination_with_enough_members(rows, cell_min):
-    n, values = len(rows), {field: list(column) for field, column in zip("abc", zip(*rows, strict=True), strict=True)}
-    choices = [[None, *sorted({v for v in values[field] if v})] for field in "abc"]
-    expected: dict[tuple, list] = {}
-    for chosen in product(*choices):
-        filters = {field: value for field, value in zip("abc", chosen, strict=True) if value}
-        members = members_of(values, n, filters)
-        if len(members) >= cell_min or not filters:
-            expected.setdefault(tuple(members), []).append(filters)
-    cells = find_cells(values, n, cell_min)
-    found = {tuple(cells.members(cell).tolist()): cells.filters[cell] for cell in range(len(cells))}
-    assert len(found) == len(cells)
-    assert {key: sorted(map(str, each)) for key, each in found.items()} == {
-        key: sorted(map(str, each)) for key, each in expected.items()
+    n, values = len(rows), columns(rows)
+    expected, cells = every_cell(values, n, cell_min), find_cells(values, n, cell_min)
+    assert [tuple(cells.members(cell).tolist()) for cell in range(len(cells))] == list(expected)
+    assert [[list(filters.items()) for filters in of_cell] for of_cell in cells.filters] == [
+        [list(filters.items()) for filters in of_cell] for of_cell in expected.values()
+    ]
+    assert cells.sizes.tolist() == [len(members) for members in expected]
+    sets = [set(members) for members in expected]
+    assert cells.inside.tolist() == [[other < members for other in sets] for members in sets]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=1, max_size=40),
+    st.integers(1, 4),
+    st.tuples(st.integers(1, 30), st.sampled_from([1, 2, 4, 96]), st.integers(1, 40)),
+)
+def test_of_too_many_cells_those_of_few_fields_are_kept_and_of_these_the_largest(rows, cell_min, room):
+    n, values, (most, members, listed) = len(rows), columns(rows), room
+    expected = every_cell(values, n, cell_min)
+    _, *ranked = sorted(expected, key=lambda cell: (len(expected[cell][0]), -len(cell)))
+    fit = [at < most - 1 and total <= members * n for at, total in enumerate(np.cumsum([len(cell) for cell in ranked]))]
+    kept = {cell for cell, fits in zip(ranked, fit, strict=True) if fits} | {tuple(range(n))}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MOST_CELLS", most), ("MOST_MEMBERS", members), ("MOST_COMBINATIONS", listed)):
+            patch.setattr(cells_module, name, value)
+        cells = find_cells(values, n, cell_min)
+    assert [tuple(cells.members(cell).tolist()) for cell in range(len(cells))] == [
+        cell for cell in expected if cell in kept
+    ]
+    assert [of_cell[0] for of_cell in cells.filters] == [expected[cell][0] for cell in expected if cell in kept]
+    for cell, of_cell in enumerate(cells.filters):
+        assert of_cell == expected[tuple(cells.members(cell).tolist())][: len(of_cell)]
+    assert sum(map(len, cells.filters)) <= max(listed, len(cells)) + len(cells)
+
+
+@pytest.mark.parametrize("noise", [0, 0.02, 1], ids=["all the same", "nearly the same", "nothing in common"])
+def test_64_fields_give_no_more_cells_and_combinations_than_there_is_room_for(noise):
+    rng, n = np.random.default_rng(5), 3000
+    kind = rng.integers(0, 12, n)
+    values = {
+        f"field {field}": np.where(rng.random(n) < noise, rng.integers(0, 12, n), kind).astype(str).tolist()
+        for field in range(64)
     }
-    assert cells.sizes.tolist() == [len(cells.members(cell)) for cell in range(len(cells))]
+    cells = find_cells(values, n, 30)
+    assert len(cells) == (13 if noise == 0 else cells_module.MOST_CELLS)
+    assert cells.sizes[1:].sum() <= cells_module.MOST_MEMBERS * n
+    assert len(cells) <= sum(map(len, cells.filters)) <= cells_module.MOST_COMBINATIONS + len(cells)
+    for cell, of_cell in enumerate(cells.filters):
+        for filters in of_cell[:3]:
+            passing = np.all(
+                [np.array(values[field]) == value for field, value in filters.items()] or [[True] * n], axis=0
+            )
+            assert np.array_equal(np.flatnonzero(passing), cells.members(cell))
 
 
 def test_the_empty_filter_has_a_cell_whatever_its_size_and_comes_first():

@@ -97,11 +97,19 @@ def test_every_shortlist_equals_an_integer_reference(seed, n, d, values, distinc
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.sampled_from([1, 10, 25, 60]), st.integers(1, 25))
-def test_the_rule_gives_the_answer_under_every_filter_and_without_any_products(seed, n, cell_min, k):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 200),
+    st.sampled_from([1, 10, 25, 60]),
+    st.integers(1, 25),
+    st.sampled_from([1, 4, 20, 512]),
+)
+def test_the_rule_gives_the_answer_under_every_filter_and_without_any_products(seed, n, cell_min, k, most):
     rng = np.random.default_rng(seed)
     embeddings, attributes = catalogue(rng, n, 4, 4, 5)
-    cells = deep(rng, find_cells(attributes, n, cell_min))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ml.cells.MOST_CELLS", most)
+        cells = deep(rng, find_cells(attributes, n, cell_min))
     queries = rng.permutation(n)[:5]
     starts, items, _ = cube.shortlists(embeddings[queries], queries, panels_of(embeddings, cells, 64), cells)
     for place, query in enumerate(queries):

@@ -113,7 +113,7 @@ def load(
         run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS, {})
         table = pa.table(columns).take(numbering.order)
         store.load_products(connection, run_id, table, None, numbering.order, products.embeddings[numbering.order])
-        fill = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
+        fill, _ = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
         blocks = (
             (position[at : at + len(ends) - 1], ends, places, fill(ends, places))
             for at, ends, items, _ in made

@@ -38,7 +38,7 @@ LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
 PARTITIONED = (
     *("catalogue", "attribute_names", "shortlists", "narrow_shortlists"),
-    *("numberings", "cells", "field_values", "precomputed"),
+    *("numberings", "cells", "field_values", "rare_values", "precomputed"),
 )
 NARROW = 1 << 16
 """Most products of a run whose positions take two bytes: less half of them, they are stored in `narrow_shortlists`."""
@@ -46,6 +46,12 @@ OF_LISTS = ("base_cells", "combinations", "lists")
 """Tables that releases before migration 0005 partitioned, too; they go with the last run that has such a partition."""
 FORMER = ("products", *OF_LISTS)
 """Tables that runs of earlier releases have partitions of."""
+FEW_VALUES = 256
+"""Values of a field up to which all are `field_values`; of more those that are rare are `rare_values`."""
+EDGES, KEY = 4096, 2000
+"""Most edges of ranges, of four bytes, and most bytes of JSON that a precomputed filter has: an index takes 2,704. What
+has more is answered as all others are. Kaggle's seven fields have 2,498 edges and 140 bytes at most."""
+_FieldValues = tuple[str, Sequence[str | None], Sequence[np.ndarray], np.ndarray]
 Filters = Mapping[str, Any]
 """Field → condition, ready for JSON: a value, None for no value, a list of such, or {"not": …}."""
 BATCH = 8192
@@ -408,39 +414,60 @@ def load_filters(
     connection: psycopg.Connection,
     run_id: int,
     starts: np.ndarray,
-    values: Iterable[tuple[str, str | None, np.ndarray]],
+    values: Iterable[_FieldValues],
     cells: Sequence[tuple[int, Sequence[Mapping[str, str]], np.ndarray, np.ndarray]],
     widest: np.ndarray,
-) -> None:
-    """Load what filters are answered with.
+) -> int:
+    """Load what filters are answered with; returns how many are precomputed: those of few ranges, and no long keys.
 
     Args:
         connection: in the transaction that began the run.
         run_id: what `begin` returned.
         starts: int (b + 1,), the position at which each base cell begins, and the number of products.
-        values: field, one of its values or None, and the base cells that have it, bool (b,); each once.
+        values: each field once, its v values, of which one may be None, the base cells that have each of them, int, and
+            the cells that have such a member, bool (v, c).
         cells: of the precomputed cells the depth, the filter combinations that have just its members, its base cells,
             bool (b,), and the cells that contain it, bool (c,). The first has all products, and the combination {}.
         widest: int (w,), numbers of cells: those that `load_shortlists` tells of.
     """
-    base_cells, number = np.array([of_cell for _, _, of_cell, _ in cells], bool), copy_format.int4(run_id)
+    number, precomputed = copy_format.int4(run_id), 0
     with _copy(connection, run_id, "numberings", ("run_id", "starts", "depths", "widest")) as copy:
         depths = np.array([depth for depth, _, _, _ in cells])
         copy.write(copy_format.row(number, *map(copy_format.int4_array, (starts, depths, widest))))
     with _copy(connection, run_id, "cells", ("run_id", "cell", "base_cells", "supersets")) as copy:
         for cell, (_, _, *sets) in enumerate(cells):
             copy.write(copy_format.row(number, copy_format.int4(cell), *map(copy_format.varbit, sets)))
-    with _copy(connection, run_id, "field_values", ("run_id", "field", "value", "base_cells", "cells")) as copy:
-        for field, value, of_value in values:
-            texts, having = (field, value), np.any(base_cells[:, of_value], axis=1)
-            bits = map(copy_format.varbit, (of_value, having))
-            copy.write(copy_format.row(number, *map(copy_format.text, texts), *bits))
+    for of_field in values:
+        _load_values(connection, run_id, len(starts) - 1, of_field)
     with _copy(connection, run_id, "precomputed", ("run_id", "filters", "members")) as copy:
         for _, combinations, of_cell, _ in cells:
             edges = np.flatnonzero(np.diff(np.pad(of_cell.astype(np.int8), 1)))
-            members = copy_format.int4_array(starts[edges])
-            for filters in combinations:
-                copy.write(copy_format.row(number, copy_format.jsonb(filters), members))
+            members, keys = copy_format.int4_array(starts[edges]), map(copy_format.jsonb, combinations)
+            for key in [key for key in keys if len(key) <= KEY and len(edges) <= EDGES]:
+                copy.write(copy_format.row(number, key, members))
+                precomputed += 1
+    return precomputed
+
+
+def _load_values(connection: psycopg.Connection, run_id: int, base_cells: int, of_field: _FieldValues) -> None:
+    """Load a field's values; of many values the rare ones, which no cell has alone, by the numbers of base cells."""
+    field, values, sets, having = of_field
+    alone = (having & (having.sum(axis=0) == 1)).any(axis=1)
+    is_rare = ~alone & [value is not None and len(values) > FEW_VALUES for value in values]
+    rare, others = np.flatnonzero(is_rare).tolist(), np.flatnonzero(~is_rare).tolist()
+    rows = [(values[at], sets[at], having[at]) for at in others]
+    if rare:
+        rows.append(("", np.concatenate([sets[at] for at in rare]), having[rare].any(axis=0)))
+    columns, fixed = ("run_id", "field", "value", "base_cells", "cells"), (copy_format.int4(run_id), field.encode())
+    with _copy(connection, run_id, "field_values", columns) as copy:
+        for value, places, cells in rows:
+            bits = np.zeros(base_cells, bool)
+            bits[places] = True
+            copy.write(copy_format.row(*fixed, copy_format.text(value), *map(copy_format.varbit, (bits, cells))))
+    with _copy(connection, run_id, "rare_values", columns) as copy:
+        for at in rare:
+            sets_of = copy_format.int4_array(sets[at]), copy_format.varbit(having[at])
+            copy.write(copy_format.row(*fixed, copy_format.text(values[at]), *sets_of))
 
 
 def load_shortlists(
@@ -498,6 +525,7 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
         "numberings": "ADD PRIMARY KEY (run_id)",
         "cells": "ADD PRIMARY KEY (cell) WITH (fillfactor = 100)",
         "field_values": "ADD UNIQUE (field, value) WITH (fillfactor = 100)",
+        "rare_values": "ADD PRIMARY KEY (field, value) WITH (fillfactor = 100)",
         "precomputed": "ADD PRIMARY KEY (filters) WITH (fillfactor = 100)",
     }.items():
         partition, value = _partition(table, run_id), sql.Literal(run_id)

@@ -42,12 +42,14 @@ from jobs.run import (
     published_content,
     release,
 )
-from ml.cells import Numbering, number, supersets
+from ml.cells import Numbering, meeting, number, supersets
 from ml.cube import filled_at
 from ml.gates import GATES
 
 LOADING = 4
 """How runs are loaded. To be raised when one that an earlier release stored would answer otherwise."""
+MOST_WIDEST = 64
+"""Of the widest cells, of which every shortlist has a number of two bytes."""
 MADE = STEPS[: STEPS.index("publish")]
 """The steps that a published run is made by."""
 
@@ -195,14 +197,14 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     )
     cells = tables["cells"].read().sort_by("cell")
     combinations = [json.loads(text) for text in cells["filters"].to_pylist()]
-    fill = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)
+    fill, precomputed = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)
     due = int(str(similar.figures["products"]))
     blocks = (
         (positions, ends, items, fill(ends, items))
         for positions, ends, items in _shortlists(tables["shortlists"], ids, due)
     )
     loaded = store.load_shortlists(connection, run_id, due, blocks)
-    expected = {"products": due, "precomputed": sum(map(len, combinations)), "shortlists": due}
+    expected = {"products": due, "precomputed": precomputed, "shortlists": due}
     _verify(store.counts(connection, run_id), expected)
     figures = {"products": loaded, "cells": len(cells)}
     store.attach(connection, run_id, figures)
@@ -216,25 +218,28 @@ def load_filters(
     numbering: Numbering,
     depths: np.ndarray,
     combinations: Sequence[Sequence[Mapping[str, str]]],
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
     """Load what filters are answered with: of the precomputed cells, int (c,), the depths, and the filters of each.
 
     Returns:
         What gives for the ends and the items, as positions, of shortlists at which item they are filled with each of
-        the widest cells: see `ml.cube.filled_at`.
+        the widest cells, see `ml.cube.filled_at`; and how many filters are precomputed.
     """
-    values = (
-        (field, label or None, numbering.passing({field: label}))
-        for field, labels in numbering.labels.items()
-        for label in labels
-    )
     members = np.array([numbering.passing(filters[0]) for filters in combinations])
     containing, base_cells = supersets(members), numbering.base_cells
     widest = np.flatnonzero(containing.sum(axis=1) == 1)  # by the cell of all products alone
+    sizes = members[widest] @ np.diff(numbering.starts)
+    widest = np.sort(widest[np.argsort(-sizes, kind="stable")[:MOST_WIDEST]])
+    by_base_cell = np.ascontiguousarray(members.T)
+    values = (
+        (field, [label or None for label in labels], sets, meeting(by_base_cell, sets))
+        for field, labels in numbering.labels.items()
+        for sets in [numbering.by_value(field)]
+    )
     cells = list(zip(depths.tolist(), combinations, members, containing, strict=True))
-    store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
+    precomputed = store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
     contains, depths = members[widest].T, depths[widest]
-    return lambda ends, items: filled_at(ends, base_cells[items], contains, depths)
+    return lambda ends, items: filled_at(ends, base_cells[items], contains, depths), precomputed
 
 
 def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:

@@ -140,6 +140,12 @@ class Numbering:
             passing &= self.codes[field] == self.labels[field].index(value)
         return passing
 
+    def by_value(self, field: str) -> list[np.ndarray]:
+        """int64, ascending: of each of a field's labels the base cells that have it."""
+        codes = self.codes[field]
+        order = np.argsort(codes, kind="stable")
+        return np.split(order, np.searchsorted(codes[order], np.arange(1, len(self.labels[field]))))
+
 
 def number(values: Mapping[str, Sequence[str | None]], n: int) -> Numbering:
     """Number n products by their values; `values` as `find_cells` takes them."""
@@ -159,6 +165,15 @@ def supersets(members: np.ndarray) -> np.ndarray:
     containing = counted @ counted.T == counted.sum(axis=1)[:, None]
     np.fill_diagonal(containing, False)
     return containing
+
+
+def meeting(members: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
+    """Which of c cells have a base cell of each of s disjoint sets of these: bool (s, c); `members` bool (b, c)."""
+    meeting = np.zeros((len(sets), members.shape[1]), bool)
+    filled = [at for at, base_cells in enumerate(sets) if len(base_cells)]
+    starts = np.cumsum([0, *(len(sets[at]) for at in filled[:-1])])
+    meeting[filled] = np.logical_or.reduceat(members[np.concatenate(sets)], starts, axis=0)
+    return meeting
 
 
 def _encode(column: Sequence[str | None]) -> tuple[list[str], np.ndarray]:

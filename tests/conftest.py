@@ -123,8 +123,11 @@ def load_run() -> Callable[..., int]:
         inside = [np.flatnonzero(of_cell[base_cells]).tolist() for of_cell in passing]
         depths = np.broadcast_to(depth, len(cells)).tolist()
         shortlists = shortlists_of(numbering.order, np.asarray(embeddings)[order], inside, depths)
-        labels = [(field, label) for field, labels in numbering.labels.items() for label in labels]
-        values_of = [(field, label or None, numbering.passing({field: label})) for field, label in labels]
+        values_of = []
+        for field, labels in numbering.labels.items():
+            having = [numbering.passing({field: label}) for label in labels]
+            meeting = np.array([[np.any(of_cell & of_value) for of_cell in passing] for of_value in having])
+            values_of.append((field, [label or None for label in labels], list(map(np.flatnonzero, having)), meeting))
         containing = [[other is not cell and set(cell) <= set(other) for other in inside] for cell in inside]
         cells_of = list(zip(depths, [[filters] for filters in cells], passing, containing, strict=True))
         widest = [cell for cell, supersets in enumerate(containing) if sum(supersets) == 1]

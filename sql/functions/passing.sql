@@ -2,6 +2,7 @@
 --
 -- A condition on a field is a value to have, null for no value, a list of such of which one is to be had, or {"not": …} of any of
 -- these, which is the complement: a product without a value passes {"not": "Yellow"}. A value that no product has is no error.
+-- Of a field of many values the rare ones stand apart, and '' is all of them together: no product has that as a value.
 -- A precomputed cell lies inside where it has no member with a value that the condition on a field leaves out.
 CREATE OR REPLACE FUNCTION lookalike.passing(asked int, filters jsonb, OUT base_cells varbit, OUT cells varbit)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -16,6 +17,7 @@ DECLARE
     none_wanted boolean;
     having_one varbit;
     leaving_out varbit;
+    some_rare boolean;
 BEGIN
     SELECT r.fields INTO known FROM lookalike.runs r WHERE r.run_id = asked;
     IF jsonb_typeof(filters) IS DISTINCT FROM 'object' THEN
@@ -37,16 +39,24 @@ BEGIN
             RAISE EXCEPTION 'the condition on field % is none: %', quote_literal(named), filters -> named
                 USING HINT = 'write a value, null for none, a list of them, or {"not": …} with one of these';
         END IF;
-        wanted := ARRAY(SELECT value FROM jsonb_array_elements_text(condition) AS e(value) WHERE value IS NOT NULL);
+        wanted := ARRAY(SELECT value FROM jsonb_array_elements_text(condition) AS e(value) WHERE value <> '');
         none_wanted := condition @> 'null';
-        SELECT bit_or(v.base_cells) FILTER (WHERE v.hit), bit_or(v.cells) FILTER (WHERE v.hit = complement)
-        INTO having_one, leaving_out
+        SELECT bit_or(v.base_cells) FILTER (WHERE v.hit), bit_or(v.cells) FILTER (WHERE v.hit = complement), bool_or(v.value = '')
+        INTO having_one, leaving_out, some_rare
         FROM (
-            SELECT v.base_cells, v.cells, CASE WHEN v.value IS NULL THEN none_wanted ELSE v.value = ANY (wanted) END AS hit
+            SELECT v.value, v.base_cells, v.cells, CASE WHEN v.value IS NULL THEN none_wanted ELSE v.value = ANY (wanted) END AS hit
             FROM lookalike.field_values v WHERE v.run_id = asked AND v.field = named
         ) v;
         having_one := coalesce(having_one, base_cells & ~base_cells);
         cells := cells & ~coalesce(leaving_out, cells & ~cells);
+        IF some_rare THEN
+            having_one := having_one | lookalike.to_bits(ARRAY(
+                SELECT unnest(r.base_cells) FROM lookalike.rare_values r
+                WHERE r.run_id = asked AND r.field = named AND r.value = ANY (wanted)), length(having_one));
+            cells := cells & ~coalesce((
+                SELECT bit_or(r.cells) FROM lookalike.rare_values r
+                WHERE complement AND r.run_id = asked AND r.field = named AND r.value = ANY (wanted)), cells & ~cells);
+        END IF;
         base_cells := base_cells & CASE WHEN complement THEN ~having_one ELSE having_one END;
     END LOOP;
 END $$;

@@ -182,6 +182,55 @@ def test_products_of_a_base_cell_lie_together_and_members_are_ranges_of_their_po
     assert connection.execute(members).fetchall() == [({}, [0, 6]), ({"gender": "Men"}, [0, 3])]
 
 
+def test_of_a_field_of_many_values_the_rare_ones_are_stored_by_number(connection, load_run, monkeypatch):
+    monkeypatch.setattr(store, "FEW_VALUES", 3)
+    values = {
+        "baseColour": ["Red", "Red", "Blue", "Green", None, "Blue"],
+        "gender": ["Men", "Men", "Men", None, "", ""],
+    }
+    load_run(
+        connection,
+        "a",
+        np.arange(6),
+        np.zeros((6, 2), np.float32),
+        values,
+        [{}, {"baseColour": "Red"}, {"gender": "Men"}],
+    )
+    stored = "SELECT value, base_cells::text, cells::text FROM lookalike.field_values WHERE field = 'baseColour'"
+    assert set(connection.execute(stored)) == {
+        (None, "10000", "100"),
+        ("Red", "00001", "111"),
+        ("", "01110", "101"),
+    }
+    rare = "SELECT field, value, base_cells, cells::text FROM lookalike.rare_values ORDER BY value"
+    assert connection.execute(rare).fetchall() == [
+        ("baseColour", "Blue", [1, 3], "101"),
+        ("baseColour", "Green", [2], "100"),
+    ]
+
+
+def test_filters_of_long_keys_and_of_many_ranges_are_not_precomputed(connection, load_run, monkeypatch):
+    monkeypatch.setattr(store, "EDGES", 4)
+    text = "".join(np.random.default_rng(0).choice([*"abcdefgh"], 1500))
+    values = {"gender": [text] * 8, "baseColour": [text[::-1]] * 8, "season": ["Fall", "Summer", "Winter", None] * 2}
+    values["usage"] = ["Casual", "Party", "Casual", None, "Party", "Casual", None, "Casual"]
+    cells = [{}, {"gender": text}, {"gender": text, "baseColour": text[::-1]}, {"season": "Fall"}, {"usage": "Casual"}]
+    load_run(connection, "a", np.arange(8), VECTORS[[0] * 8], values, cells)
+    rows = connection.execute("SELECT filters FROM lookalike.precomputed").fetchall()
+    assert sorted(map(str, rows)) == sorted(str((cells[at],)) for at in (0, 1, 3))
+    for filters in cells:
+        found = store.similar_items(connection, 0, filters, 10)
+        assert [item.product_id for item in found] == [
+            at for at in range(1, 8) if all(values[field][at] == value for field, value in filters.items())
+        ]
+
+
+@pytest.mark.parametrize("places", [[], [0], [6], [0, 1, 5], [6, 2, 3], [*range(7)]], ids=str)
+def test_places_become_a_string_of_bits(connection, places):
+    (bits,) = connection.execute("SELECT lookalike.to_bits(%s::int[], 7)::text", (places,)).fetchone()
+    assert bits == "".join("1" if at in places else "0" for at in range(7))
+
+
 def test_what_an_answer_is_read_from_is_found_by_one_look_up_each_in_an_index(connection, load_run):
     load_run(connection, "a", IDS, VECTORS)
     # A scan is preferred for a table of one page; it would be taken all the same where there is no index.
@@ -190,6 +239,7 @@ def test_what_an_answer_is_read_from_is_found_by_one_look_up_each_in_an_index(co
         "SELECT members FROM lookalike.precomputed WHERE run_id = 1 AND filters = '{}'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value = 'Men'",
         "SELECT base_cells FROM lookalike.field_values WHERE run_id = 1 AND field = 'gender' AND value IS NULL",
+        "SELECT base_cells FROM lookalike.rare_values WHERE run_id = 1 AND field = 'gender' AND value = 'Men'",
         "SELECT items FROM lookalike.narrow_shortlists WHERE run_id = 1 AND position = 0",
         "SELECT embedding FROM lookalike.catalogue WHERE run_id = 1 AND position >= 0 AND position < 2",
     ):

@@ -12,7 +12,7 @@ from infra import store
 from infra.errors import UserError
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, Settings
-from jobs.features import to_lists
+from jobs.features import to_lists, to_matrix
 from jobs.publish import publish
 from jobs.run import PUBLISHED, STEPS, WRITES, OutdatedError, Run, StepResult, TableVersion
 from ml.gates import GATES
@@ -126,6 +126,27 @@ def test_it_loads_the_run_makes_it_live_and_says_what_it_did(tmp_path, connectio
     assert (name, kind) == ("productDisplayName x", "articleType x")
     assert attributes == {field: f"{field} x" for field in known if field != "baseColour"}
     assert columns == ("gender x", "year x", "gender x articleType x")
+
+
+@pytest.mark.parametrize("most", [0, 1, 64])
+def test_answers_are_the_same_however_many_of_the_widest_cells_shortlists_tell_of(
+    tmp_path, connection, empty_database, monkeypatch, most
+):
+    monkeypatch.setattr("jobs.publish.MOST_WIDEST", most)
+    run = ready(tmp_path, empty_database)
+    publish(run)
+    ((widest,),) = connection.execute("SELECT widest FROM lookalike.numberings").fetchall()
+    assert widest == [1][:most]
+    units = to_matrix(run.table("embeddings").read().sort_by("product_id")["embedding"])
+    for filters, passes in (
+        ({"baseColour": {"not": ["Red"]}}, range(5, N)),
+        ({"baseColour": {"not": [None]}}, range(11)),
+    ):
+        for query in range(N):
+            scores = units @ units[query]
+            expected = sorted((i for i in passes if i != query), key=lambda i, scores=scores: (-scores[i], i))[:10]
+            found = store.similar_items(connection, int(IDS[query]), filters, 10)
+            assert [item.product_id for item in found] == IDS[expected].tolist()
 
 
 @pytest.mark.parametrize(

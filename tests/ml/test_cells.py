@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml import cells as cells_module
-from ml.cells import find_cells, number, supersets
+from ml.cells import find_cells, meeting, number, supersets
 
 VALUES = st.sampled_from([None, "", "Men", "Women", "Unisex"])
 
@@ -129,6 +129,12 @@ def test_base_cells_are_numbered_in_the_order_of_their_values(seed, n, distinct)
     for filters in ({}, *({field: label} for field in values for label in numbering.labels[field])):
         passing = [all(own["xy".index(field)] == value for field, value in filters.items()) for own in firsts]
         assert numbering.passing(filters).tolist() == passing
+    for field in values:
+        sets = numbering.by_value(field)
+        having = [numbering.passing({field: label}) for label in numbering.labels[field]]
+        assert [base_cells.tolist() for base_cells in sets] == [np.flatnonzero(each).tolist() for each in having]
+        members = rng.random((len(firsts), 9)) < 0.2
+        assert meeting(members, sets).tolist() == [members[base_cells].any(axis=0).tolist() for base_cells in sets]
     with pytest.raises(ValueError, match="not in list"):
         numbering.passing({"x": "none has it"})
 

@@ -67,7 +67,7 @@ CELLS = [
 
 def conditions(values):
     """A condition on a field in every form that there is, of its values and one that no product has."""
-    one = st.sampled_from([*values, "none has it"])
+    one = st.sampled_from([*values, "none has it", ""])
     wanted = st.one_of(one, st.lists(one, min_size=1, max_size=3))
     return st.one_of(wanted, st.builds(lambda condition: {"not": condition}, wanted))
 
@@ -92,7 +92,8 @@ def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, m
     there = [cell for cell in CELLS if all(value in values[field] for field, value in cell.items())]
     cells = [{}, *data.draw(st.lists(st.sampled_from(there[1:]), unique_by=str))] if there[1:] else [{}]
     with connection.transaction(force_rollback=True):
-        monkeypatch.setattr(store, "NARROW", data.draw(st.sampled_from([0, 1 << 16])))
+        for name, bounds in (("NARROW", [0, 1 << 16]), ("FEW_VALUES", [0, 3, 256]), ("EDGES", [0, 4096])):
+            monkeypatch.setattr(store, name, data.draw(st.sampled_from(bounds)))
         load_run(
             connection, "a", ids, vectors, values, cells, [data.draw(st.sampled_from([10, 13, 20])) for _ in cells]
         )

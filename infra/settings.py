@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     )
     """Fields that a filter may name, separated by commas; each is one of the nine attributes."""
     cell_min: int = Field(default=1000, ge=1)
-    """Members a cell needs to be precomputed; of smaller ones the members are compared on read."""
+    """Members a cell needs to be precomputed, if there is room; of all other cells the members are compared on read."""
     reject_max: float = Field(default=0.05, ge=0, le=1)
     """Largest share of products that may be rejected before the run stops."""
     archive_max_bytes: int = Field(default=64 * 2**30, gt=0)

@@ -50,7 +50,7 @@ FEW_VALUES = 256
 """Values of a field up to which all are `field_values`; of more those that are rare are `rare_values`."""
 EDGES, KEY = 4096, 2000
 """Most edges of ranges, of four bytes, and most bytes of JSON that a precomputed filter has: an index takes 2,704. What
-has more is answered as all others are. Kaggle's seven fields have 2,498 edges and 140 bytes at most."""
+has more is answered as all others are. Kaggle's seven fields have 2,498 edges and 141 bytes at most."""
 _FieldValues = tuple[str, Sequence[str | None], Sequence[np.ndarray], np.ndarray]
 Filters = Mapping[str, Any]
 """Field → condition, ready for JSON: a value, None for no value, a list of such, or {"not": …}."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml.closed_sets import Combination, combinations, find_closed_sets
+from ml.closed_sets import combinations, find_closed_sets
 
 DEPTH = 10
 """Items of an answer, which a shortlist gives under every filter that is made of precomputed cells."""
@@ -20,8 +20,11 @@ DEEP, LARGE = 20, 6000
 MOST_CELLS, MOST_MEMBERS = 512, 96
 """Of cells, so that a shortlist takes some 4 kB; and of cells that a product is in, on average: with that the time
 grows that its shortlist takes. Kaggle's seven fields have 440 and 30 (benchmarks/RESULTS.md)."""
-MOST_COMBINATIONS = 2048
-"""Of filter combinations that are listed, all cells' together."""
+MOST_VALUES, MOST_COMBINATIONS = 8192, 2048
+"""Of values, those of most products, that cells are made with; and of filter combinations that are listed."""
+
+BLOCK = 8192
+"""Base cells that are looked at at once, so that memory does not grow with them."""
 
 
 @dataclass(frozen=True)
@@ -65,28 +68,23 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
     of a filter without a cell are compared. Of their combinations the first `MOST_COMBINATIONS` in that order are
     listed, and each cell's first one.
     """
-    names = list(values)
     labels, codes = zip(*map(_encode, values.values()), strict=True) if values else ((), ())
-    frequent = [np.flatnonzero(np.bincount(column, minlength=1)[1:] >= cell_min) + 1 for column in codes]
-    ends = 1 + np.cumsum([0, *map(len, frequent)])
-    columns = [
-        _numbered(column, chosen, first) for column, chosen, first in zip(codes, frequent, ends[:-1], strict=True)
-    ]
+    names = [(field, label) for field, of_field in zip(values, labels, strict=True) for label in of_field]
+    offsets = np.cumsum([0, *map(len, labels)])
+    chosen = _largest(codes, offsets[:-1], cell_min)
+    items = np.zeros(len(names), np.int64)
+    items[chosen] = np.arange(1, len(chosen) + 1)
+    columns = [items[offset + column] for offset, column in zip(offsets[:-1], codes, strict=True)]
     tuple_of, first, counts = _groups(columns, n)
     table = np.array([column[first] for column in columns], np.int64).reshape(len(columns), len(first)).T
-    fields = np.repeat(np.arange(-1, len(names)), [1, *map(len, frequent)])
+    fields = np.append(-1, np.searchsorted(offsets, chosen, side="right") - 1)
     sets = find_closed_sets(np.ascontiguousarray(table), counts, fields, cell_min, (MOST_CELLS, MOST_MEMBERS * n))
     listed = combinations(sets, cell_min, MOST_COMBINATIONS)
     order = sorted(range(len(sets)), key=lambda at: sets.rank(listed[at][0]))
-    contains = np.array([sets.inside[at] for at in order]).T
+    atoms, atom_of_tuple = _distinct_rows(np.array([sets.inside[at] for at in order]).T)
     sizes = np.array([sets.counts[at][0] for at in order])
-
-    def filters(combination: Combination) -> dict[str, str]:
-        return {names[f]: labels[f][frequent[f][item - ends[f]]] for item in combination for f in [fields[item]]}
-
-    atoms, atom_of_tuple = _distinct_rows(contains)
     return Cells(
-        [[filters(combination) for combination in listed[at]] for at in order],
+        [[dict(names[chosen[item - 1]] for item in combination) for combination in listed[at]] for at in order],
         sizes,
         np.where(sizes > LARGE, max(depth, DEEP), depth).astype(np.int32),
         atom_of_tuple[tuple_of].astype(np.int32),
@@ -95,11 +93,12 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
     )
 
 
-def _numbered(column: np.ndarray, chosen: np.ndarray, first: int) -> np.ndarray:
-    """int64 (n,): the chosen codes numbered from `first` on, 0 for all others."""
-    numbers = np.zeros(column.max(initial=0) + 1, np.int64)
-    numbers[chosen] = np.arange(first, first + len(chosen))
-    return numbers[column]
+def _largest(codes: Sequence[np.ndarray], offsets: np.ndarray, least: int) -> np.ndarray:
+    """int64, ascending: the values that enough products have, each its code after the offset of its field's codes."""
+    sizes = np.concatenate([np.zeros(0, np.int64), *(np.bincount(column, minlength=1) for column in codes)])
+    sizes[offsets] = 0  # a missing value never matches
+    largest = np.argsort(-sizes, kind="stable")[:MOST_VALUES]
+    return np.sort(largest[sizes[largest] >= least])
 
 
 def _distinct_rows(contains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,14 +160,15 @@ def number(values: Mapping[str, Sequence[str | None]], n: int) -> Numbering:
 
 def supersets(members: np.ndarray) -> np.ndarray:
     """Which other cells contain each of c cells: bool (c, c); `members` bool (c, b) are a cell's base cells."""
-    counted = members.astype(np.float32)
-    containing = counted @ counted.T == counted.sum(axis=1)[:, None]
-    np.fill_diagonal(containing, False)
+    containing = ~np.eye(len(members), dtype=bool)
+    for at in range(0, members.shape[1], BLOCK):
+        counted = members[:, at : at + BLOCK].astype(np.float32)
+        containing &= counted @ counted.T == counted.sum(axis=1)[:, None]
     return containing
 
 
 def meeting(members: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
-    """Which of c cells have a base cell of each of s disjoint sets of these: bool (s, c); `members` bool (b, c)."""
+    """Which of c cells have a base cell of each of s sets of these: bool (s, c); `members` bool (b, c)."""
     meeting = np.zeros((len(sets), members.shape[1]), bool)
     filled = [at for at, base_cells in enumerate(sets) if len(base_cells)]
     starts = np.cumsum([0, *(len(sets[at]) for at in filled[:-1])])

@@ -68,6 +68,12 @@ def test_of_too_many_cells_those_of_few_fields_are_kept_and_of_these_the_largest
     assert sum(map(len, cells.filters)) <= max(listed, len(cells)) + len(cells)
 
 
+def test_cells_are_made_with_the_values_that_most_products_have(monkeypatch):
+    monkeypatch.setattr(cells_module, "MOST_VALUES", 2)
+    values = {"x": ["a", "a", "b", "b", "b"], "y": ["c", None, "d", "c", "c"]}
+    assert find_cells(values, 5, 1).filters == [[{}], [{"x": "b"}], [{"y": "c"}], [{"x": "b", "y": "c"}]]
+
+
 @pytest.mark.parametrize("noise", [0, 0.02, 1], ids=["all the same", "nearly the same", "nothing in common"])
 def test_64_fields_give_no_more_cells_and_combinations_than_there_is_room_for(noise):
     rng, n = np.random.default_rng(5), 3000
@@ -146,7 +152,9 @@ def test_large_cells_are_deeper(monkeypatch):
     assert find_cells(values, 7, 2, depth=16).depths.tolist() == [20, 16, 20]
 
 
-def test_a_cells_supersets_have_all_its_base_cells_and_more():
+@pytest.mark.parametrize("block", [1, 3, 8192])
+def test_a_cells_supersets_have_all_its_base_cells_and_more(monkeypatch, block):
+    monkeypatch.setattr(cells_module, "BLOCK", block)
     members = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]], bool)
     expected = [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]]
     assert supersets(members).astype(int).tolist() == expected

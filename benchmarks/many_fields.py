@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -107,10 +106,10 @@ def embeddings(rng: np.random.Generator, codes: dict[str, np.ndarray]) -> np.nda
 
 
 def load(connection: psycopg.Connection, products: Catalogue) -> dict[str, float]:
-    """Compute and publish as the steps do; seconds, megabytes and bytes."""
-    started, memory = time.process_time(), peak_mb()
+    """Compute and publish as the steps do; seconds and bytes."""
+    started = time.process_time()
     cells = find_cells(products.values, PRODUCTS, Settings.model_fields["cell_min"].default)
-    figures = {"cells": len(cells), "find_s": round(time.process_time() - started, 2), "find_mb": peak_mb() - memory}
+    figures = {"cells": len(cells), "find_s": round(time.process_time() - started, 2)}
     numbering, started = number(products.values, PRODUCTS), time.process_time()
     with threadpool_limits(1):
         made = list(shortlists(products, cells))
@@ -123,10 +122,6 @@ def load(connection: psycopg.Connection, products: Catalogue) -> dict[str, float
     query = "SELECT sum(pg_total_relation_size(name)) FROM unnest(%s::text[]) AS t(name)"
     figures["store_bytes_per_product"] = round(connection.execute(query, (tables,)).fetchone()[0] / PRODUCTS)
     return figures
-
-
-def peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def publish(

@@ -25,7 +25,7 @@ from jobs.features import read_embeddings, to_lists, to_matrix
 from jobs.run import Run, StepResult, content_hash
 from jobs.shortlists import PARQUET, SHORTLISTS, to_table
 from ml import cube, cube_gpu, split
-from ml.cells import DEEP, DEPTH, LARGE, MOST_CELLS, MOST_COMBINATIONS, MOST_MEMBERS, Cells, find_cells
+from ml.cells import DEEP, DEPTH, LARGE, ROOM, Cells, find_cells
 
 TASK_QUERIES = 2048
 """Most query products of a task."""
@@ -51,7 +51,7 @@ def similar(run: Run) -> StepResult:
         run.content("features"),
         settings.fields,
         settings.cell_min,
-        (DEPTH, DEEP, LARGE, MOST_CELLS, MOST_MEMBERS, MOST_COMBINATIONS),
+        (DEPTH, DEEP, LARGE, *ROOM),
     )
     if done := run.done("similar", fingerprint, tables):
         return done

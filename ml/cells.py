@@ -23,6 +23,8 @@ grows that its shortlist takes. Kaggle's seven fields have 440 and 30 (benchmark
 MOST_VALUES, MOST_COMBINATIONS = 8192, 2048
 """Of values, those of most products, that cells are made with; and of filter combinations that are listed."""
 
+ROOM = MOST_CELLS, MOST_MEMBERS, MOST_VALUES, MOST_COMBINATIONS
+"""What the cells of a catalogue follow from beside it."""
 BLOCK = 8192
 """Base cells that are looked at at once, so that memory does not grow with them."""
 

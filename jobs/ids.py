@@ -21,7 +21,7 @@ NUMBER = "0|[1-9][0-9]{0,18}"
 
 def trimmed(text: str) -> str:
     """The id that a table's value or a file's name is, without the blanks around it."""
-    return text.strip(" \t\r\n")
+    return text.strip(" \t\n\r\v\f")
 
 
 def fault(product_id: str) -> str:

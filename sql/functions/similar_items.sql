@@ -15,7 +15,7 @@ SET plan_cache_mode = force_generic_plan SET max_parallel_workers_per_gather = 0
 #variable_conflict use_column
 DECLARE
     asked text := similar_items.product_id;
-    number text := '^(0|[1-9][0-9]{0,17})$';
+    number text := '^(0|[1-9][0-9]{0,18})$';  -- or one too large for bigint
     live_id int;
     place int;
     query public.halfvec;
@@ -47,11 +47,13 @@ BEGIN
     END IF;
     live_id := lookalike.asked_run(k);
     IF NOT EXISTS (SELECT FROM lookalike.attribute_names n WHERE n.run_id = live_id) THEN  -- a run before migration 0007
-        IF asked !~ number THEN
+        IF NOT (CASE WHEN asked ~ number THEN asked::numeric < 2::numeric ^ 63 ELSE false END) THEN
             RAISE EXCEPTION 'the live run has no product %', asked USING HINT = 'its id may be wrong, or it was rejected: see the table rejects';
         END IF;
         RETURN QUERY SELECT o.rank, o.item::text, o.score, o.scanned, o.run_id FROM lookalike_numbers.similar_items(
-            asked::bigint, filters, k, ARRAY(SELECT u.id::bigint FROM unnest(similar_items.exclude) AS u(id) WHERE u.id ~ number)) o;
+            asked::bigint, filters, k, ARRAY(
+                SELECT u.id::bigint FROM unnest(similar_items.exclude) AS u(id)
+                WHERE CASE WHEN u.id ~ number THEN u.id::numeric < 2::numeric ^ 63 ELSE false END)) o;
         RETURN;
     END IF;
     IF filled_at IS NULL THEN  -- unknown, or not in the tables as this transaction knew them before a publish: see asked_run.sql

@@ -15,7 +15,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM lookalike.attribute_names n WHERE n.run_id = live_id) THEN  -- a run before migration 0007
         RETURN QUERY SELECT o.rank, o.item::text, o.score, o.scanned, o.run_id FROM lookalike_numbers.similar_items_by_vector(
             similar_items_by_vector.embedding, filters, k,
-            ARRAY(SELECT u.id::bigint FROM unnest(similar_items_by_vector.exclude) AS u(id) WHERE u.id ~ '^(0|[1-9][0-9]{0,17})$')) o;
+            ARRAY(
+                SELECT u.id::bigint FROM unnest(similar_items_by_vector.exclude) AS u(id)
+                WHERE CASE WHEN u.id ~ '^(0|[1-9][0-9]{0,18})$' THEN u.id::numeric < 2::numeric ^ 63 ELSE false END)) o;
         RETURN;
     END IF;
     IF asked IS NULL THEN

@@ -305,7 +305,8 @@ def test_the_run_is_in_the_lake_and_readers_find_it_in_the_store(stack):
         assert reader.execute("SELECT run FROM lookalike.live_run").fetchone() == (RUN,)
         product = reader.execute("SELECT min(product_id) FROM lookalike.live_products").fetchone()[0]
         assert len(store.similar_items(reader, product, {}, 10)) == 10
-        owners = reader.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE tablename LIKE 'lists_%'").fetchall()
+        asked = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename LIKE 'catalogue_%'"
+        owners = reader.execute(asked).fetchall()
         assert owners == [("lookalike_loader",)]
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(f"postgresql://reader:guess@{place}/lookalike")

@@ -137,7 +137,7 @@ def test_the_store_holds_the_same_rows_as_after_a_refresh_on_disk(refreshed):
             }
 
     disk, s3 = content(refreshed.disk_store), content(refreshed.s3_store)
-    assert len(disk["narrow_shortlists"]) == len(disk["products"]) > 100
+    assert len(disk["narrow_shortlists"]) == len(disk["catalogue"]) > 100
     assert s3 == disk
 
 

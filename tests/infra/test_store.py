@@ -221,7 +221,7 @@ def test_filters_of_long_keys_and_of_many_ranges_are_not_precomputed(connection,
     for filters in cells:
         found = store.similar_items(connection, 0, filters, 10)
         assert [item.product_id for item in found] == [
-            at for at in range(1, 8) if all(values[field][at] == value for field, value in filters.items())
+            str(at) for at in range(1, 8) if all(values[field][at] == value for field, value in filters.items())
         ]
 
 

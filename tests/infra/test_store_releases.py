@@ -301,13 +301,19 @@ LISTED = """
 """
 
 
+def forget(folder, after):
+    """Leave no migration that came after one of these numbers."""
+    for file in (folder / "migrations").iterdir():
+        if file.name[:4] > after:
+            file.unlink()
+
+
 @pytest.fixture
 def listed(empty_database, tmp_path, monkeypatch):
     """A store that the release with migration 0004 prepared, and whose live run has lists."""
     folder = tmp_path / "0004/sql"
     shutil.copytree(THIS, folder)
-    for later in ("0005_shortlists", "0006_narrow_shortlists", "0007_text_ids"):
-        (folder / f"migrations/{later}.sql").unlink()
+    forget(folder, after="0004")
     shutil.rmtree(folder / "functions")
     shutil.copytree(Path(__file__).parent / "release_0004", folder / "functions")
     (folder / "functions/roles.sql").rename(folder / "roles.sql")
@@ -443,7 +449,7 @@ def numbered(empty_database, tmp_path, monkeypatch):
     folder, former = tmp_path / "0006/sql", Path(__file__).parent / "release_0006"
     shutil.copytree(former, folder)
     shutil.copytree(THIS / "migrations", folder / "migrations")
-    (folder / "migrations/0007_text_ids.sql").unlink()
+    forget(folder, after="0006")
     with monkeypatch.context() as patched:
         patched.setattr(store, "SQL", folder)
         with store.connect(empty_database, tmp_path, prepares=True) as connection:
@@ -494,14 +500,15 @@ def check_a_run_of_numbers(connection):
         ({}, [], [("2", 0), ("3", 0)]),
         ({"gender": "Men"}, [], [("2", 0)]),
         ({"gender": {"not": "Men"}}, [], [("3", 0)]),
-        ({}, ["2", "B07X"], [("3", 0)]),
+        ({}, ["2", "B07X", str(2**63), str(2**63 - 1)], [("3", 0)]),
     ):
         found = store.similar_items(connection, "1", filters, 10, exclude)
         assert [(item.product_id, item.scanned) for item in found] == expected
     found = store.similar_items_by_vector(connection, VECTORS[0], {}, 10, ["1", "01"])
     assert [item.product_id for item in found] == ["2", "3"]
-    with pytest.raises(UserError, match="no product 01"):
-        store.similar_items(connection, "01", {}, 10)
+    for unknown in ("01", str(2**63), str(2**63 - 1)):
+        with pytest.raises(UserError, match=f"no product {unknown}"):
+            store.similar_items(connection, unknown, {}, 10)
     names = connection.execute("SELECT product_id, gender, image_sha256 FROM lookalike.live_products ORDER BY 1")
     assert names.fetchall() == [("1", "Men", "a"), ("2", "Men", "b"), ("3", None, "c")]
     assert connection.execute("SELECT item FROM lookalike.similar_items(1)").fetchall() == [(2,), (3,)]

@@ -118,7 +118,7 @@ def load(connection: psycopg.Connection, products: Catalogue) -> dict[str, float
     figures["base_cells"], started = len(numbering.starts) - 1, time.perf_counter()
     run_id = publish(connection, products, cells, numbering, made)
     figures["load_s"] = round(time.perf_counter() - started, 1)
-    tables = [f"lookalike_runs.{name}_{run_id}" for name in store.PARTITIONED if name != "products"]
+    tables = [f"lookalike_runs.{name}_{run_id}" for name in store.PARTITIONED if name != "catalogue"]
     query = "SELECT sum(pg_total_relation_size(name)) FROM unnest(%s::text[]) AS t(name)"
     figures["store_bytes_per_product"] = round(connection.execute(query, (tables,)).fetchone()[0] / PRODUCTS)
     return figures
@@ -132,11 +132,12 @@ def publish(
     made: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
 ) -> int:
     position = np.argsort(numbering.order)
-    rows = pa.table({"product_id": products.ids, "image_sha256": ["0" * 64] * PRODUCTS}).take(numbering.order)
+    columns = {"product_id": products.ids, "name": products.ids, "image_sha256": ["0" * 64] * PRODUCTS}
+    rows = pa.table(columns).take(numbering.order)
     with connection.transaction():
         store.lock(connection)
         run_id = store.begin(connection, catalogue.RUN, "benchmark", list(products.values), {})
-        store.load_products(connection, run_id, rows, numbering.base_cells, products.embeddings[numbering.order])
+        store.load_products(connection, run_id, rows, None, numbering.order, products.embeddings[numbering.order])
         fill, _ = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
         blocks = (
             (position[at : at + len(ends) - 1], ends, places, fill(ends, places))
@@ -174,18 +175,18 @@ def ask(
     """Milliseconds of the answers, how many members they compared, and the share of those equal to the oracle's."""
     columns = {field: np.array(column) for field, column in products.values.items()}
     whole = (products.embeddings * 2048).astype(np.int64)
-    query = "SELECT item, score::float8, scanned FROM lookalike.similar_items(%s::bigint, %s, 10)"
+    query = "SELECT item, score::float8, scanned FROM lookalike.similar_items(%s, %s, 10)"
     fastest, compared, equal = [], [], []
     for place, (at, filters) in enumerate(asked):
         times = []
         for _ in range(TIMES):
             started = time.perf_counter()
-            rows = connection.execute(query, (at, Jsonb(filters)), prepare=True).fetchall()
+            rows = connection.execute(query, (str(at), Jsonb(filters)), prepare=True).fetchall()
             times.append(time.perf_counter() - started)
         fastest.append(min(times) * 1000)
         compared.append(rows[0][2] if rows else 0)
         if place % 5 == 0:
-            equal.append([row[:2] for row in rows] == oracle(products.ids, columns, whole, at, filters))
+            equal.append([row[:2] for row in rows] == oracle(columns, whole, at, filters))
     return {
         f"{kind}_p50_ms": round(float(np.percentile(fastest, 50)), 2),
         f"{kind}_p99_ms": round(float(np.percentile(fastest, 99)), 2),
@@ -195,9 +196,9 @@ def ask(
 
 
 def oracle(
-    ids: np.ndarray, columns: dict[str, np.ndarray], whole: np.ndarray, at: int, filters: dict[str, object]
-) -> list[tuple[int, float]]:
-    member = ids != ids[at]
+    columns: dict[str, np.ndarray], whole: np.ndarray, at: int, filters: dict[str, object]
+) -> list[tuple[str, float]]:
+    member = np.arange(PRODUCTS) != at
     for field, condition in filters.items():
         complement = isinstance(condition, dict)
         wanted = condition["not"] if complement else condition
@@ -205,7 +206,7 @@ def oracle(
     best = np.flatnonzero(member)
     scores = whole[best] @ whole[at]
     order = np.lexsort((best, -scores))[:K]
-    return [(int(ids[best[place]]), int(scores[place]) / 2**22) for place in order]
+    return [(str(best[place]), int(scores[place]) / 2**22) for place in order]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,17 @@ ATTRIBUTES = (
 """The nine attributes of a product, in the order of the published `styles.csv`."""
 MASTER = r"local(\[(\*|\d+)(,\d+)?\])?|spark://\S+:\d+|k8s://\S+|yarn"
 """Addresses of Spark's master."""
-PLACES = ("dataset", "lake", "store_folder", "logs", "scratch", "weights", "classifier_weights", "photo_roots")
+PLACES = (
+    "dataset",
+    "catalogue",
+    "lake",
+    "store_folder",
+    "logs",
+    "scratch",
+    "weights",
+    "classifier_weights",
+    "photo_roots",
+)
 """Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
 PACKAGED = ("package", "imagenet")
 """Weights that are no place."""
@@ -47,6 +57,8 @@ class Settings(BaseSettings):
 
     dataset: str = "sample:2000?seed=7"
     """Source of the catalogue: archive, folder, `s3://`, `https://`, `kaggle:owner/name`, `sample:N?seed=S`."""
+    catalogue: str = ""
+    """File that says what the columns of the table are; empty: `catalogue.toml` in the source, or Kaggle's layout."""
     lake: str = Field(default_factory=lambda: (Path.cwd() / "var/lake").as_uri())
     """URI of the lake: `file:///path` or `s3://bucket/prefix`."""
     store: str = ""
@@ -160,6 +172,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Place) -> Place:
         return type(value)(absolute(str(value)))
+
+    @field_validator("catalogue")
+    @classmethod
+    def _absolute_file(cls, value: str) -> str:
+        return value and absolute(value)
 
     @field_validator("weights", "classifier_weights")
     @classmethod

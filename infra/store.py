@@ -551,11 +551,10 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
 _RUN = "run_id, run, content_hash, figures, manifest, loaded_at, published_at"
 
 
-def served(connection: psycopg.Connection, ids: np.ndarray) -> tuple[dict[str, int], int]:
-    """Products of the live run by subCategory, '' for those without one, and how many of these ids are among them."""
-    counts = connection.execute(
-        """SELECT coalesce("subCategory", ''), count(*) FROM lookalike.live_products GROUP BY 1"""
-    ).fetchall()
+def served(connection: psycopg.Connection, ids: np.ndarray, group: str) -> tuple[dict[str, int], int]:
+    """Products of the live run by the attribute `group`, '' for none, and how many of these ids are among them."""
+    grouped = "SELECT coalesce(attributes ->> %s, ''), count(*) FROM lookalike.live_products GROUP BY 1"
+    counts = connection.execute(grouped, (group,)).fetchall()
     shared = "SELECT count(*) FROM lookalike.live_products WHERE product_id = ANY(%s::text[])"
     ((known,),) = connection.execute(shared, (ids.tolist(),)).fetchall()
     return dict(counts), known

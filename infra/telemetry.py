@@ -44,6 +44,11 @@ def start(logs: Path, run: str, step: str, aloud: bool = True) -> Path:
     return file
 
 
+def hush() -> None:
+    """Let this process log nothing but warnings: for commands that say themselves what they do."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
 def log_file(logs: Path, run: str, step: str) -> Path:
     """Where `start` writes the log of a step of a run."""
     return logs / run / f"{step}.jsonl"

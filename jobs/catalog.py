@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import re
 import zipfile
 import zlib
@@ -19,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import PurePosixPath
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +29,12 @@ import pyarrow as pa
 from infra import archives
 from infra.errors import UserError
 from infra.lake import Lake, Part, Table
-from infra.settings import ATTRIBUTES
+from infra.places import shown
+from infra.settings import ATTRIBUTES, Settings
 from infra.telemetry import Progress
 from jobs import ids, step, tables
+from jobs.downloads import download
+from jobs.layout import FILE, Layout, kaggle, parse
 from jobs.rejects import Rejects
 from jobs.run import Run, StepResult, content_hash
 from jobs.styles import read_styles, reading, remedy
@@ -52,19 +57,26 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
 DRIVE = re.compile("[A-Za-z]:")
 """How a path of Windows begins that is no path within an archive; `Look 12:30/` is one."""
+URL = re.compile("(https?|s3)://", re.IGNORECASE)
+"""How the address of an image begins."""
 KINDS_SHOWN = 5
 """Kinds of files that a message lists."""
 
-PRODUCTS = pa.schema(
-    [
-        ("product_id", pa.string()),
-        *((name, pa.string()) for name in ATTRIBUTES),
-        ("derivedType", pa.string()),
-        ("image_sha256", pa.string()),
-        ("picture", pa.int64()),
-    ]
-)
-"""`picture` is the number of what the image shows (`ml.pictures`): the same one for each file of the same picture."""
+
+def products_schema(layout: Layout) -> pa.Schema:
+    """Of the table `products`, whose columns between the ids and derivedType have the catalogue's names.
+
+    `picture` is the number of what the image shows (`ml.pictures`): the same one for each file of the same picture.
+    Which part a column plays is told with it where the layout is not the built-in one: steps depend on that, too.
+    """
+    parts = {} if layout == kaggle(layout.fields) else layout.parts
+    of_catalogue = (pa.field(name, pa.string(), metadata=parts.get(name)) for name in layout.stored)
+    ours = ("derivedType", pa.string()), ("image_sha256", pa.string()), ("picture", pa.int64())
+    return pa.schema([("product_id", pa.string()), *of_catalogue, *ours])
+
+
+PRODUCTS = products_schema(kaggle(ATTRIBUTES))
+"""Of a catalogue in Kaggle's layout."""
 IMAGES = pa.schema(
     [
         ("image_sha256", pa.string()),
@@ -86,6 +98,7 @@ def catalog(run: Run) -> StepResult:
     rules = [CODE_VERSION, images.recipe_hash(), pictures.NEAR]
     fingerprint = content_hash(
         *(rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes, settings.fields),
+        *([_read_mapping(settings.catalogue).decode()] if settings.catalogue else []),
         *([settings.delimiter, settings.encoding] if settings.delimiter or settings.encoding else []),
     )
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
@@ -96,15 +109,22 @@ def catalog(run: Run) -> StepResult:
     for item in origin["left_out"]:
         rejects.file(None, item["file"], item["reason"], item["detail"])
     with _opened(run.lake, origin["archive"]) as archive:
-        source = find_members(archive, origin["uri"], rejects)
-        with source.open_table(reading(settings)) as table:
-            rows = read_styles(table, rejects, settings.fields)
+        source = find_members(archive, origin["uri"], settings, rejects)
+        with source.open_table(reading(settings, source.layout)) as table:
+            rows = read_styles(table, rejects, source.layout)
         found = len(rows) + rejects.products.total()
-        products = _attach_images(rows, source, rejects)
+        products = attach_images(rows, source, rejects)
         _check_share(rejects, found, len(products), settings.reject_max, source)  # before the images' work
         known = Known.of(tables["images"])
-        files: dict[int, str | ImageError] = {}
-        contents = _new_contents(source, products, set(known.contents), settings.image_max_bytes, files)
+        files: dict[str, str | ImageError] = {}
+        inside = [product for product in products if not product.get("urls")]
+        contents = _new_contents(source, inside, set(known.contents), settings.image_max_bytes, files)
+        at_urls = {product["product_id"]: product["urls"] for product in products if product.get("urls")}
+        if at_urls:
+            downloaded = download(run, at_urls, rejects)
+            files |= downloaded.files
+            contents = chain(contents, downloaded.contents(known.contents))
+            products = inside + [product for product in products if product["product_id"] in downloaded.images]
         parts, products = store_images(contents, files, products, known, rejects)
     _check_share(rejects, found, len(products), settings.reject_max, source)
     figures = {
@@ -113,8 +133,10 @@ def catalog(run: Run) -> StepResult:
         "rejected_products": rejects.products.total(),
         "reject_reasons": dict(Counter(row["reason"] for row in rejects.rows).most_common()),
         "styles": source.styles,
+        "mapping": source.layout.model_dump(mode="json") if source.mapping else None,
         "read_as": table.read_as,
         "lines_not_utf8": table.not_utf8,
+        **(downloaded.figures if at_urls else {}),
     }
     if parts or tables["images"].version < 0:
         # An earlier release told no pictures. Its rows go; older runs, which look at the table as it was, keep them.
@@ -123,11 +145,12 @@ def catalog(run: Run) -> StepResult:
     part = run.lake.write_part("rejects", pa.Table.from_pylist(rejects.rows, schema=REJECTS))
     tables["rejects"] = tables["rejects"].commit([part], REJECTS, run=run.name)
     products.sort(key=lambda product: ids.key(product["product_id"]))
-    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=PRODUCTS))
-    tables["products"] = tables["products"].commit([part], PRODUCTS, run=run.name)
+    schema = products_schema(source.layout)
+    part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=schema))
+    tables["products"] = tables["products"].commit([part], schema, run=run.name)
     versions = {name: table.version for name, table in tables.items()}
     result = StepResult(len(products), len(parts) + 2, len(rejects.rows), tables=versions, figures=figures)
-    return run.remember("catalog", fingerprint, result)
+    return result if at_urls else run.remember("catalog", fingerprint, result)  # what is at a URL may be another file
 
 
 # The archive's members ------------------------------------------------------------------------------------------------
@@ -143,11 +166,14 @@ def _opened(lake: Lake, name: str) -> Iterator[zipfile.ZipFile]:
 class Source:
     """Where the catalogue lies in its archive: members by path, the table's path and files, image paths by product id.
 
-    `elsewhere` are the files that lie neither there nor in the folder images.
+    `mapping` is where its `layout` is told, empty for the one that is built in. Where the layout names columns of
+    images, `images` is empty. `elsewhere` are the files that lie neither there nor in the folder images.
     """
 
     archive: zipfile.ZipFile
     members: dict[str, zipfile.ZipInfo]
+    layout: Layout
+    mapping: str
     styles: str
     files: dict[str, str]
     images: dict[str, str]
@@ -174,14 +200,22 @@ class Source:
             ) from None
 
 
-def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source:
-    """The shallowest table that is called styles and the image files in the folder `images` beside it.
+def find_members(archive: zipfile.ZipFile, uri: str, settings: Settings, rejects: Rejects) -> Source:
+    """The catalogue's layout, the shallowest table that it names, and the image files in the folder `images` beside it.
 
     Raises:
-        UserError: no member is called so, or several catalogues are there.
+        UserError: there is no such table, several catalogues are there, or a mapping cannot be used.
     """
-    members, hidden = _members(archive, rejects)
-    found = tables.named(TABLE, members)
+    members, hidden = read_members(archive, rejects)
+    layout, mapping = find_layout(archive, members, settings)
+    found = find_tables(layout, mapping, members)
+    if not found and mapping:
+        wanted = layout.table or "that is called styles, nor just one"
+        raise UserError(
+            f"the source has no table {wanted}; {_listed(list(members))}",
+            where=f"{uri}, as {mapping} says",
+            remedy='write `table = "…"` with its path, relative to the mapping',
+        )
     if not found:
         unread = f"{len(hidden)} × hidden (such as {hidden[0]})" if hidden else ""
         raise _no_styles(list(members), [unread, rejects.of_files()], uri)
@@ -197,9 +231,56 @@ def find_members(archive: zipfile.ZipFile, uri: str, rejects: Rejects) -> Source
             )
     folder = str(PurePosixPath(chosen).parent / "images") + "/"
     inside = [name for name in members if name.startswith(folder)]
-    read = {name for files in found.values() for name in files.values()}
+    read = {mapping, *(name for files in found.values() for name in files.values())}
     elsewhere = [name for name in members if not name.startswith(folder) and name not in read]
-    return Source(archive, members, chosen, found[chosen], _image_members(inside, rejects), elsewhere)
+    of_ids = {} if layout.image else image_members(inside, rejects)
+    return Source(archive, members, layout, mapping, chosen, found[chosen], of_ids, elsewhere)
+
+
+def find_layout(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], settings: Settings
+) -> tuple[Layout, str]:
+    """The layout, and the file that tells it: that of the settings, or the shallowest of its name; or Kaggle's."""
+    file = settings.catalogue
+    if file:
+        layout = parse(_read_mapping(file), file)
+    else:
+        files = sorted((name.count("/"), name) for name in members if PurePosixPath(name).name == FILE)
+        if not files:
+            return kaggle(settings.fields), ""
+        file = files[0][1]
+        layout = parse(archive.read(members[file]), file)
+    if "fields" in settings.model_fields_set:
+        raise UserError(
+            "the fields are told twice",
+            where=f"{file} and LOOKALIKE_FIELDS={','.join(settings.fields)}",
+            remedy="unset LOOKALIKE_FIELDS: the mapping says which columns are fields",
+        )
+    return layout, file
+
+
+def _read_mapping(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the mapping cannot be read: {error.strerror}",
+            where=f"LOOKALIKE_CATALOGUE={file}",
+            remedy="name a file, or unset it",
+        ) from None
+
+
+def find_tables(layout: Layout, mapping: str, members: dict[str, zipfile.ZipInfo]) -> dict[str, dict[str, str]]:
+    """The tables that a layout may mean, with their files: where its mapping lies, or anywhere."""
+    folder = f"{PurePosixPath(mapping).parent}/".removeprefix("./") if mapping in members else ""
+    inside = [name for name in members if name.startswith(folder)]
+    if layout.table:
+        return tables.placed(layout.table, inside)
+    found = tables.named(TABLE, inside)
+    if not found and mapping:
+        beside = [name for name in inside if name.endswith(tables.SUFFIXES) and "/" not in name.removeprefix(folder)]
+        return {name: {"": name} for name in beside} if len(beside) == 1 else {}
+    return found
 
 
 def _contents(members: dict[str, zipfile.ZipInfo], files: dict[str, str]) -> dict[str, tuple[int, int]]:
@@ -236,7 +317,7 @@ def _listed(names: list[str]) -> str:
     return f"it holds {', '.join(shown[:KINDS_SHOWN]) or 'no files'}{' …' if len(shown) > KINDS_SHOWN else ''}"
 
 
-def _members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
+def read_members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
     """Members by their path within the archive, written one way: tar writes `./a/b`, old Windows tools `a\\b`.
 
     And the names of those that are hidden, as what tools leave behind is.
@@ -257,7 +338,7 @@ def _members(archive: zipfile.ZipFile, rejects: Rejects) -> tuple[dict[str, zipf
     return members, hidden
 
 
-def _image_members(names: list[str], rejects: Rejects) -> dict[str, str]:
+def image_members(names: list[str], rejects: Rejects) -> dict[str, str]:
     images: dict[str, str] = {}
     ranked = []
     for name in names:
@@ -274,8 +355,10 @@ def _image_members(names: list[str], rejects: Rejects) -> dict[str, str]:
     return images
 
 
-def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:
+def attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:
     """The rows that have an image file, with its member name as `file`; both kinds of leftovers are rejected."""
+    if source.layout.image:
+        return _attach_named(rows, source, rejects)
     known = {row["product_id"] for row in rows}
     for product_id in sorted(source.images.keys() - known, key=ids.key):
         rejects.file(product_id, source.images[product_id], "no row", f"{source.styles} has no such id")
@@ -283,6 +366,24 @@ def _attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[d
         if row["product_id"] not in source.images:
             rejects.product(row["product_id"], source.styles, "no image", "the folder images has no such file")
     return [{**row, "file": source.images[row["product_id"]]} for row in rows if row["product_id"] in source.images]
+
+
+def _attach_named(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:
+    """The same where columns name the images: the first one that is there; or `urls`, where they are to be had."""
+    folder = PurePosixPath(source.styles).parent
+    attached = []
+    for row in rows:
+        urls = [path for path in row["images"] if URL.match(path)]
+        paths = [posixpath.normpath(folder / path.replace("\\", "/")) for path in row["images"] if path not in urls]
+        there = [path for path in paths if path in source.members]
+        if urls and (not there or row["images"][0] == urls[0]):
+            attached.append({**row, "file": shown(urls[0]), "urls": urls})
+        elif there:
+            attached.append({**row, "file": there[0]})
+        else:
+            why = f"the source has no file {', '.join(paths)}" if paths else "the row names none"
+            rejects.product(row["product_id"], source.styles, "no image", why)
+    return attached
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
@@ -339,7 +440,7 @@ def _to_array(thumbnails: pa.BinaryArray) -> np.ndarray:
 
 def store_images(
     contents: Iterable[tuple[str, bytes]],
-    files: Mapping[int, str | ImageError],
+    files: Mapping[str, str | ImageError],
     products: list[dict],
     known: Known,
     rejects: Rejects,
@@ -390,7 +491,7 @@ def store_images(
 
 
 def _new_contents(
-    source: Source, products: list[dict], known: set[str], max_bytes: int, files: dict[int, str | ImageError]
+    source: Source, products: list[dict], known: set[str], max_bytes: int, files: dict[str, str | ImageError]
 ) -> Iterator[tuple[str, bytes]]:
     """(SHA-256, bytes) of each content that is not `known`, once; `files` receives each product's SHA-256 or its fault.
 

@@ -173,9 +173,13 @@ def _report_success(watch: Watch, run: Run, seconds: float) -> None:
     out.print(closing_table(watch.results))
     out.print(f"wall time   {seconds:.1f} s\n")
     report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
-    product = run.products(["product_id"])["product_id"][0].as_py()
+    field = run.layout.colour or run.fields[0]
+    (first,) = run.attributes(["product_id", field]).slice(0, 1).to_pylist()
+    asked = [*(["--filter", f"{field}={first[field]}"] if first[field] else []), "--", first["product_id"]]
+    if not first["product_id"].startswith("-"):
+        asked = [asked[-1], *asked[:-2]]
     out.print(f"report:  {report}")
-    out.print(f"try:     {_command('lookalike')} query {shlex.quote(product)} --filter baseColour=Blue")
+    out.print(f"try:     {_command('lookalike')} query {shlex.join(asked)}")
 
 
 def _again(dataset: str, run: str) -> str:
@@ -450,6 +454,26 @@ def evaluate(
         out.print(table, end="\n\n")
     report = opened.lake.path(str(figures["report"]))
     out.print(f"report:  {report}\nimages:  table heldout of {opened.settings.lake}")
+
+
+@app.command()
+def inspect(
+    source: Annotated[str, typer.Argument(help="Archive, folder or address of a catalogue, as DATASET takes it.")],
+    save: Annotated[Path | None, typer.Option(help="File to write the proposed mapping to: catalogue.toml.")] = None,
+) -> None:
+    """Look at a source: its columns, a mapping to begin with, what a run would reject. The lake is not touched."""
+    from infra import telemetry
+    from infra.settings import read_settings
+    from jobs import inspection
+
+    telemetry.hush()
+    with out.status(f"reading {source} …"):
+        seen = inspection.inspect(read_settings(dataset=source))
+    for part in inspection.told(seen):
+        out.print(part)
+    if save:
+        inspection.save(seen.layout, save)
+        out.print(f"saved:    {save}")
 
 
 @app.command()

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 from urllib.request import getproxies_environment
 
 import numpy as np
@@ -67,23 +66,20 @@ REMEDIES = {
 NO_PROXY = "; for images no proxy is used, though the environment names one: let this machine reach the hosts itself"
 
 
-Id = TypeVar("Id", int, str)
-
-
 @dataclass(frozen=True)
-class Downloaded(Generic[Id]):
+class Downloaded:
     """The images of products: product id → SHA-256 (hex) of those that could be had, in the order of its URLs.
 
     `originals` holds their files. `figures` tell how many URLs there were, and how many gave a new image, an unchanged
     one, were not asked for (`fresh`) or failed.
     """
 
-    images: dict[Id, list[str]]
+    images: dict[str, list[str]]
     originals: Table
     figures: Mapping[str, object]
 
     @property
-    def files(self) -> dict[Id, str]:
+    def files(self) -> dict[str, str]:
         """Product id → SHA-256 of the first of its images, as `jobs.catalog.store_images` takes them."""
         return {product_id: images[0] for product_id, images in self.images.items()}
 
@@ -99,7 +95,7 @@ class Downloaded(Generic[Id]):
                     yield sha.as_py(), data.as_py()
 
 
-def download(run: Run, urls: Mapping[Id, Sequence[str]], rejects: Rejects) -> Downloaded[Id]:
+def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects) -> Downloaded:
     """Bring the images of products into the lake.
 
     A product none of whose images can be had is rejected, with the fault of each; of any other the faults are rows.
@@ -129,7 +125,7 @@ def download(run: Run, urls: Mapping[Id, Sequence[str]], rejects: Rejects) -> Do
     images = {}
     for product_id, of_product in urls.items():
         images[product_id] = [session.images[url] for url in of_product if url in session.images]
-        _reject(rejects, str(product_id), [faults[url] for url in of_product if url in faults], not images[product_id])
+        _reject(rejects, product_id, [faults[url] for url in of_product if url in faults], not images[product_id])
     figures = {"urls": len(wanted), **{name: session.counts[name] for name in ("new", "unchanged", "fresh", "failed")}}
     return Downloaded({product: had for product, had in images.items() if had}, session.originals, figures)
 

@@ -18,11 +18,11 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import psycopg
+import pyarrow as pa
 
 from infra import store
 from infra.errors import UserError
 from infra.lake import Table
-from infra.settings import ATTRIBUTES
 from infra.store import StoredRun
 from infra.telemetry import Progress
 from jobs import shortlists, step
@@ -187,14 +187,15 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     started = perf_counter()
     tables, similar = {name: run.table(name) for name in PUBLISHED}, run.result("similar")
     run_id = store.begin(connection, run.name, content, run.fields, manifest)
-    rows = run.products(["product_id", *ATTRIBUTES, "image_sha256"])
+    layout = run.layout
+    rows = run.attributes(["product_id", *layout.stored, "image_sha256"])
     numbering = number({field: rows[field].to_pylist() for field in run.fields}, len(rows))
     rows = rows.take(numbering.order)
     ids = pd.Index(rows["product_id"].to_numpy())
-    named = rows.rename_columns({"productDisplayName": "name"})
-    store.load_products(
-        connection, run_id, named, "articleType", numbering.order, _embeddings(tables["embeddings"], ids)
-    )
+    names = rows[layout.name] if layout.name else pa.nulls(len(rows), pa.string())
+    products = (rows.drop_columns(layout.name) if layout.name else rows).append_column("name", names)
+    embeddings = _embeddings(tables["embeddings"], ids)
+    store.load_products(connection, run_id, products, layout.kind or None, numbering.order, embeddings)
     cells = tables["cells"].read().sort_by("cell")
     combinations = [json.loads(text) for text in cells["filters"].to_pylist()]
     fill, precomputed = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)

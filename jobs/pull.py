@@ -39,6 +39,7 @@ from infra.archives import CHUNK, LeftOut, Link, Member
 from infra.errors import TransientError, UserError
 from infra.lake import Lake
 from infra.places import shown
+from infra.settings import Settings
 from infra.telemetry import Progress
 from jobs import step
 from jobs.run import Run, StepResult, content_hash
@@ -132,6 +133,22 @@ def pull(run: Run) -> StepResult:
     target = target.commit([run.lake.write_part("pulls", rows)], PULLS, run=run.name)
     result = StepResult(rows=1, files=members, tables={"pulls": target.version}, figures=figures)
     return replace(run.remember("pull", fingerprint, result), contents=contents)
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[tuple[zipfile.ZipFile, str]]:
+    """The source as `pull` would bring it into the lake, and its address: a look at it, of which nothing is left.
+
+    Raises:
+        UserError, TransientError: as `pull` does.
+    """
+    dataset, expected = _split_checksum(settings.dataset)
+    with ExitStack() as held:
+        with _source_errors(shown(dataset)), disk.told(settings.scratch, SCRATCH, disk.FULL):
+            fetched = fetch(dataset, Workspace(settings.archive_max_bytes, held, settings.scratch, expected))
+            archives.check_zip(fetched.archive, fetched.uri, settings.archive_max_bytes)
+        with zipfile.ZipFile(fetched.archive) as archive:
+            yield archive, fetched.uri
 
 
 def _store(lake: Lake, name: str, archive: BinaryIO, sha256: str) -> None:

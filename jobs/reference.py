@@ -84,7 +84,9 @@ def read_live(connection: psycopg.Connection, ids: np.ndarray) -> Live | None:
     """The live run, for a run whose products have these ids; None where none is live."""
     with store.one_run(connection):
         stored = store.live(connection)
-        return Live(stored, *store.served(connection, ids)) if stored else None
+        told = figures_of(stored, "catalog").get("mapping") if stored else None
+        group = told["group"] if told else "subCategory"
+        return Live(stored, *store.served(connection, ids, group)) if stored else None
 
 
 def figures_of(stored: StoredRun, step: str) -> Mapping:

@@ -16,7 +16,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -28,6 +28,7 @@ from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import Settings, read_settings
 from jobs import ids
+from jobs.layout import Layout, kaggle
 from jobs.order import STEPS
 
 LATEST = "latest"
@@ -54,7 +55,7 @@ WRITES = {
 APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "shortlists")
-UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "photo_roots"}
+UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots"}
 UNRECORDED |= {"airflow_home", "spark", "port", "image_connections", "image_connections_a_host", "image_contact"}
 """Settings that decide no result: places, some of which hold passwords, and how one machine's commands run and ask."""
 
@@ -155,16 +156,31 @@ class Run:
             )
         return table
 
-    def products(self, columns: list[str], where: object = None) -> pa.Table:
-        """Columns of the run's products in the order of ids: the one that indices of products are of everywhere.
+    def products(self, columns: Sequence[str], where: object = None) -> pa.Table:
+        """Columns of the run's products, by the pipeline's names, in the order of ids.
+
+        That is the one that indices of products are of everywhere. What the catalogue does not have is null.
 
         Raises:
             UserError: as `table` does.
         """
+        named = {name: self.layout.column(name) for name in columns}
+        rows = self.attributes([column for column in named.values() if column], where)
+        nothing = pa.chunked_array([pa.nulls(len(rows), pa.string())])
+        return pa.table({name: rows[column] if column else nothing for name, column in named.items()})
+
+    def attributes(self, columns: Sequence[str], where: object = None) -> pa.Table:
+        """The same by the catalogue's names."""
         wanted = list(dict.fromkeys(["product_id", *columns]))
         rows = self.table("products", *wanted).read(wanted, where)
         rows = rows.set_column(rows.column_names.index("product_id"), "product_id", ids.to_text(rows["product_id"]))
-        return rows.take(ids.order(rows["product_id"])).select(columns)
+        return rows.take(ids.order(rows["product_id"])).select(list(dict.fromkeys(columns)))
+
+    @property
+    def layout(self) -> Layout:
+        """What the columns of the run's products are."""
+        told = self.result("catalog").figures.get("mapping")
+        return Layout(**told) if told else kaggle(self.settings.fields)  # type: ignore[arg-type]
 
     def content(self, name: str) -> str:
         """Hash of the content of table `name`, as this run has it. Raises UserError as `table` does."""
@@ -202,7 +218,9 @@ class Run:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that the run can be filtered by: those of the settings that its shortlists were made with."""
+        """The fields that the run can be filtered by: those that its shortlists were made with."""
+        if self.result("catalog").figures.get("mapping"):
+            return self.layout.fields
         return tuple(self.result("similar").settings["fields"])  # type: ignore[arg-type]
 
     def done(self, step: str, fingerprint: str, targets: Mapping[str, Table]) -> StepResult | None:

@@ -145,10 +145,10 @@ class Source:
 
 def search(run: Run) -> StepResult:
     """Search for every photo of the source, by the rules of a single one."""
-    source = open_source(run.settings.dataset, run.settings.fields, run.settings.photo_roots)
     settings, rows, rejects = run.settings, [], []
     with store.connect(settings.store, settings.store_folder) as connection:
         _check_live(connection, run)
+        source = open_source(settings.dataset, run.fields, settings.photo_roots)
         searcher = Searcher(connection, settings)
         started, progress = perf_counter(), Progress("photos", len(source.photos))
         for found in in_batches(source, searcher, connection):

@@ -49,15 +49,16 @@ def similar(run: Run) -> StepResult:
         {name: str(schema) for name, schema in SCHEMAS.items()},
         run.content("products"),
         run.content("features"),
-        settings.fields,
+        run.layout.fields,
         settings.cell_min,
         (DEPTH, DEEP, LARGE, *ROOM),
     )
     if done := run.done("similar", fingerprint, tables):
         return done
-    rows = run.products(["product_id", *settings.fields])
+    fields = run.layout.fields
+    rows = run.attributes(["product_id", *fields])
     ids = rows["product_id"].combine_chunks()
-    cells = find_cells({field: rows[field].to_pylist() for field in settings.fields}, len(rows), settings.cell_min)
+    cells = find_cells({field: rows[field].to_pylist() for field in fields}, len(rows), settings.cell_min)
     embeddings = read_embeddings(run)
     panels = _write_embeddings(run, ids, embeddings)
     tables["embeddings"] = tables["embeddings"].commit(panels, EMBEDDINGS, run=run.name)

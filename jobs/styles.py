@@ -6,20 +6,21 @@ A row that cannot be used is a reject with its reason, and costs no other row; a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from infra import encodings
 from infra.errors import UserError
-from infra.settings import ATTRIBUTES, Settings
+from infra.settings import Settings
 from jobs import ids
+from jobs.layout import FILE, Layout, band
 from jobs.rejects import Rejects
 from jobs.tables import Reading, Table
 from jobs.tables.lines import SAVE, UNDECODED
 
-COLUMNS = ("id", *ATTRIBUTES)
 FILTER_MAX = 2000
-"""Bytes of a row's values to filter by, together: the store's key of a filter, with the names, takes 2,704."""
+"""Bytes of a value to filter by: the store's key of one, with its field's name, takes 2,704."""
 SPOILT = (
     (r"[+-]?\d+\.0*", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
     (r"[+-]?\d+([.,]\d+)?[eE][+-]?\d+", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
@@ -38,12 +39,12 @@ def _has_code(product_id: str) -> bool:
     return not why_no_id(product_id) and re.fullmatch(r"\S*\d\S*", product_id) is not None
 
 
-def reading(settings: Settings) -> Reading:
+def reading(settings: Settings, layout: Layout) -> Reading:
     """How the table is read: the published file does not quote its last column, so further commas belong to it."""
     return Reading(
-        COLUMNS,
-        lambda values: _has_code(ids.trimmed(values["id"])),
-        "productDisplayName",
+        layout.columns,
+        lambda values: _has_code(ids.trimmed(values[layout.id])),
+        layout.name,
         settings.styles_max_bytes,
         Path(settings.scratch),
         settings.delimiter,
@@ -51,45 +52,45 @@ def reading(settings: Settings) -> Reading:
     )
 
 
-def read_styles(table: Table, rejects: Rejects, fields: Collection[str] = ()) -> list[dict]:
-    """Rows as dicts of `product_id`, the nine attributes and derivedType; empty values are None and `NA` is a value.
+def read_styles(table: Table, rejects: Rejects, layout: Layout) -> list[dict]:
+    """Rows as dicts of `product_id`, what the layout stores, derivedType, and `images`, what columns of images hold.
 
-    Values of `fields` are filtered by.
+    Empty values are None, and `NA` is a value.
 
     Raises:
-        UserError: the table lacks columns of a catalogue, or has no row that can be used.
+        UserError: the table lacks columns of the layout, or has no row that can be used.
     """
-    _check_header(table.columns, table.name)
+    _check_header(table.columns, table.name, layout.columns)
     rows: dict[str, dict] = {}
     for record in table:
         values = record.values
-        product_id = ids.trimmed(values["id"]) if values else ""
-        shown = _readable(values["id"] if values else record.first)[:40].replace("\0", "")
+        product_id = ids.trimmed(values[layout.id]) if values else ""
+        shown = _readable(values[layout.id] if values else record.first)[:40].replace("\0", "")
         if record.fault or values is None:
             rejects.product(shown, record.where, record.fault, record.detail)
-        elif undecoded := [values[column] for column in COLUMNS if UNDECODED.search(values[column])]:
+        elif undecoded := [values[column] for column in layout.columns if UNDECODED.search(values[column])]:
             rejects.product(shown, record.where, "unknown encoding", _encoding(undecoded, table.tried))
         elif why := why_no_id(product_id):
             rejects.product(shown, record.where, "no product id", f"{_readable(product_id)[:40]!r}: {why}")
-        elif long := _too_long(values, fields):
+        elif long := _too_long(values, layout.fields):
             rejects.product(product_id, record.where, "values too long", long)
         elif product_id in rows:
             rejects.product(product_id, record.where, "duplicate id", "the first row with this id is used")
         else:
-            rows[product_id] = _product(product_id, values)
+            rows[product_id] = _product(product_id, values, layout, partial(rejects.file, product_id, record.where))
     if not rows:
         raise _unusable(rejects, table.name)
     return list(rows.values())
 
 
-def _check_header(header: Sequence[str], name: str) -> None:
+def _check_header(header: Sequence[str], name: str, columns: Sequence[str]) -> None:
     """Raises UserError where a column is missing, or there twice."""
-    for column in COLUMNS:  # further columns are not read, so two of those do no harm
+    for column in columns:  # further columns are not read, so two of those do no harm
         places = [(at, found) for at, found in enumerate(header, 1) if found.casefold() == column.casefold()]
         if len(places) > 1:
             found = " and ".join(f"column {at} ({found})" for at, found in places)
             raise UserError(f"columns have one name: {found}", where=name, remedy="keep one, rename the others")
-    missing = [column for column in COLUMNS if column not in header]
+    missing = [column for column in columns if column not in header]
     if not missing:
         return
     cased = {found.casefold(): found for found in header}
@@ -99,7 +100,9 @@ def _check_header(header: Sequence[str], name: str) -> None:
         f"the column{'s' * several} {', '.join(missing)} {'are' if several else 'is'} "
         f"missing; found {_readable(', '.join(header))[:200] or 'nothing'}",
         where=name,
-        remedy=f"rename {', '.join(renamed)}" if renamed else f"give a table with the columns {', '.join(COLUMNS)}",
+        remedy=f"rename {', '.join(renamed)}"
+        if renamed
+        else f"give a table with the columns {', '.join(columns)}, or say in {FILE} what its columns are",
     )
 
 
@@ -117,7 +120,7 @@ def remedy(rejects: Rejects) -> str:
     remedies = {
         "no product id": "give ids such as 15970 or B07XJ8C8F5 as text, and name images by them: 15970.jpg",
         "unknown encoding": SAVE,
-        "values too long": "shorten them, or leave the field out of LOOKALIKE_FIELDS",
+        "values too long": f"shorten them, or leave the field out of LOOKALIKE_FIELDS or {FILE}",
     }
     return remedies.get(rejects.products.most_common(1)[0][0], "")
 
@@ -125,20 +128,30 @@ def remedy(rejects: Rejects) -> str:
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
-def _product(product_id: str, values: dict[str, str]) -> dict:
-    attributes = {name: values[name].strip() or None for name in ATTRIBUTES}
-    both = attributes["gender"] and attributes["articleType"]
-    derived = f"{attributes['gender']} {attributes['articleType']}" if both else None
-    return {"product_id": product_id, **attributes, "derivedType": derived}
+def _product(product_id: str, values: dict[str, str], layout: Layout, reject: Callable[[str, str], None]) -> dict:
+    """A row's product; `reject` is told the reason and detail of a value that stays out."""
+    stored: dict[str, str | None] = {}
+    for column in layout.stored:
+        stored[column] = values[column].strip() or None
+        if column in layout.bands and (value := stored[column]):
+            try:
+                stored[column] = band(value, layout.bands[column])
+            except ValueError:
+                stored[column] = None
+                reject("no number", f"{column} is {_readable(value)[:40]!r}, and the product has no band of it")
+    kind = [stored[column] for column in (layout.for_whom, layout.kind) if column]
+    derived = " ".join(filter(None, kind)) if layout.kind and all(kind) else None
+    images = [values[column].strip() for column in layout.image]
+    return {"product_id": product_id, **stored, "derivedType": derived, "images": [path for path in images if path]}
 
 
 def _too_long(values: dict[str, str], fields: Collection[str]) -> str:
-    """Why no filter can name the row's values; empty: one can."""
+    """Why no filter can name one of the row's values; empty: one can."""
     sizes = {field: len(values[field].strip().encode()) for field in fields}
-    if (total := sum(sizes.values())) <= FILTER_MAX:
-        return ""
     longest = max(sizes, key=lambda field: sizes[field])
-    return f"the values to filter by have {total:,} bytes, {longest} {sizes[longest]:,}; at most {FILTER_MAX:,} may be"
+    if sizes[longest] <= FILTER_MAX:
+        return ""
+    return f"{longest} has {sizes[longest]:,} bytes; a value to filter by may have {FILTER_MAX:,}"
 
 
 def _readable(text: str) -> str:

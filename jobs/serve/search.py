@@ -27,6 +27,7 @@ from jobs.extraction import Model, build, choose_model
 from jobs.features import to_matrix
 from jobs.filters import Filters, passing
 from jobs.ids import to_text
+from jobs.layout import FILE
 from jobs.run import Run, open_live
 from ml import classifier, images, stages
 from ml.features import Extractor
@@ -38,9 +39,9 @@ BATCH = 8
 same features to the bit, which it has not in a batch of one (efficientnet-lite0 on two cores)."""
 K = 10
 KIND = ("gender", "articleType")
-"""The fields that make a derivedType."""
+"""The parts that make a derivedType."""
 NEEDED = (*KIND, "subCategory")
-"""Fields that a filter must be able to name, as the stages are searched through them."""
+"""Parts that a filter must be able to name, as the stages are searched through them."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Searcher:
         if decision.stage == stages.DERIVED_TYPE and decision.derived_type:
             chosen = self._candidates.kinds[decision.derived_type.value]
         elif decision.stage == stages.SUBCATEGORY and decision.subcategory:
-            chosen = {"subCategory": decision.subcategory.value}
+            chosen = {self._catalogue.group: decision.subcategory.value}
         items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k, exclude)
         return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
 
@@ -198,12 +199,13 @@ def check_fields(run: Run, filters: Iterable[str]) -> None:
 
 def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:
     run, run_id = open_live(connection, settings)
-    missing = [field for field in NEEDED if field not in run.fields]
+    needed = [column for column in map(run.layout.column, NEEDED) if column]
+    missing = [column for column in needed if column not in run.fields]
     if missing:
         raise UserError(
-            f"image search filters by {', '.join(NEEDED)}, and the fields of run {run.name} lack {', '.join(missing)}",
+            f"image search filters by {', '.join(needed)}, and the fields of run {run.name} lack {', '.join(missing)}",
             where=f"LOOKALIKE_FIELDS={','.join(run.fields)}",
-            remedy="add them to LOOKALIKE_FIELDS and refresh",
+            remedy=f"add them to the fields, in {FILE} or LOOKALIKE_FIELDS, and refresh",
         )
     return run, run_id
 
@@ -279,11 +281,15 @@ def read_classifier(run: Run) -> Classifier | None:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Ids of products, with the derivedType of each, object (n,); and which values occur together."""
+    """Ids of products, with the derivedType of each, object (n,); and which values occur together.
+
+    `group` is what the catalogue calls the subCategory, empty where it has none.
+    """
 
     ids: pd.Index
     types: np.ndarray
     combinations: pa.Table
+    group: str
 
     def passing(self, filters: Filters) -> pa.Table:
         """The combinations that pass the filters."""
@@ -324,14 +330,14 @@ class _Around:
 
     @property
     def subcategories(self) -> list[str]:
-        return _values(self.passing["subCategory"])
+        return _values(self.passing[self.catalogue.group])
 
     def candidates(self, subcategory: str) -> Nearest:
-        within = self.passing.filter(pc.equal(self.passing["subCategory"], subcategory))
+        within = self.passing.filter(pc.equal(self.passing[self.catalogue.group], subcategory))
         return self.known.nearest(self.embedding, _values(within["derivedType"]))
 
     def neighbours(self, subcategory: str) -> Nearest:
-        within = {**self.filters, "subCategory": subcategory}
+        within = {**self.filters, self.catalogue.group: subcategory}
         nearest = store.similar_items_by_vector(self.connection, self.embedding, within, stages.NEIGHBOURS)
         return self.catalogue.types_of(nearest)
 
@@ -341,10 +347,11 @@ def _values(column: pa.ChunkedArray) -> list[str]:
 
 
 def _read_catalogue(run: Run) -> Catalogue:
-    columns = list(dict.fromkeys([*run.fields, "subCategory", "derivedType"]))
-    rows = run.products(["product_id", *columns])
+    group = run.layout.group
+    columns = list(dict.fromkeys([*run.fields, *([group] if group else []), "derivedType"]))
+    rows = run.attributes(["product_id", *columns])
     types = np.array(rows["derivedType"].to_pylist(), object)
-    return Catalogue(pd.Index(rows["product_id"].to_numpy()), types, rows.group_by(columns).aggregate([]))
+    return Catalogue(pd.Index(rows["product_id"].to_numpy()), types, rows.group_by(columns).aggregate([]), group)
 
 
 def _read_candidates(run: Run) -> Candidates:
@@ -352,7 +359,8 @@ def _read_candidates(run: Run) -> Candidates:
     names, chosen = rows["derivedType"].to_pylist(), rows["product_id"].combine_chunks()
     is_chosen = pc.is_in(pc.field("product_id"), value_set=chosen)
     products = run.products(["product_id", *KIND], is_chosen).to_pylist()
-    kinds = {row["product_id"]: {field: row[field] for field in KIND} for row in products}
+    of_kind = {part: column for part in KIND if (column := run.layout.column(part))}
+    kinds = {row["product_id"]: {column: row[part] for part, column in of_kind.items()} for row in products}
     found = run.table("embeddings").read(["product_id", "embedding"], is_chosen)
     row_of = {product_id: at for at, product_id in enumerate(to_text(found["product_id"]).to_pylist())}
     ids = to_text(chosen).to_pylist()

@@ -42,6 +42,20 @@ def named(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def placed(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The tables that lie at `name`, in whatever folder, as `named` gives them."""
+    paths, found = list(paths), dict[str, dict[str, str]]()
+    for path in paths:
+        if f"/{path}".endswith(f"/{name}"):
+            found[path] = {"": path}
+        elif (at := f"/{path}".find(f"/{name}/{DELTA_LOG}/")) >= 0:
+            folder = path[: at + len(name)]
+            found[folder] = {
+                inside.removeprefix(f"{folder}/"): inside for inside in paths if inside.startswith(f"{folder}/")
+            }
+    return found
+
+
 @contextmanager
 def opened(name: str, files: Mapping[str, File], reading: Reading) -> Iterator[Table]:
     """The table of this name: its file, or the files by their path below it where it is a folder.

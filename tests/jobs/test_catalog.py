@@ -428,6 +428,7 @@ import re, sys
 from pathlib import Path
 from infra.settings import Settings
 from jobs.tables import File, opened
+from jobs.layout import kaggle
 from jobs.rejects import Rejects
 from jobs.styles import read_styles, reading
 
@@ -436,8 +437,9 @@ def peak_mb():
 
 rejects, before = Rejects(), peak_mb()
 file = File("styles.csv", lambda: open(sys.argv[1], "rb"))
-with opened("styles.csv", {"": file}, reading(Settings())) as table:
-    rows = read_styles(table, rejects)
+layout = kaggle(Settings().fields)
+with opened("styles.csv", {"": file}, reading(Settings(), layout)) as table:
+    rows = read_styles(table, rejects, layout)
 print(len(rows), len(rejects.rows), peak_mb() - before)
 """
 

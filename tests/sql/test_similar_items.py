@@ -202,6 +202,18 @@ def test_who_has_numbers_asks_by_them_and_is_given_them(connection, load_run):
         connection.execute(ask.format("9, k => 1, exclude => ARRAY[10]::bigint[]"))
 
 
+def test_the_fields_are_those_of_the_live_run(connection, load_run):
+    filters = {"fit": "slim"}
+    load_run(connection, "a", [1, 2], POOL[:2], {"fit": ["slim", "slim"]})
+    assert len(answer(connection, 1, filters)[0]) == 1
+    load_run(connection, "b", [1, 2], POOL[:2], {"cut": ["slim", "slim"]})
+    with pytest.raises(UserError, match="unknown field 'fit'") as error:
+        answer(connection, 1, filters)
+    assert "cut" in error.value.remedy
+    store.rollback(connection)
+    assert len(answer(connection, 1, filters)[0]) == 1
+
+
 def test_ranks_count_from_one_and_the_default_is_ten_without_filter(connection, load_run):
     load_run(connection, "a", np.arange(30), POOL[np.arange(30) % len(POOL)])
     rows = connection.execute("SELECT rank FROM lookalike.similar_items(0)").fetchall()

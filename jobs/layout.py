@@ -1,0 +1,155 @@
+"""Which columns of a catalogue's table are what: `catalogue.toml`, or Kaggle's layout where a source has none.
+
+The pipeline has names of its own for the parts of a product that it knows (`PARTS`); everything else of a product is
+known by the names of its catalogue, in filters, in the lake and in the store.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from infra.errors import UserError
+from infra.settings import ATTRIBUTES
+
+FILE = "catalogue.toml"
+FIELDS_MAX = 64
+PARTS = {
+    "articleType": "kind",
+    "subCategory": "group",
+    "gender": "for_whom",
+    "baseColour": "colour",
+    "productDisplayName": "name",
+}
+"""What the pipeline calls a part of a product → the key of the mapping that names its column."""
+OURS = ("product_id", "derivedType", "image_sha256", "picture")
+"""Columns of the table `products` that are not the catalogue's."""
+
+Column = Annotated[str, Field(min_length=1)]
+
+
+class Layout(BaseModel):
+    """A catalogue's columns by what they are; an empty name: it has none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    table: str = ""
+    """Where the table lies, relative to the mapping; empty: the one that is called styles, or else the only one."""
+    id: Column
+    """The product's id."""
+    name: str = ""
+    """What people call the product."""
+    image: tuple[Column, ...] = ()
+    """Its images, the main one first: paths relative to the table, or addresses. None: `images/<id>.jpg` beside it."""
+    fields: tuple[Column, ...] = Field(min_length=1, max_length=FIELDS_MAX)
+    """What filters may name."""
+    attributes: tuple[Column, ...] = ()
+    """What is stored with a product beside."""
+    kind: str = ""
+    """What kind of product it is, as fine as the catalogue tells it: Kaggle's articleType."""
+    group: str = ""
+    """The group of kinds that it belongs to, which the classifier learns: Kaggle's subCategory."""
+    for_whom: str = ""
+    """Whom it is for: Kaggle's gender."""
+    colour: str = ""
+    """Its colour: Kaggle's baseColour."""
+    bands: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
+    """Fields of numbers, a price say, and where their bands end: `[20, 50]` makes `under 20`, `20 to 50`, `from 50`."""
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("bands")
+    @classmethod
+    def _rising(cls, value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for field, ends in value.items():
+            if list(ends) != sorted(set(ends)):
+                raise ValueError(f"the ends of the bands of {field} must rise")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Layout:
+        if twice := [field for at, field in enumerate(self.fields) if field in self.fields[:at]]:
+            raise ValueError(f"field {twice[0]} comes twice")
+        if taken := [column for column in self.stored if column in OURS]:
+            raise ValueError(f"column {taken[0]} has a name that the pipeline's own column has: rename it in the table")
+        if unknown := [field for field in self.bands if field not in self.fields]:
+            raise ValueError(f"bands are given for {unknown[0]}, which is none of the fields")
+        return self
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The columns that are stored with a product, by the catalogue's names."""
+        parts = (getattr(self, key) for key in PARTS.values() if key != "name")
+        known = dict.fromkeys(column for column in (*self.attributes, *self.fields, *parts) if column)
+        known.pop(self.name, None)
+        return (*known, *([self.name] if self.name else []))
+
+    @property
+    def parts(self) -> dict[str, dict[str, str]]:
+        """Of each column that plays parts, which."""
+        played: dict[str, list[str]] = {}
+        for key in PARTS.values():
+            if column := getattr(self, key):
+                played.setdefault(column, []).append(key)
+        return {column: {"parts": ", ".join(keys)} for column, keys in played.items()}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the table is to have."""
+        return tuple(dict.fromkeys((self.id, *self.stored, *self.image)))
+
+    def column(self, name: str) -> str:
+        """The catalogue's column for one of the pipeline's names; empty: it has none."""
+        if name in PARTS:
+            return str(getattr(self, PARTS[name]))
+        return name if name in OURS or name in self.stored else ""
+
+
+def kaggle(fields: tuple[str, ...]) -> Layout:
+    """The layout that is built in, with these fields."""
+    parts: dict[str, Any] = {key: name for name, key in PARTS.items()}
+    return Layout(id="id", fields=fields, attributes=ATTRIBUTES[:-1], **parts)
+
+
+def parse(data: bytes, where: str) -> Layout:
+    """The mapping that a file holds, which lies at `where`.
+
+    Raises:
+        UserError: it is no TOML, or no mapping; names the key.
+    """
+    try:
+        return Layout(**tomllib.loads(data.decode("utf-8-sig")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"it is no TOML: {error}", where=where, remedy="write it in UTF-8 as TOML") from None
+    except (ValidationError, TypeError) as error:
+        raise UserError(_first(error), where=where, remedy="see docs/catalogue.md for what a mapping says") from None
+
+
+def _first(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return str(error)
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "function-after")
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" if key else said
+
+
+def band(value: str, ends: tuple[float, ...]) -> str:
+    """The band that a number is in, in words.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    number = float(value)
+    if number != number:
+        raise ValueError(f"{value!r} is no number")
+    below = [end for end in ends if end <= number]
+    above = [end for end in ends if end > number]
+    if not below:
+        return f"under {above[0]:g}"
+    return f"{below[-1]:g} to {above[0]:g}" if above else f"from {below[-1]:g}"

@@ -1,0 +1,104 @@
+"""`lookalike inspect`: what it sees in a source, what it proposes, and that a run can use that."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.errors import UserError
+from infra.settings import read_settings
+from jobs.inspection import inspect, save, to_toml, told
+from jobs.layout import parse
+from tests.catalogues import folder, good_files, image
+
+N = 40
+COLUMNS = {
+    "Artikel": [f"A-{at:03d}" for at in range(N)],
+    "title": [f"Thing {at}" for at in range(N)],
+    "Category": ["shirts", "shoes"] * (N // 2),
+    "color": ["red", "blue", "black", ""] * (N // 4),
+    "price": [10 + at for at in range(N)],
+    "year": [2000 + at for at in range(N)],
+    "notes": [""] * N,
+    "photo": [f"p/{at}.jpg" for at in range(N)],
+}
+
+
+def source(tmp_path, columns=COLUMNS, **files):
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    pictures = {f"p/{at}.jpg": image(at % 30, size=(80, 80)) for at in range(N)}
+    return folder(tmp_path / "shop", {"goods.parquet": out.getvalue(), **pictures, **files})
+
+
+def look(place, tmp_path, **settings):
+    return inspect(read_settings(dataset=str(place), scratch=tmp_path / "scratch", **settings))
+
+
+def test_an_unknown_table_is_read_and_a_mapping_proposed_that_a_run_can_use(tmp_path):
+    place = source(tmp_path)
+    (place / "p/3.jpg").unlink()
+    (place / "p/4.jpg").write_bytes(b"none")
+    seen = look(place, tmp_path)
+    assert (seen.table, seen.read_as, seen.rows, seen.origin) == ("goods.parquet", "Parquet", N, "")
+    assert [(column.name, column.filled, column.distinct) for column in seen.columns][2:4] == [
+        ("Category", 40, 2),
+        ("color", 30, 3),
+    ]
+    assert to_toml(seen.layout) == (
+        'id = "Artikel"\nname = "title"\nimage = ["photo"]\nfields = ["Category", "color", "price"]\n'
+        'kind = "Category"\ncolour = "color"\n\n[bands]\n"price" = [20.0, 30.0, 39.0]\n'
+    )
+    assert parse(to_toml(seen.layout).encode(), "there") == seen.layout
+    assert seen.products == N - 1
+    assert seen.rejects.of_products().startswith("1 × no image (such as A-003 in goods.parquet")
+    assert dict(seen.files) == {"good": N - 2, "not an image": 1}
+    assert seen.repeated == 8  # of ten, one is gone and one is no image
+    assert seen.seconds > 0
+    said = "\n".join(part for part in told(seen) if isinstance(part, str))
+    assert "products: 39 of 40" in said
+    assert "this one is proposed" in said
+
+
+def test_a_source_in_kaggles_layout_needs_no_mapping(tmp_path):
+    seen = look(folder(tmp_path / "kaggle", good_files(6)), tmp_path)
+    assert (seen.origin, seen.products) == ("Kaggle's layout", 6)
+    assert seen.files["small"] == 6
+
+
+def test_a_mapping_that_is_there_is_what_a_run_would_use(tmp_path):
+    mapping = b'id = "Artikel"\nimage = "photo"\nfields = ["color"]\n'
+    seen = look(source(tmp_path, **{"catalogue.toml": mapping}), tmp_path)
+    assert (seen.origin, seen.layout.fields) == ("catalogue.toml", ("color",))
+
+
+def test_the_lake_and_the_store_are_not_touched(tmp_path, monkeypatch):
+    place = source(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    look(place, tmp_path)
+    after = sorted(path for path in tmp_path.rglob("*") if path.name != "scratch")
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.txt": b"nothing"}, "the source has no styles.csv; it holds a.txt"),
+        ({"t.csv": b"a,b\n1,2\n1,2\n"}, "no column has another value in every row"),
+        ({"t.csv": b"a,b\n1,\n2,\n"}, "no column has values that come again"),
+    ],
+)
+def test_what_nothing_can_be_made_of_is_told(tmp_path, files, words):
+    with pytest.raises(UserError) as error:
+        look(folder(tmp_path / "shop", files), tmp_path)
+    assert words in str(error.value)
+
+
+def test_a_mapping_is_saved_once_and_never_over_another(tmp_path):
+    layout = look(folder(tmp_path / "kaggle", good_files(3)), tmp_path).layout
+    save(layout, tmp_path / "catalogue.toml")
+    assert parse((tmp_path / "catalogue.toml").read_bytes(), "there") == layout
+    with pytest.raises(UserError, match="File exists"):
+        save(layout, tmp_path / "catalogue.toml")

@@ -1,0 +1,251 @@
+"""What a mapping says, what is wrong with one, and what `catalog` makes of a source by it."""
+
+import hashlib
+import io
+import json
+from contextlib import closing
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.errors import UserError
+from infra.settings import ATTRIBUTES, Settings
+from jobs.layout import PARTS, band, kaggle, parse
+from jobs.step import execute
+from tests.catalogues import RUN, good_files, image, open_run, pulled, zip_bytes
+from tests.web_server import WebServer
+
+SHOP = b"""
+id = "sku"
+name = "title"
+image = ["front", "back"]
+fields = ["category", "brand", "price"]
+attributes = ["material"]
+kind = "category"
+colour = "tint"
+[bands]
+price = [20, 50]
+"""
+ROWS = [
+    {"sku": "B-2", "title": "Red shirt", "category": "shirts", "brand": "Ost", "price": 19.9, "material": "linen"},
+    {"sku": "10", "title": "Blue shirt", "category": "shirts", "brand": "West", "price": 20.0, "material": None},
+    {"sku": "9", "title": None, "category": "shoes", "brand": "Ost", "price": 120.0, "material": "leather"},
+]
+COLOURS = ["Red", "Blue", "Black"]
+
+
+def shop(rows=ROWS, mapping=SHOP, folder="", **files):
+    """A source: a Parquet table, images at paths that it names, and the mapping."""
+    told = [
+        {"tint": colour, "front": f"pictures/{at}.jpg", "back": None} | row
+        for at, (row, colour) in enumerate(zip(rows, COLOURS, strict=False))
+    ]
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(told), out)
+    pictures = {f"pictures/{at}.jpg": image(at, colour) for at, colour in enumerate(COLOURS)}
+    named = {
+        "products.parquet": out.getvalue(),
+        **pictures,
+        **files,
+        **({"catalogue.toml": mapping} if mapping else {}),
+    }
+    return {f"{folder}{name}": data for name, data in named.items()}
+
+
+def cataloged(lake, files, name=RUN, **settings):
+    run = pulled(open_run(lake, name, **settings), zip_bytes(files))
+    result = execute("catalog", run)
+    return run, result, run.table("rejects").read().to_pylist()
+
+
+# What it says ------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_names_the_parts_that_the_pipeline_knows():
+    layout = parse(SHOP, "catalogue.toml")
+    named = {name: layout.column(name) for name in (*PARTS, "season", "product_id", "derivedType")}
+    assert named == {
+        "articleType": "category",
+        "subCategory": "",
+        "gender": "",
+        "baseColour": "tint",
+        "productDisplayName": "title",
+        "season": "",
+        "product_id": "product_id",
+        "derivedType": "derivedType",
+    }
+    assert layout.stored == ("material", "category", "brand", "price", "tint", "title")
+    assert layout.columns == ("sku", *layout.stored, "front", "back")
+
+
+def test_without_a_mapping_the_columns_are_kaggles():
+    layout = kaggle(Settings().fields)
+    assert layout.stored == ATTRIBUTES
+    assert layout.columns == ("id", *ATTRIBUTES)
+    assert all(layout.column(name) == name for name in ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id = ", "it is no TOML"),
+        ('fields = ["a"]', "id: Field required"),
+        ('id = "sku"', "fields: Field required"),
+        ('id = "sku"\nfields = []', "fields: Tuple should have at least 1 item"),
+        (
+            f'id = "sku"\nfields = {json.dumps([f"f{at}" for at in range(65)])}',
+            "fields: Tuple should have at most 64 items",
+        ),
+        ('id = "sku"\nfields = ["a", "a"]', "field a comes twice"),
+        ('id = "sku"\nfields = ["picture"]', "column picture has a name that the pipeline's own column has"),
+        ('id = "sku"\nfields = ["a"]\ncolor = "c"', "color: Extra inputs are not permitted"),
+        ('id = "sku"\nfields = ["a"]\nkind = 5', "kind: Input should be a valid string"),
+        ('id = "sku"\nfields = ["a"]\n[bands]\nb = [1]', "bands are given for b, which is none of the fields"),
+        ('id = "sku"\nfields = ["a"]\n[bands]\na = [2, 1]', "the ends of the bands of a must rise"),
+        ('id = "sku"\nfields = ["a"]\n[bands]\na = ["x"]', "bands.a.0: Input should be a valid number"),
+    ],
+)
+def test_what_is_wrong_with_a_mapping_is_told_by_its_key(text, words):
+    with pytest.raises(UserError) as error:
+        parse(text.encode(), "shop/catalogue.toml")
+    assert words in error.value.problem
+    assert error.value.where == "shop/catalogue.toml"
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("-1", "under 20"), ("19.99", "under 20"), ("20", "20 to 50"), ("5e1", "from 50"), ("inf", "from 50")],
+)
+def test_a_number_has_the_band_that_it_lies_in(value, name):
+    assert band(value, (20.0, 50.0)) == name
+
+
+# What catalog makes of it ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["", "shop 2026/"])
+def test_a_catalogue_of_other_columns_becomes_products_by_its_own_names(lake, folder):
+    run, result, rejects = cataloged(lake, shop(folder=folder))
+    assert rejects == []
+    assert result.figures["styles"] == f"{folder}products.parquet"
+    rows = run.attributes(["product_id", "title", "category", "brand", "price", "material", "tint", "derivedType"])
+    assert [tuple(row.values()) for row in rows.to_pylist()] == [
+        ("9", None, "shoes", "Ost", "from 50", "leather", "Black", "shoes"),
+        ("10", "Blue shirt", "shirts", "West", "20 to 50", None, "Blue", "shirts"),
+        ("B-2", "Red shirt", "shirts", "Ost", "under 20", "linen", "Red", "shirts"),
+    ]
+    known = run.products(["articleType", "baseColour", "subCategory", "productDisplayName"]).to_pylist()
+    assert known[1] == {
+        "articleType": "shirts",
+        "baseColour": "Blue",
+        "subCategory": None,
+        "productDisplayName": "Blue shirt",
+    }
+
+
+def test_the_first_image_that_is_there_is_the_products_own(lake):
+    rows = [
+        ROWS[0] | {"front": "pictures/none.jpg", "back": "./pictures/1.jpg"},
+        ROWS[1] | {"front": "pictures\\1.jpg"},
+        ROWS[2] | {"front": "../pictures/2.jpg"},
+    ]
+    run, _, rejects = cataloged(lake, shop(rows), reject_max=1)
+    shas = run.attributes(["product_id", "image_sha256"]).to_pylist()
+    assert [row["product_id"] for row in shas] == ["10", "B-2"]
+    assert shas[0]["image_sha256"] == shas[1]["image_sha256"]
+    assert [(row["product_id"], row["reason"], row["detail"]) for row in rejects] == [
+        ("9", "no image", "the source has no file ../pictures/2.jpg")
+    ]
+
+
+def test_a_product_without_a_number_where_bands_are_keeps_its_other_values(lake):
+    rows = [row | {"price": price} for row, price in zip(ROWS, ["19.90", "POA", ""], strict=True)]
+    run, result, rejects = cataloged(lake, shop(rows))
+    assert run.attributes(["price"])["price"].to_pylist() == [None, None, "under 20"]
+    assert [(row["product_id"], row["reason"]) for row in rejects] == [("10", "no number")]
+    assert result.rows == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "words"),
+    [
+        (shop(ROWS, SHOP + b'table = "x"'), {}, "bands.table"),
+        (shop(ROWS, b'table = "goods.parquet"\n' + SHOP), {}, "the source has no table goods.parquet"),
+        (shop(other_parquet=b""), {}, ""),
+        (shop(ROWS, SHOP.replace(b'"sku"', b'"SKU"')), {}, "the column SKU is missing; found"),
+        (shop(), {"fields": ("gender",)}, "the fields are told twice"),
+    ],
+    ids=["a key in the wrong place", "no such table", "a further file", "another case", "fields by the setting too"],
+)
+def test_a_mapping_that_does_not_fit_its_source_is_told(lake, files, settings, words):
+    if not words:
+        assert cataloged(lake, files)[1].rows == 3
+        return
+    with pytest.raises(UserError) as error:
+        cataloged(lake, files, **settings)
+    assert words in str(error.value)
+
+
+def test_a_mapping_named_by_the_settings_wins_and_counts_for_what_is_done(lake, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_bytes(SHOP.replace(b'kind = "category"', b'kind = "brand"'))
+    run, result, _ = cataloged(lake, shop(), catalogue=str(file))
+    assert run.products(["articleType"])["articleType"].to_pylist() == ["Ost", "West", "Ost"]
+    before = run.content("products")
+    file.write_bytes(SHOP.replace(b'colour = "tint"', b'group = "tint"'))
+    again = execute("catalog", run)
+    assert not again.skipped
+    assert run.content("products") != before  # the same columns, but they play other parts
+    with pytest.raises(UserError, match="cannot be read"):
+        cataloged(lake, shop(), catalogue=str(tmp_path / "none.toml"))
+
+
+def test_kaggles_layout_written_as_a_mapping_gives_the_same_rows(lake):
+    mapping = (
+        b'id = "id"\nname = "productDisplayName"\nkind = "articleType"\ngroup = "subCategory"\nfor_whom = "gender"\n'
+    )
+    mapping += b'colour = "baseColour"\nattributes = ["gender", "masterCategory", "subCategory", "articleType",'
+    mapping += b'"baseColour", "season", "year", "usage"]\nfields = ["gender", "usage"]\n'
+    plain, _, _ = cataloged(lake, good_files(5))
+    rows = plain.table("products").read()
+    mapped, result, _ = cataloged(lake, good_files(5) | {"catalogue.toml": mapping})
+    assert mapped.table("products").read().equals(rows)
+    assert mapped.content("products") == plain.content("products")
+    assert result.figures["mapping"]["fields"] == ["gender", "usage"]
+
+
+# Images at URLs ----------------------------------------------------------------------------------------------------
+
+
+def test_images_at_urls_are_asked_for_every_night_and_each_failure_is_told(lake):
+    with closing(WebServer()) as site:
+        urls = [site.serve(f"/{at}.jpg", image(at, colour), ETag=f'"{at}"') for at, colour in enumerate(COLOURS)]
+        site.serve("/2.jpg", b"no image at all")
+        rows = [row | {"front": url} for row, url in zip(ROWS, urls, strict=True)]
+        settings = {"image_hosts": ("127.0.0.1",), "reject_max": 1.0}
+        first, result, rejects = cataloged(lake, shop(rows), name="2026-01-01", **settings)
+        assert [result.figures[name] for name in ("urls", "new", "failed")] == [3, 3, 0]
+        assert [(row["product_id"], row["file"], row["reason"]) for row in rejects] == [("9", urls[2], "not an image")]
+        assert not execute("catalog", first).skipped
+        assert [site.times(f"/{at}.jpg") for at in range(3)] == [1, 1, 1]  # the run has asked, and goes on from that
+        site.serve("/1.jpg", image(7, "Green"), ETag='"new"')
+        site.serve("/2.jpg", image(2, "Black"))
+        second, result, rejects = cataloged(lake, shop(rows), name="2026-01-02", **settings)
+        assert [result.figures[name] for name in ("new", "unchanged", "failed")] == [2, 1, 0]
+        assert rejects == []
+        before, after = (
+            dict(zip(*run.attributes(["product_id", "image_sha256"]).to_pydict().values(), strict=True))
+            for run in (first, second)
+        )
+        assert before["B-2"] == after["B-2"]
+        assert before["10"] != after["10"] == hashlib.sha256(image(7, "Green")).hexdigest()
+
+
+def test_addresses_inside_the_network_are_rejects_unless_they_are_allowed(lake):
+    with closing(WebServer()) as site:
+        url = site.serve("/0.jpg", image(0))
+        rows = [ROWS[0] | {"front": url}, ROWS[1], ROWS[2]]
+        with pytest.raises(UserError, match="inside the network"):
+            cataloged(lake, shop(rows), reject_max=1)
+        assert site.asked == []

@@ -13,6 +13,7 @@ from infra.errors import UserError
 from infra.lake import Lake
 from infra.settings import ATTRIBUTES, Settings
 from jobs.features import to_lists, to_matrix
+from jobs.ids import order
 from jobs.publish import publish
 from jobs.run import PUBLISHED, STEPS, WRITES, OutdatedError, Run, StepResult, TableVersion
 from ml.gates import GATES
@@ -137,7 +138,8 @@ def test_answers_are_the_same_however_many_of_the_widest_cells_shortlists_tell_o
     publish(run)
     ((widest,),) = connection.execute("SELECT widest FROM lookalike.numberings").fetchall()
     assert widest == [1][:most]
-    units = to_matrix(run.table("embeddings").read().sort_by("product_id")["embedding"])
+    stored = run.table("embeddings").read()
+    units = to_matrix(stored.take(order(stored["product_id"]))["embedding"])
     for filters, passes in (
         ({"baseColour": {"not": ["Red"]}}, range(5, N)),
         ({"baseColour": {"not": [None]}}, range(11)),
@@ -145,7 +147,7 @@ def test_answers_are_the_same_however_many_of_the_widest_cells_shortlists_tell_o
         for query in range(N):
             scores = units @ units[query]
             expected = sorted((i for i in passes if i != query), key=lambda i, scores=scores: (-scores[i], i))[:10]
-            found = store.similar_items(connection, int(IDS[query]), filters, 10)
+            found = store.similar_items(connection, IDS[query], filters, 10)
             assert [item.product_id for item in found] == IDS[expected].tolist()
 
 

@@ -98,7 +98,7 @@ def catalog(run: Run) -> StepResult:
     rules = [CODE_VERSION, images.recipe_hash(), pictures.NEAR]
     fingerprint = content_hash(
         *(rules, run.content("pulls"), settings.reject_max, settings.image_max_bytes, settings.fields),
-        *([_read_mapping(settings.catalogue).decode()] if settings.catalogue else []),
+        *([_read_mapping(settings.catalogue).hex()] if settings.catalogue else []),
         *([settings.delimiter, settings.encoding] if settings.delimiter or settings.encoding else []),
     )
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}

@@ -199,6 +199,9 @@ def test_a_mapping_named_by_the_settings_wins_and_counts_for_what_is_done(lake, 
     assert run.content("products") != before  # the same columns, but they play other parts
     with pytest.raises(UserError, match="cannot be read"):
         cataloged(lake, shop(), catalogue=str(tmp_path / "none.toml"))
+    file.write_bytes("id = 'Größe'".encode("cp1252"))
+    with pytest.raises(UserError, match="it is no TOML"):
+        cataloged(lake, shop(), catalogue=str(file))
 
 
 def test_kaggles_layout_written_as_a_mapping_gives_the_same_rows(lake):

@@ -23,7 +23,7 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES, Settings
 from jobs import catalog, extraction, pull, tables
 from jobs.catalog import Source
-from jobs.layout import FIELDS_MAX, FILE, PARTS, Layout, kaggle
+from jobs.layout import FIELDS_MAX, FILE, PARTS, Layout, kaggle, of_keys
 from jobs.printing import plain_table
 from jobs.rejects import Rejects
 from jobs.styles import read_styles, reading
@@ -225,7 +225,8 @@ def _guess(columns: Sequence[Column], rows: int, settings: Settings) -> Layout:
     bands = {column.name: ends for column in fields if (ends := _bands(column))}
     known = {column.name for column in fields}
     parts = {key: name for key, name in parts.items() if key == "name" or name in known}
-    return Layout(id=id_column, image=pictures, fields=[column.name for column in fields], bands=bands, **parts)  # type: ignore[arg-type]
+    told = {"id": id_column, "image": pictures, "fields": [column.name for column in fields], "bands": bands, **parts}
+    return of_keys(told, "the mapping that could be proposed")
 
 
 def _named(columns: Iterable[Column], key: str) -> str:

@@ -6,6 +6,7 @@ known by the names of its catalogue, in filters, in the lake and in the store.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ PARTS = {
 """What the pipeline calls a part of a product → the key of the mapping that names its column."""
 OURS = ("product_id", "derivedType", "image_sha256", "picture")
 """Columns of the table `products` that are not the catalogue's."""
+TAKEN = {name.casefold() for name in (*OURS, "file", "images", "urls")}
+"""What no column may be called, in whatever case, which Delta does not tell apart; `catalog` keeps some of its own."""
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -67,15 +70,16 @@ class Layout(BaseModel):
     @classmethod
     def _rising(cls, value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
         for field, ends in value.items():
-            if list(ends) != sorted(set(ends)):
-                raise ValueError(f"the ends of the bands of {field} must rise")
+            if list(ends) != sorted(set(ends)) or not all(map(math.isfinite, ends)):
+                raise ValueError(f"the ends of the bands of {field} must be numbers that rise")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Layout:
         if twice := [field for at, field in enumerate(self.fields) if field in self.fields[:at]]:
             raise ValueError(f"field {twice[0]} comes twice")
-        if taken := [column for column in self.stored if column in OURS]:
+        taken = [column for column in self.stored if column.casefold() in TAKEN or column == "name" != self.name]
+        if taken:
             raise ValueError(f"column {taken[0]} has a name that the pipeline's own column has: rename it in the table")
         if unknown := [field for field in self.bands if field not in self.fields]:
             raise ValueError(f"bands are given for {unknown[0]}, which is none of the fields")
@@ -123,9 +127,16 @@ def parse(data: bytes, where: str) -> Layout:
         UserError: it is no TOML, or no mapping; names the key.
     """
     try:
-        return Layout(**tomllib.loads(data.decode("utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        told = tomllib.loads(data.decode("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"it is no TOML: {error}", where=where, remedy="write it in UTF-8 as TOML") from None
+    return of_keys(told, where)
+
+
+def of_keys(told: dict[str, Any], where: str) -> Layout:
+    """The layout that these keys of a mapping tell. Raises UserError where they are wrong; names the key."""
+    try:
+        return Layout(**told)
     except (ValidationError, TypeError) as error:
         raise UserError(_first(error), where=where, remedy="see docs/catalogue.md for what a mapping says") from None
 

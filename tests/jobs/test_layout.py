@@ -102,7 +102,11 @@ def test_without_a_mapping_the_columns_are_kaggles():
         ('id = "sku"\nfields = ["a"]\ncolor = "c"', "color: Extra inputs are not permitted"),
         ('id = "sku"\nfields = ["a"]\nkind = 5', "kind: Input should be a valid string"),
         ('id = "sku"\nfields = ["a"]\n[bands]\nb = [1]', "bands are given for b, which is none of the fields"),
-        ('id = "sku"\nfields = ["a"]\n[bands]\na = [2, 1]', "the ends of the bands of a must rise"),
+        ('id = "sku"\nfields = ["a"]\n[bands]\na = [2, 1]', "the ends of the bands of a must be numbers that rise"),
+        ('id = "sku"\nfields = ["a"]\n[bands]\na = [1, nan]', "the ends of the bands of a must be numbers that rise"),
+        ('id = "sku"\nfields = ["Picture"]', "column Picture has a name that the pipeline's own column has"),
+        ('id = "sku"\nfields = ["urls"]', "column urls has a name that the pipeline's own column has"),
+        ('id = "sku"\nname = "title"\nfields = ["name"]', "column name has a name that the pipeline's own column has"),
         ('id = "sku"\nfields = ["a"]\n[bands]\na = ["x"]', "bands.a.0: Input should be a valid number"),
     ],
 )

@@ -50,6 +50,15 @@ BEGIN
         IF NOT (CASE WHEN asked ~ number THEN asked::numeric < 2::numeric ^ 63 ELSE false END) THEN
             RAISE EXCEPTION 'the live run has no product %', asked USING HINT = 'its id may be wrong, or it was rejected: see the table rejects';
         END IF;
+        IF NOT EXISTS (SELECT FROM lookalike.cells c WHERE c.run_id = live_id) THEN  -- nor any since migration 0005: it has lists
+            IF similar_items.exclude <> '{}' THEN
+                RAISE EXCEPTION 'the live run was published by an earlier release, which excludes no products'
+                    USING HINT = 'publish a run with this release';
+            END IF;
+            RETURN QUERY SELECT o.rank, o.item::text, o.score, CASE WHEN o.precomputed THEN 0 END, live_id
+            FROM lookalike_lists.similar_items(asked::bigint, filters, k) o;
+            RETURN;
+        END IF;
         RETURN QUERY SELECT o.rank, o.item::text, o.score, o.scanned, o.run_id FROM lookalike_numbers.similar_items(
             asked::bigint, filters, k, ARRAY(
                 SELECT u.id::bigint FROM unnest(similar_items.exclude) AS u(id)

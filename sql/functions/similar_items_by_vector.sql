@@ -13,6 +13,15 @@ DECLARE
     known int;
 BEGIN
     IF NOT EXISTS (SELECT FROM lookalike.attribute_names n WHERE n.run_id = live_id) THEN  -- a run before migration 0007
+        IF NOT EXISTS (SELECT FROM lookalike.cells c WHERE c.run_id = live_id) THEN  -- nor any since migration 0005: it has lists
+            IF similar_items_by_vector.exclude <> '{}' THEN
+                RAISE EXCEPTION 'the live run was published by an earlier release, which excludes no products'
+                    USING HINT = 'publish a run with this release';
+            END IF;
+            RETURN QUERY SELECT o.rank, o.item::text, o.score, NULL::int, live_id
+            FROM lookalike_lists.similar_items_by_vector(similar_items_by_vector.embedding, filters, k) o;
+            RETURN;
+        END IF;
         RETURN QUERY SELECT o.rank, o.item::text, o.score, o.scanned, o.run_id FROM lookalike_numbers.similar_items_by_vector(
             similar_items_by_vector.embedding, filters, k,
             ARRAY(

@@ -203,7 +203,7 @@ def test_a_role_that_may_create_roles_but_is_no_superuser_can_prepare_and_publis
             assert [item.product_id for item in store.similar_items(admin, 1, {}, 10)] == ["2", "3"]
             assert store.prune(admin, 1) == [old]
         owners = "SELECT proowner::regrole::text FROM pg_proc WHERE proname ~ '^similar_items' AND prosecdef"
-        assert superuser.execute(owners).fetchall() == [("lookalike_lookup",)] * 4
+        assert superuser.execute(owners).fetchall() == [("lookalike_lookup",)] * 2
         superuser.execute(f"ALTER DATABASE {superuser.info.dbname} OWNER TO CURRENT_USER")
         superuser.execute("REASSIGN OWNED BY test_admin TO CURRENT_USER")
         for role in roles:

@@ -15,7 +15,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,8 +57,9 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What reading a damaged or encrypted member raises; an OSError is the lake's, and no reason to reject an image."""
 DRIVE = re.compile("[A-Za-z]:")
 """How a path of Windows begins that is no path within an archive; `Look 12:30/` is one."""
-URL = re.compile("(https?|s3)://", re.IGNORECASE)
-"""How the address of an image begins."""
+URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+"""How the address of an image begins, also of a kind that is not asked."""
+MAPPING_MAX_BYTES = 2**20
 KINDS_SHOWN = 5
 """Kinds of files that a message lists."""
 
@@ -121,7 +122,7 @@ def catalog(run: Run) -> StepResult:
         contents = _new_contents(source, inside, set(known.contents), settings.image_max_bytes, files)
         at_urls = {product["product_id"]: product["urls"] for product in products if product.get("urls")}
         if at_urls:
-            downloaded = download(run, at_urls, rejects)
+            downloaded = download(run, at_urls, rejects, beside=bool(inside))
             files |= downloaded.files
             contents = chain(contents, downloaded.contents(known.contents))
             products = inside + [product for product in products if product["product_id"] in downloaded.images]
@@ -237,19 +238,22 @@ def find_members(archive: zipfile.ZipFile, uri: str, settings: Settings, rejects
     return Source(archive, members, layout, mapping, chosen, found[chosen], of_ids, elsewhere)
 
 
+def root_of(members: Iterable[str]) -> str:
+    """The folder that everything lies in, with a slash behind it; empty: there is none."""
+    tops = {name.partition("/")[::2] for name in members}
+    folders = {folder for folder, _ in tops}
+    return f"{folders.pop()}/" if len(folders) == 1 and all(inside for _, inside in tops) else ""
+
+
 def find_layout(
     archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], settings: Settings
 ) -> tuple[Layout, str]:
-    """The layout, and the file that tells it: that of the settings, or the shallowest of its name; or Kaggle's."""
-    file = settings.catalogue
-    if file:
-        layout = parse(_read_mapping(file), file)
-    else:
-        files = sorted((name.count("/"), name) for name in members if PurePosixPath(name).name == FILE)
-        if not files:
-            return kaggle(settings.fields), ""
-        file = files[0][1]
-        layout = parse(archive.read(members[file]), file)
+    """The layout, and the file that tells it: that of the settings, or the one at the source's root; or Kaggle's."""
+    at_root = [name for name in (FILE, root_of(members) + FILE) if name in members]
+    file = settings.catalogue or next(iter(at_root), "")
+    if not file:
+        return kaggle(settings.fields), ""
+    layout = parse(_read_mapping(file) if settings.catalogue else _unpack_mapping(archive, members[file]), file)
     if "fields" in settings.model_fields_set:
         raise UserError(
             "the fields are told twice",
@@ -270,17 +274,37 @@ def _read_mapping(file: str) -> bytes:
         ) from None
 
 
-def find_tables(layout: Layout, mapping: str, members: dict[str, zipfile.ZipInfo]) -> dict[str, dict[str, str]]:
-    """The tables that a layout may mean, with their files: where its mapping lies, or anywhere."""
-    folder = f"{PurePosixPath(mapping).parent}/".removeprefix("./") if mapping in members else ""
-    inside = [name for name in members if name.startswith(folder)]
+def _unpack_mapping(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as stream:
+            data = stream.read(MAPPING_MAX_BYTES + 1)
+    except DAMAGE as error:
+        raise UserError(
+            f"the mapping is damaged in the archive: {error}", where=member.filename, remedy="fetch or pack it again"
+        ) from None
+    if len(data) > MAPPING_MAX_BYTES:
+        problem = f"the mapping has more than {MAPPING_MAX_BYTES:,} bytes"
+        raise UserError(problem, where=member.filename, remedy="see docs/catalogue.md for what a mapping says")
+    return data
+
+
+def find_tables(layout: Layout, mapping: str, members: Collection[str]) -> dict[str, dict[str, str]]:
+    """The tables that a layout may mean, with their files: that which it names, those called styles, or the only one.
+
+    The only one beside the mapping, if there is one to say what it is. One that is not in the source counts as lying at
+    its root.
+    """
+    every = tables.found(members)
+    here = posixpath.dirname(mapping) if mapping in members else root_of(members)
     if layout.table:
-        return tables.placed(layout.table, inside)
-    found = tables.named(TABLE, inside)
-    if not found and mapping:
-        beside = [name for name in inside if name.endswith(tables.SUFFIXES) and "/" not in name.removeprefix(folder)]
-        return {name: {"": name} for name in beside} if len(beside) == 1 else {}
-    return found
+        place = posixpath.normpath(posixpath.join(here, layout.table))
+        return {place: every[place]} if place in every else {}
+    named = tables.named(TABLE, members)
+    if named or not mapping:
+        return named
+    folder = posixpath.normpath(here)
+    beside = {place: files for place, files in every.items() if folder in (place, posixpath.dirname(place) or ".")}
+    return beside if len(beside) == 1 else {}
 
 
 def _contents(members: dict[str, zipfile.ZipInfo], files: dict[str, str]) -> dict[str, tuple[int, int]]:

@@ -95,7 +95,7 @@ class Downloaded:
                     yield sha.as_py(), data.as_py()
 
 
-def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects) -> Downloaded:
+def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, beside: bool = False) -> Downloaded:
     """Bring the images of products into the lake.
 
     A product none of whose images can be had is rejected, with the fault of each; of any other the faults are rows.
@@ -104,6 +104,7 @@ def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects) -> D
         run: whose settings and lake.
         urls: product id → http://, https:// and s3:// URLs of its images.
         rejects: receives the faults.
+        beside: whether the catalogue has other images, too: then not to have one of these is no reason to stop.
 
     Raises:
         UserError: not one image could be had, and trying again cannot help.
@@ -120,7 +121,7 @@ def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects) -> D
                 faults[outcome.url] = session.fall_back(outcome)
             progress.reach(session.counts.total())
     session.commit()
-    if faults and not session.images:
+    if faults and not session.images and not beside:
         raise _none(faults)
     images = {}
     for product_id, of_product in urls.items():

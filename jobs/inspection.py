@@ -6,12 +6,14 @@ Nothing is written but a copy of the source in the scratch folder while it is lo
 from __future__ import annotations
 
 import json
+import posixpath
 import random
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -20,13 +22,15 @@ from rich.text import Text
 
 from infra.errors import UserError
 from infra.lake import Lake
+from infra.places import shown
 from infra.settings import ATTRIBUTES, Settings
 from jobs import catalog, extraction, pull, tables
 from jobs.catalog import Source
-from jobs.layout import FIELDS_MAX, FILE, PARTS, Layout, kaggle, of_keys
+from jobs.layout import FIELDS_MAX, FILE, PARTS, TAKEN, Layout, kaggle, of_keys
 from jobs.printing import plain_table
 from jobs.rejects import Rejects
 from jobs.styles import read_styles, reading
+from jobs.tables.lines import UNDECODED
 from ml import images
 from ml.features import Extractor
 from ml.images import ImageError
@@ -40,6 +44,10 @@ SMALL = 60
 """Pixels of the shorter side below which an image is called small."""
 FIELD_MOST = 5000
 """Different values of a field that is proposed."""
+OF_IMAGES = re.compile("image|img|photo|picture|pic", re.IGNORECASE)
+"""What a column of images is called, where its addresses do not end as a file of one."""
+NEARLY = 0.95
+"""Share from which on a column is taken for what nearly all of its values say: in every catalogue some are wrong."""
 BANDED = 12
 """Different numbers of a column from which on bands are proposed for it."""
 NAMES = {
@@ -69,8 +77,9 @@ class Column:
             return
         self.filled += 1
         self.numbers += _is_number(value)
-        self.images += value.lower().startswith(("http://", "https://", "s3://")) or value.lower().endswith(
-            catalog.IMAGE_SUFFIXES
+        path = value.partition("?")[0].lower()
+        self.images += path.endswith(catalog.IMAGE_SUFFIXES) or bool(
+            catalog.URL.match(value) and OF_IMAGES.search(self.name)
         )
         if value in self.counts or len(self.counts) <= DISTINCT_MAX:
             self.counts[value] += 1
@@ -85,9 +94,13 @@ class Column:
         """The most frequent values."""
         return [value for value, _ in self.counts.most_common(SAMPLES)]
 
+    def tells_apart(self, rows: int) -> bool:
+        """Whether it may be the id: each row has a value, and hardly one comes again."""
+        return self.filled == rows and self.distinct >= NEARLY * min(rows, DISTINCT_MAX)
+
     def all(self, kind: int) -> bool:
         """Whether nearly all of its values are of this kind."""
-        return kind >= max(1, 0.95 * self.filled)
+        return kind >= max(1, NEARLY * self.filled)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ def inspect(settings: Settings) -> Inspection:
         source = _find_source(archive, uri, settings)
         columns, rows, read_as = _read_columns(source, settings)
         if not source.mapping:
-            source = replace(source, layout=_guess(columns, rows, settings))
+            source = replace(source, layout=_placed(_guess(columns, rows, settings), source))
         origin = source.mapping or ("Kaggle's layout" if source.layout == kaggle(settings.fields) else "")
         rejects = Rejects()
         products, at_urls = _try_rows(source, settings, rejects)
@@ -140,8 +153,8 @@ def told(seen: Inspection) -> Iterator[str | Table]:
     columns = plain_table("column", "filled", "different", "most frequent")
     for column in seen.columns:
         different = f"{column.distinct:,}" if column.distinct <= DISTINCT_MAX else f"> {DISTINCT_MAX:,}"
-        shown = ", ".join(sample[:30] for sample in column.samples)
-        columns.add_row(Text(column.name), f"{column.filled:,}", different, Text(shown))
+        samples = ", ".join(shown(sample)[:30] for sample in column.samples)
+        columns.add_row(Text(column.name), f"{column.filled:,}", different, Text(samples))
     yield columns
     yield ""
     yield f"products: {seen.products:,} of {seen.rows:,}; not used: {seen.rejects.of_products() or 'none'}"
@@ -167,22 +180,29 @@ def _find_source(archive: zipfile.ZipFile, uri: str, settings: Settings) -> Sour
     """Where the catalogue lies: as `catalog` finds it, or the largest of the tables that are there."""
     members, _ = catalog.read_members(archive, Rejects())
     layout, mapping = catalog.find_layout(archive, members, settings)
-    candidates = catalog.find_tables(layout, mapping, members) or {
-        name: {"": name} for name in members if name.endswith(tables.SUFFIXES)
-    }
-    if not candidates:
-        return catalog.find_members(archive, uri, settings, Rejects())  # says what is there instead
+    candidates = tables.found(members)
+    if catalog.find_tables(layout, mapping, members) or mapping or not candidates:
+        return catalog.find_members(archive, uri, settings, Rejects())
     sizes = {name: sum(members[file].file_size for file in files.values()) for name, files in candidates.items()}
-    chosen = max(candidates, key=lambda name: (PurePosixPath(name).name.startswith(catalog.TABLE), sizes[name], name))
-    folder = str(PurePosixPath(chosen).parent / "images") + "/"
-    beside = [name for name in members if name.startswith(folder)]
+    chosen = max(candidates, key=lambda name: (sizes[name], name))
+    folder = posixpath.normpath(f"{posixpath.dirname(chosen)}/images") + "/"
+    beside = [name for name in members if name.startswith(folder.lstrip("/"))]
     of_ids = catalog.image_members(beside, Rejects())
     return Source(archive, members, layout, mapping, chosen, candidates[chosen], of_ids, [])
 
 
+def _placed(layout: Layout, source: Source) -> Layout:
+    """The layout, with the table's place where a run would not find it by itself, the mapping at the source's root."""
+    mapping = "" if layout == kaggle(layout.fields) else FILE
+    if list(catalog.find_tables(layout, mapping, [*source.members, FILE])) == [source.styles]:
+        return layout
+    return layout.model_copy(update={"table": source.styles})
+
+
 def _read_columns(source: Source, settings: Settings) -> tuple[list[Column], int, str]:
     """What each column holds, the number of rows, and how the table was read."""
-    how = replace(reading(settings, source.layout), columns=("\0",))  # no column is called so: all are to be found
+    # No column is called so: all are to be found. And which is the id is not known.
+    how = replace(reading(settings, source.layout), columns=("\0",), is_row=lambda _: False)
     with source.open_table(how) as table:
         names = list(dict.fromkeys(table.columns))
     columns, rows = [Column(name) for name in names], 0
@@ -205,9 +225,13 @@ def _guess(columns: Sequence[Column], rows: int, settings: Settings) -> Layout:
     """
     if {"id", *ATTRIBUTES} <= {column.name for column in columns}:
         return kaggle(settings.fields)
-    ids = [column for column in columns if column.filled == rows == column.distinct and not column.all(column.images)]
-    id_column = _named(ids or columns, "id") or next((column.name for column in ids), "")
-    left = [column for column in columns if column.name != id_column and column.filled]
+    columns = [column for column in columns if column.name and not UNDECODED.search(column.name)]
+    ids = [column for column in columns if column.tells_apart(rows) and not column.all(column.images)]
+    unique = [column.name for column in ids if column.distinct >= min(rows, DISTINCT_MAX)]
+    id_column = _named(ids, "id") or next(iter(unique), "")
+    left = [
+        column for column in columns if column.filled and column.name.casefold() not in TAKEN | {id_column.casefold()}
+    ]
     pictures = [column.name for column in left if column.all(column.images)]
     left = [column for column in left if column.name not in pictures]
     parts = {key: name for key in PARTS.values() if (name := _named(left, key))}

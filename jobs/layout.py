@@ -78,8 +78,7 @@ class Layout(BaseModel):
     def _consistent(self) -> Layout:
         if twice := [field for at, field in enumerate(self.fields) if field in self.fields[:at]]:
             raise ValueError(f"field {twice[0]} comes twice")
-        taken = [column for column in self.stored if column.casefold() in TAKEN or column == "name" != self.name]
-        if taken:
+        if taken := [column for column in self.stored if column.casefold() in TAKEN]:
             raise ValueError(f"column {taken[0]} has a name that the pipeline's own column has: rename it in the table")
         if unknown := [field for field in self.bands if field not in self.fields]:
             raise ValueError(f"bands are given for {unknown[0]}, which is none of the fields")

@@ -17,43 +17,34 @@ from jobs.tables.jsonlines import JsonTable
 from jobs.tables.lines import File
 from jobs.tables.rows import DELTA_LOG, Reading, Record, Table
 
-__all__ = ["SUFFIXES", "File", "Reading", "Record", "Table", "named", "opened"]
+__all__ = ["SUFFIXES", "File", "Reading", "Record", "Table", "found", "named", "opened"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 """How the name of a table's file ends."""
 
 
-def named(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The tables that are called `name`, but for their endings, among the files of a source, by their path.
+def found(paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The tables among the files of a source, by their path, `.` where the source itself is one.
 
     Each with its files by their path in it: one, without such a path, or those of a folder.
     """
-    endings, log, paths = {f"{name}{suffix}" for suffix in SUFFIXES}, f"/{name}/{DELTA_LOG}/", list(paths)
-    found: dict[str, dict[str, str]] = {
-        path[: at + len(name)]: {} for path in paths if (at := f"/{path}".find(log)) >= 0
-    }
-    folders = tuple(f"{folder}/" for folder in found)
-    for path in paths:
-        if path.startswith(folders):
-            folder = next(folder for folder in folders if path.startswith(folder))
-            found[folder.removesuffix("/")][path.removeprefix(folder)] = path
-        elif path.rpartition("/")[2] in endings:
-            found[path] = {"": path}
-    return found
+    paths, log = list(paths), f"/{DELTA_LOG}/"
+    folders = dict.fromkeys(f"/{path}".partition(log)[0].removeprefix("/") for path in paths if log in f"/{path}")
+    tables: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        inside = [path for path in paths if not folder or path.startswith(f"{folder}/")]
+        own = ((path.removeprefix(f"{folder}/") if folder else path, path) for path in inside)
+        tables[folder or "."] = {
+            name: path for name, path in own if name.endswith(".parquet") or name.startswith(f"{DELTA_LOG}/")
+        }
+    parts = {path for files in tables.values() for path in files.values()}
+    return tables | {path: {"": path} for path in paths if path.endswith(SUFFIXES) and path not in parts}
 
 
-def placed(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The tables that lie at `name`, in whatever folder, as `named` gives them."""
-    paths, found = list(paths), dict[str, dict[str, str]]()
-    for path in paths:
-        if f"/{path}".endswith(f"/{name}"):
-            found[path] = {"": path}
-        elif (at := f"/{path}".find(f"/{name}/{DELTA_LOG}/")) >= 0:
-            folder = path[: at + len(name)]
-            found[folder] = {
-                inside.removeprefix(f"{folder}/"): inside for inside in paths if inside.startswith(f"{folder}/")
-            }
-    return found
+def named(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Those that are called `name`, but for their endings."""
+    endings = {name, *(f"{name}{suffix}" for suffix in SUFFIXES)}
+    return {path: files for path, files in found(paths).items() if path.rpartition("/")[2] in endings}
 
 
 @contextmanager

@@ -190,6 +190,7 @@ class DelimitedTable:
         """Values by column, or None where the fields cannot be a row of this header."""
         extra, last = len(fields) - len(header), len(header) - 1
         # A quote that opens before the last column may hold a delimiter, so nothing tells where that column begins.
-        if extra > 0 and header[last] == self._free and not any(text.startswith('"') for text in fields[:last]):
+        is_free = self._free and header[last] == self._free
+        if extra > 0 and is_free and not any(text.startswith('"') for text in fields[:last]):
             fields = [*fields[:last], self._text.delimiter.join(fields[last:])]
         return dict(zip(header, fields, strict=True)) if len(fields) == len(header) else None

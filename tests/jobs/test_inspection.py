@@ -102,3 +102,31 @@ def test_a_mapping_is_saved_once_and_never_over_another(tmp_path):
     assert parse((tmp_path / "catalogue.toml").read_bytes(), "there") == layout
     with pytest.raises(UserError, match="File exists"):
         save(layout, tmp_path / "catalogue.toml")
+
+
+@pytest.mark.parametrize("place", ["goods.parquet", "data/goods.parquet", "data/goods.csv"])
+def test_what_is_proposed_is_where_a_run_finds_it(tmp_path, place):
+    below = f"{place.rpartition('/')[0]}/".lstrip("/")
+    if place.endswith("csv"):
+        files = good_files(3)
+        files = {place: files.pop("styles.csv"), **{f"{below}{name}": data for name, data in files.items()}}
+    else:
+        out = io.BytesIO()
+        pq.write_table(pa.table(COLUMNS).drop_columns("photo"), out)
+        pictures = {f"{below}images/A-{at:03d}.jpg": image(at % 30) for at in range(N)}
+        files = {place: out.getvalue(), "stores.csv": b"a,b\n1,2\n", **pictures}
+    shop = folder(tmp_path / "shop", files)
+    seen = look(shop, tmp_path)
+    assert seen.origin == ""
+    save(seen.layout, shop / "catalogue.toml")
+    again = look(shop, tmp_path)
+    assert (again.origin, again.layout, again.products) == ("catalogue.toml", seen.layout, seen.rows)
+
+
+def test_columns_that_no_run_takes_are_left_out_of_what_is_proposed(tmp_path):
+    rows = "".join(f"{at},S{at // 2},{at % 3},t{at},https://u:secret@shop/{at}\n" for at in range(40))
+    text = f",product_id,color,urls,link\n{rows}".encode()
+    seen = look(folder(tmp_path / "shop", {"t.csv": text}), tmp_path)
+    assert (seen.layout.id, seen.layout.image, seen.layout.fields) == ("urls", (), ("color",))
+    (columns,) = (part for part in told(seen) if not isinstance(part, str))
+    assert "secret" not in "".join(str(cell) for column in columns.columns for cell in column.cells)

@@ -5,10 +5,13 @@ import io
 import json
 from contextlib import closing
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
+from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES, Settings
 from jobs.layout import PARTS, band, kaggle, parse
@@ -106,7 +109,6 @@ def test_without_a_mapping_the_columns_are_kaggles():
         ('id = "sku"\nfields = ["a"]\n[bands]\na = [1, nan]', "the ends of the bands of a must be numbers that rise"),
         ('id = "sku"\nfields = ["Picture"]', "column Picture has a name that the pipeline's own column has"),
         ('id = "sku"\nfields = ["urls"]', "column urls has a name that the pipeline's own column has"),
-        ('id = "sku"\nname = "title"\nfields = ["name"]', "column name has a name that the pipeline's own column has"),
         ('id = "sku"\nfields = ["a"]\n[bands]\na = ["x"]', "bands.a.0: Input should be a valid number"),
     ],
 )
@@ -146,6 +148,58 @@ def test_a_catalogue_of_other_columns_becomes_products_by_its_own_names(lake, fo
         "subCategory": None,
         "productDisplayName": "Blue shirt",
     }
+
+
+def test_the_mapping_of_a_source_lies_at_its_root_and_names_the_table_from_there(lake):
+    goods = shop()["products.parquet"]
+    within = b'table = "data/goods.parquet"\nimage = "front"\n' + SHOP.replace(b'image = ["front", "back"]', b"")
+    files = shop(mapping=within) | {"data/goods.parquet": goods, "backup/goods.parquet": goods}
+    files |= {f"data/{name}": data for name, data in shop().items() if name.startswith("pictures")}
+    _, result, _ = cataloged(lake, files)
+    assert result.figures["styles"] == "data/goods.parquet"
+    _, result, _ = cataloged(lake, good_files(3) | {"docs/catalogue.toml": SHOP})
+    assert result.figures["mapping"] is None
+
+
+def test_a_delta_table_at_the_root_is_read_by_its_log(lake, tmp_path):
+    rows = [{"sku": f"A{at}", "category": "shirts", "front": f"p/{at}.jpg"} for at in range(3)]
+    write_deltalake(tmp_path / "delta", pa.Table.from_pylist(rows))
+    DeltaTable(tmp_path / "delta").delete("sku = 'A1'")
+    files = {str(file.relative_to(tmp_path / "delta")): file.read_bytes() for file in (tmp_path / "delta").rglob("*.*")}
+    files |= {f"p/{at}.jpg": image(at) for at in range(3)}
+    for table in (b"", b'table = "."\n'):
+        mapping = table + b'id = "sku"\nfields = ["category"]\nimage = "front"\n'
+        run, _, _ = cataloged(lake, files | {"catalogue.toml": mapping})
+        assert run.attributes(["product_id"])["product_id"].to_pylist() == ["A0", "A2"]
+
+
+def test_a_column_is_shown_by_its_name_whatever_part_it_plays(lake, connection, empty_database):
+    rows = [{"sku": "1", "name": "Ost", "category": "shirts", "front": "p.jpg"}]
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    for parts, shown in (
+        (b'name = "category"\nkind = "category"\n', ("shirts", "shirts", {"name": "Ost", "category": "shirts"})),
+        (b'name = "name"\nkind = "category"\n', ("Ost", "shirts", {"category": "shirts"})),
+    ):
+        mapping = parts + b'id = "sku"\nfields = ["category", "name"]\nimage = "front"\n'
+        run, _, _ = cataloged(lake, {"t.parquet": out.getvalue(), "p.jpg": image(1), "catalogue.toml": mapping})
+        columns = run.attributes(["product_id", *run.layout.stored, "image_sha256"])
+        with connection.transaction():
+            run_id = store.begin(connection, "a", "a", ["category"], {})
+            named = (run.layout.name, run.layout.kind)
+            store.load_products(connection, run_id, columns, named, np.zeros(1, int), np.ones((1, 2)))
+            store.attach(connection, run_id, {})
+            store.flip(connection, run_id)
+        found = connection.execute("SELECT name, kind, attributes FROM lookalike.live_products").fetchall()
+        assert found == [shown]
+
+
+def test_a_damaged_mapping_is_told(lake):
+    archive = zip_bytes(shop()).replace(b'id = "sku"', b'id = "sk?"')
+    with pytest.raises(UserError, match="the mapping is damaged in the archive"):
+        execute("catalog", pulled(open_run(lake), archive))
+    with pytest.raises(UserError, match="it is no TOML"):
+        cataloged(lake, shop(mapping=b"a = " + b"[" * 5000))
 
 
 def test_the_first_image_that_is_there_is_the_products_own(lake):
@@ -253,6 +307,15 @@ def test_addresses_inside_the_network_are_rejects_unless_they_are_allowed(lake):
     with closing(WebServer()) as site:
         url = site.serve("/0.jpg", image(0))
         rows = [ROWS[0] | {"front": url}, ROWS[1], ROWS[2]]
+        _, _, rejects = cataloged(lake, shop(rows), reject_max=1)
+        assert [(row["product_id"], row["reason"]) for row in rejects] == [("B-2", "inside the network")]
         with pytest.raises(UserError, match="inside the network"):
-            cataloged(lake, shop(rows), reject_max=1)
+            cataloged(lake, shop([row | {"front": url} for row in ROWS]), reject_max=1)
         assert site.asked == []
+
+
+def test_an_address_that_is_not_asked_is_a_reject_without_what_it_hides(lake):
+    rows = [ROWS[0] | {"front": "ftp://me:secret@host/x.jpg?sig=secret"}, ROWS[1], ROWS[2]]
+    _, _, rejects = cataloged(lake, shop(rows), reject_max=1)
+    assert [row["product_id"] for row in rejects] == ["B-2"]
+    assert "secret" not in str(rejects)

@@ -132,12 +132,12 @@ def publish(
     made: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
 ) -> int:
     position = np.argsort(numbering.order)
-    columns = {"product_id": products.ids, "name": products.ids, "image_sha256": ["0" * 64] * PRODUCTS}
+    columns = {"product_id": products.ids, "image_sha256": ["0" * 64] * PRODUCTS}
     rows = pa.table(columns).take(numbering.order)
     with connection.transaction():
         store.lock(connection)
         run_id = store.begin(connection, catalogue.RUN, "benchmark", list(products.values), {})
-        store.load_products(connection, run_id, rows, None, numbering.order, products.embeddings[numbering.order])
+        store.load_products(connection, run_id, rows, ("", ""), numbering.order, products.embeddings[numbering.order])
         fill, _ = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
         blocks = (
             (position[at : at + len(ends) - 1], ends, places, fill(ends, places))

@@ -107,12 +107,12 @@ def load(
     position = np.empty(n, np.int64)
     position[numbering.order] = np.arange(n)
     made = list(shortlists(products, cells))
-    columns = {"product_id": products.ids, **products.values, "name": products.ids, "image_sha256": ["0" * 64] * n}
+    columns = {"product_id": products.ids, **products.values, "image_sha256": ["0" * 64] * n}
     started = time.perf_counter()
     with connection.transaction():
         run_id = store.begin(connection, catalogue.RUN, "benchmark", FIELDS, {})
         table = pa.table(columns).take(numbering.order)
-        store.load_products(connection, run_id, table, None, numbering.order, products.embeddings[numbering.order])
+        store.load_products(connection, run_id, table, ("", ""), numbering.order, products.embeddings[numbering.order])
         fill, _ = load_filters(connection, run_id, numbering, cells.depths, cells.filters)
         blocks = (
             (position[at : at + len(ends) - 1], ends, places, fill(ends, places))

@@ -37,8 +37,15 @@ SQL = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 LOCK = 0x10014C1F
 """Advisory lock that whoever changes the store takes, so that two at once come one after the other."""
 PARTITIONED = (
-    *("catalogue", "attribute_names", "shortlists", "narrow_shortlists"),
-    *("numberings", "cells", "field_values", "rare_values", "precomputed"),
+    "catalogue",
+    "attribute_names",
+    "shortlists",
+    "narrow_shortlists",
+    "numberings",
+    "cells",
+    "field_values",
+    "rare_values",
+    "precomputed",
 )
 NARROW = 1 << 16
 """Most products of a run whose positions take two bytes: less half of them, they are stored in `narrow_shortlists`."""
@@ -373,7 +380,7 @@ def load_products(
     connection: psycopg.Connection,
     run_id: int,
     products: pa.Table,
-    kind: str | None,
+    parts: tuple[str, str],
     id_order: np.ndarray,
     embeddings: np.ndarray,
 ) -> None:
@@ -382,29 +389,29 @@ def load_products(
     Args:
         connection: in the transaction that began the run.
         run_id: what `begin` returned.
-        products: product_id, image_sha256 (hex) and name, and the attributes, all text.
-        kind: the attribute that says what kind of product one is, if one does.
+        products: product_id, image_sha256 (hex), and the catalogue's columns, all text.
+        parts: the columns of the name and of the kind of product; empty: there is none.
         id_order: int (n,), the place of each product's id in the order of ids, by which ties are decided.
         embeddings: float (n, d), the products' rows, multiples of 2⁻¹¹.
     """
-    fixed = ("product_id", "name", "image_sha256")
-    attributes, number = [name for name in products.column_names if name not in fixed], copy_format.int4(run_id)
+    (name, kind), number = parts, copy_format.int4(run_id)
+    beside = {"product_id", "image_sha256", *({name} - {kind})}
+    attributes = [column for column in products.column_names if column not in beside]
     with _copy(connection, run_id, "attribute_names", ("run_id", "attributes", "kind")) as copy:
-        copy.write(copy_format.row(number, copy_format.text_array(attributes), copy_format.text(kind)))
+        copy.write(copy_format.row(number, copy_format.text_array(attributes), copy_format.text(kind or None)))
     columns = ("run_id", "position", "id_order", "product_id", "name", "image_sha256", "attributes", "embedding")
     with _copy(connection, run_id, "catalogue", columns) as copy:
         for start in range(0, len(products), BATCH):
             for position, values in enumerate(products.slice(start, BATCH).to_pylist(), start):
-                product_id, name, sha256 = (values.pop(column) for column in fixed)
                 copy.write(
                     copy_format.row(
                         number,
                         copy_format.int4(position),
                         copy_format.int4(int(id_order[position])),
-                        copy_format.text(product_id),
-                        copy_format.text(name),
-                        bytes.fromhex(sha256),
-                        copy_format.text_array(values.values()),
+                        copy_format.text(values["product_id"]),
+                        copy_format.text(values.get(name)),
+                        bytes.fromhex(values["image_sha256"]),
+                        copy_format.text_array([values[column] for column in attributes]),
                         copy_format.halfvec(embeddings[position]),
                     )
                 )

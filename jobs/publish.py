@@ -18,7 +18,6 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import psycopg
-import pyarrow as pa
 
 from infra import store
 from infra.errors import UserError
@@ -192,10 +191,8 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     numbering = number({field: rows[field].to_pylist() for field in run.fields}, len(rows))
     rows = rows.take(numbering.order)
     ids = pd.Index(rows["product_id"].to_numpy())
-    names = rows[layout.name] if layout.name else pa.nulls(len(rows), pa.string())
-    products = (rows.drop_columns(layout.name) if layout.name else rows).append_column("name", names)
     embeddings = _embeddings(tables["embeddings"], ids)
-    store.load_products(connection, run_id, products, layout.kind or None, numbering.order, embeddings)
+    store.load_products(connection, run_id, rows, (layout.name, layout.kind), numbering.order, embeddings)
     cells = tables["cells"].read().sort_by("cell")
     combinations = [json.loads(text) for text in cells["filters"].to_pylist()]
     fill, precomputed = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)

@@ -114,7 +114,7 @@ def load_run() -> Callable[..., int]:
         texts = {name: [values[name][i] or None for i in order] if name in columns else None for name in ATTRIBUTES}
         empty = pa.nulls(len(ids), pa.string())
         products = pa.table(
-            {"product_id": ids[order], "name": empty}
+            {"product_id": ids[order]}
             | {name: empty if column is None else pa.array(column, pa.string()) for name, column in texts.items()}
             | {"image_sha256": ["0" * 64] * len(ids)}
         )
@@ -135,9 +135,8 @@ def load_run() -> Callable[..., int]:
         with connection.transaction():
             store.lock(connection)
             run_id = store.begin(connection, run, f"content of {run}", list(fields), {"run": run})
-            store.load_products(
-                connection, run_id, products, "articleType", numbering.order, np.asarray(embeddings)[order]
-            )
+            parts, vectors = ("productDisplayName", "articleType"), np.asarray(embeddings)[order]
+            store.load_products(connection, run_id, products, parts, numbering.order, vectors)
             store.load_filters(connection, run_id, numbering.starts, values_of, cells_of, widest)
             ends = np.cumsum([0, *map(len, shortlists)])
             block = np.arange(len(ids)), ends, np.array([item for items in shortlists for item in items], int)

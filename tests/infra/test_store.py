@@ -259,7 +259,7 @@ def test_a_cell_that_is_less_deep_than_an_answer_is_long_is_refused(connection):
 
 def products(ids):
     nothing = pa.nulls(len(ids), pa.string())
-    return pa.table({"product_id": ids, "name": nothing, "gender": nothing, "image_sha256": ["0" * 64] * len(ids)})
+    return pa.table({"product_id": ids, "gender": nothing, "image_sha256": ["0" * 64] * len(ids)})
 
 
 @pytest.mark.parametrize("width", [2, 256, 1280, 2048, 4032])
@@ -290,7 +290,7 @@ def test_a_function_of_the_store_never_commits_for_its_caller(connection, load_r
 def test_a_shortlist_of_a_product_that_is_not_loaded_is_not_counted(connection):
     with connection.transaction(force_rollback=True):
         run_id = store.begin(connection, "a", "f", ["gender"], {})
-        store.load_products(connection, run_id, products(["7"]), None, np.zeros(1, int), VECTORS[:1])
+        store.load_products(connection, run_id, products(["7"]), ("", ""), np.zeros(1, int), VECTORS[:1])
         block = np.array([0, 1]), np.array([0, 1, 2]), np.zeros(2, int), np.zeros((2, 0), int)
         store.load_shortlists(connection, run_id, 1, [block])
         assert store.counts(connection, run_id) == {"products": 1, "precomputed": 0, "shortlists": 1}

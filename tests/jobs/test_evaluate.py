@@ -434,10 +434,8 @@ def make_live(connection, run, name: str, figures: dict[str, object]) -> None:
         manifest = {"run": name, "release": "test", "results": {"evaluate": {"figures": figures}}}
         run_id = store.begin(connection, name, name, run.settings.fields, manifest)
         products = run.products(["product_id", *ATTRIBUTES, "image_sha256"])
-        named = products.rename_columns({"productDisplayName": "name"})
-        store.load_products(
-            connection, run_id, named, "articleType", np.arange(len(named)), np.zeros((len(named), 8), np.float32)
-        )
+        parts, embeddings = ("productDisplayName", "articleType"), np.zeros((len(products), 8), np.float32)
+        store.load_products(connection, run_id, products, parts, np.arange(len(products)), embeddings)
         store.attach(connection, run_id, {"products": N})
         store.flip(connection, run_id)
 

@@ -357,8 +357,14 @@ def test_a_searcher_of_a_run_that_is_no_longer_live_refuses_to_answer(night):
     with connection.transaction():
         products = run.products(["product_id", *ATTRIBUTES, "image_sha256"]).slice(0, 2)
         other = store.begin(connection, "another", "another", run.settings.fields, {})
-        named = products.rename_columns({"productDisplayName": "name"})
-        store.load_products(connection, other, named, "articleType", np.arange(2), np.zeros((2, 1280), np.float32))
+        store.load_products(
+            connection,
+            other,
+            products,
+            ("productDisplayName", "articleType"),
+            np.arange(2),
+            np.zeros((2, 1280), np.float32),
+        )
         store.attach(connection, other, {"products": 2})
         store.flip(connection, other)
     with pytest.raises(TransientError, match=f"another went live after run {RUN}"):

@@ -294,7 +294,7 @@ def find_tables(layout: Layout, mapping: str, members: Collection[str]) -> dict[
     The only one beside the mapping, if there is one to say what it is. One that is not in the source counts as lying at
     its root.
     """
-    every = tables.found(members)
+    every = tables.among(members)
     here = posixpath.dirname(mapping) if mapping in members else root_of(members)
     if layout.table:
         place = posixpath.normpath(posixpath.join(here, layout.table))

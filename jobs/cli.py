@@ -168,16 +168,16 @@ def _report_failure(watch: Watch, run: Run, log: Path, again: str) -> None:
 
 def _report_success(watch: Watch, run: Run, seconds: float) -> None:
     from jobs.console import closing_table
+    from jobs.filters import join
 
     out.print()
     out.print(closing_table(watch.results))
     out.print(f"wall time   {seconds:.1f} s\n")
     report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
-    field = run.layout.colour or run.fields[0]
-    (first,) = run.attributes(["product_id", field]).slice(0, 1).to_pylist()
-    asked = [*(["--filter", f"{field}={first[field]}"] if first[field] else []), "--", first["product_id"]]
-    if not first["product_id"].startswith("-"):
-        asked = [asked[-1], *asked[:-2]]
+    field = next((field for field in run.fields if field == run.layout.colour), run.fields[0])
+    product, value = (row[0].as_py() for row in run.attributes(["product_id", field]).columns)
+    option = ["--filter", f"{field}={join([value])}"] if value else []
+    asked = [*option, "--", product] if product.startswith("-") else [product, *option]
     out.print(f"report:  {report}")
     out.print(f"try:     {_command('lookalike')} query {shlex.join(asked)}")
 

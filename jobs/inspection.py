@@ -180,7 +180,7 @@ def _find_source(archive: zipfile.ZipFile, uri: str, settings: Settings) -> Sour
     """Where the catalogue lies: as `catalog` finds it, or the largest of the tables that are there."""
     members, _ = catalog.read_members(archive, Rejects())
     layout, mapping = catalog.find_layout(archive, members, settings)
-    candidates = tables.found(members)
+    candidates = tables.among(members)
     if catalog.find_tables(layout, mapping, members) or mapping or not candidates:
         return catalog.find_members(archive, uri, settings, Rejects())
     sizes = {name: sum(members[file].file_size for file in files.values()) for name, files in candidates.items()}

@@ -17,13 +17,13 @@ from jobs.tables.jsonlines import JsonTable
 from jobs.tables.lines import File
 from jobs.tables.rows import DELTA_LOG, Reading, Record, Table
 
-__all__ = ["SUFFIXES", "File", "Reading", "Record", "Table", "found", "named", "opened"]
+__all__ = ["SUFFIXES", "File", "Reading", "Record", "Table", "among", "named", "opened"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 """How the name of a table's file ends."""
 
 
-def found(paths: Iterable[str]) -> dict[str, dict[str, str]]:
+def among(paths: Iterable[str]) -> dict[str, dict[str, str]]:
     """The tables among the files of a source, by their path, `.` where the source itself is one.
 
     Each with its files by their path in it: one, without such a path, or those of a folder.
@@ -33,18 +33,18 @@ def found(paths: Iterable[str]) -> dict[str, dict[str, str]]:
     tables: dict[str, dict[str, str]] = {}
     for folder in folders:
         inside = [path for path in paths if not folder or path.startswith(f"{folder}/")]
-        own = ((path.removeprefix(f"{folder}/") if folder else path, path) for path in inside)
+        names = ((path.removeprefix(f"{folder}/") if folder else path, path) for path in inside)
         tables[folder or "."] = {
-            name: path for name, path in own if name.endswith(".parquet") or name.startswith(f"{DELTA_LOG}/")
+            name: path for name, path in names if name.endswith(".parquet") or name.startswith(f"{DELTA_LOG}/")
         }
     parts = {path for files in tables.values() for path in files.values()}
     return tables | {path: {"": path} for path in paths if path.endswith(SUFFIXES) and path not in parts}
 
 
 def named(name: str, paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Those that are called `name`, but for their endings."""
+    """The tables `among` the files of a source that are called `name`, but for their endings."""
     endings = {name, *(f"{name}{suffix}" for suffix in SUFFIXES)}
-    return {path: files for path, files in found(paths).items() if path.rpartition("/")[2] in endings}
+    return {path: files for path, files in among(paths).items() if path.rpartition("/")[2] in endings}
 
 
 @contextmanager

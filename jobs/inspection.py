@@ -229,11 +229,9 @@ def _guess(columns: Sequence[Column], rows: int, settings: Settings) -> Layout:
     ids = [column for column in columns if column.tells_apart(rows) and not column.all(column.images)]
     unique = [column.name for column in ids if column.distinct >= min(rows, DISTINCT_MAX)]
     id_column = _named(ids, "id") or next(iter(unique), "")
-    left = [
-        column for column in columns if column.filled and column.name.casefold() not in TAKEN | {id_column.casefold()}
-    ]
+    left = [column for column in columns if column.filled and column.name != id_column]
     pictures = [column.name for column in left if column.all(column.images)]
-    left = [column for column in left if column.name not in pictures]
+    left = [column for column in left if column.name not in pictures and column.name.casefold() not in TAKEN]
     parts = {key: name for key in PARTS.values() if (name := _named(left, key))}
     if parts.get("group") == parts.get("kind"):
         parts.pop("group", None)

@@ -21,7 +21,7 @@ COLUMNS = {
     "price": [10 + at for at in range(N)],
     "year": [2000 + at for at in range(N)],
     "notes": [""] * N,
-    "photo": [f"p/{at}.jpg" for at in range(N)],
+    "picture": [f"p/{at}.jpg" for at in range(N)],
 }
 
 
@@ -47,7 +47,7 @@ def test_an_unknown_table_is_read_and_a_mapping_proposed_that_a_run_can_use(tmp_
         ("color", 30, 3),
     ]
     assert to_toml(seen.layout) == (
-        'id = "Artikel"\nname = "title"\nimage = ["photo"]\nfields = ["Category", "color", "price"]\n'
+        'id = "Artikel"\nname = "title"\nimage = ["picture"]\nfields = ["Category", "color", "price"]\n'
         'kind = "Category"\ncolour = "color"\n\n[bands]\n"price" = [20.0, 30.0, 39.0]\n'
     )
     assert parse(to_toml(seen.layout).encode(), "there") == seen.layout
@@ -68,7 +68,7 @@ def test_a_source_in_kaggles_layout_needs_no_mapping(tmp_path):
 
 
 def test_a_mapping_that_is_there_is_what_a_run_would_use(tmp_path):
-    mapping = b'id = "Artikel"\nimage = "photo"\nfields = ["color"]\n'
+    mapping = b'id = "Artikel"\nimage = "picture"\nfields = ["color"]\n'
     seen = look(source(tmp_path, **{"catalogue.toml": mapping}), tmp_path)
     assert (seen.origin, seen.layout.fields) == ("catalogue.toml", ("color",))
 
@@ -112,7 +112,7 @@ def test_what_is_proposed_is_where_a_run_finds_it(tmp_path, place):
         files = {place: files.pop("styles.csv"), **{f"{below}{name}": data for name, data in files.items()}}
     else:
         out = io.BytesIO()
-        pq.write_table(pa.table(COLUMNS).drop_columns("photo"), out)
+        pq.write_table(pa.table(COLUMNS).drop_columns("picture"), out)
         pictures = {f"{below}images/A-{at:03d}.jpg": image(at % 30) for at in range(N)}
         files = {place: out.getvalue(), "stores.csv": b"a,b\n1,2\n", **pictures}
     shop = folder(tmp_path / "shop", files)

@@ -182,16 +182,22 @@ def take_sample(run: Run, size: int) -> Sample:
     """The first `size` images by hash, each with the first product that has it and a subCategory.
 
     Raises:
-        UserError: they are too few to train on and to ask about.
+        UserError: they are too few to train on and to ask about, or the catalogue does not say what they are.
     """
-    products = run.products(["product_id", "image_sha256", "picture", *LEARNT])
+    if missing := [part for part in ("kind", "group") if not getattr(run.layout, part)]:
+        raise UserError(
+            f"backbones are judged by kind and group, and the mapping names no {' and no '.join(missing)}",
+            where=f"run {run.name}",
+            remedy="name them in catalogue.toml, one column for both if need be, and refresh",
+        )
+    products = run.judged(["product_id", "image_sha256", "picture", *LEARNT])
     rows = products.filter(pc.is_valid(products["subCategory"])).sort_by(
         [("image_sha256", "ascending"), ("product_id", "ascending")]
     )
     hashes, first = np.unique(np.asarray(rows["image_sha256"].to_pylist(), object), return_index=True)
     rows, hashes = rows.take(first[:size]), hashes[:size].tolist()
-    attributes = {name: rows[name].to_pylist() for name in LEARNT}
-    codes = {name: embedding.encode(attributes[name])[1] for name in JUDGED}
+    codes = {name: embedding.encode(rows[name].to_pylist())[1] for name in JUDGED}
+    attributes = {name: [value or None for value in rows[name].to_pylist()] for name in LEARNT}
     types, sides = codes["articleType"], split.sides_of(rows["picture"])
     images_of_type = np.bincount(types[types >= 0], minlength=1)
     asked = (sides == split.TEST) & (types >= 0) & (images_of_type[np.maximum(types, 0)] > metrics.K)

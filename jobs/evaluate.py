@@ -98,7 +98,7 @@ def evaluate(run: Run) -> StepResult:
 
 
 def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | None) -> Evaluation:
-    products, lists = run.products(COLUMNS), read_unfiltered(run, known.ids)
+    products, lists = run.judged(COLUMNS), read_unfiltered(run, known.ids)
     codes, predictions = {name: encode(products[name]) for name in KINDS}, heldout.predict(run, known)
     tested = measure_heldout(run, known, predictions, lists.neighbours, codes)
     classifier, counted = _classifier(run), _count(run, products, lists)
@@ -114,7 +114,7 @@ def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | N
         "catalogue_shared": 100 * live.shared_share(len(products)) if live else float("nan"),
         "neighbours_kept": compared.kept,
     }
-    if "heldout" in against.silent and not counted.not_finite:
+    if "heldout" in against.silent and run.layout.kind and not counted.not_finite:
         measured |= _of_untrained(run, lists, codes, tested.asked)
     subcategories = _by_subcategory(products["subCategory"], tested.shown, codes, tested.asked)
     figures = replace(
@@ -125,7 +125,7 @@ def _measure(run: Run, known: Products, live: Live | None, before: StoredRun | N
     )
     verdicts = gates.verdicts(figures, against, _tolerances(run))
     of_products = (products, lists, tested.shown, codes, tested.asked, measured, subcategories)
-    baseline = _baseline(before, against.silent.get("heldout", "") if live and before is live.stored else "")
+    baseline = _baseline(before, _why_other(run, live, before, against))
     return Evaluation(*of_products, verdicts, classifier, tested.unknown, _embedder(run), baseline)
 
 
@@ -354,6 +354,12 @@ def _stored(run: Run, ids: np.ndarray) -> tuple[Live | None, StoredRun | None]:
         return None, None
     others = [other for other in ([live.stored] if live else []) + runs if other.run != run.name]
     return live, next((other for other in others if "evaluate" in other.manifest.get("results", {})), None)
+
+
+def _why_other(run: Run, live: Live | None, before: StoredRun | None, against: gates.Reference) -> str:
+    """Why differences from the run before tell nothing, as far as that is the live one."""
+    told = live is not None and before is live.stored and "heldout" not in reference.left_out(run.layout)
+    return against.silent.get("heldout", "") if told else ""
 
 
 def _baseline(before: StoredRun | None, why_other: str) -> Baseline | None:

@@ -48,6 +48,7 @@ class Products:
 
     `ids` object, `hashes` str, `sides` int8 (n,) each; `attributes` object (n,) for each of `protocols.ATTRIBUTES`;
     `embeddings` float32 (n, e), in fixed point: by the image alone where `unlabelled`, bool (n,), else as served.
+    `needed` are the attributes that an unknown image must have to be asked for: those that its catalogue is judged by.
     """
 
     ids: np.ndarray
@@ -56,6 +57,7 @@ class Products:
     attributes: dict[str, np.ndarray]
     embeddings: np.ndarray
     unlabelled: np.ndarray
+    needed: tuple[str, ...] = protocols.ATTRIBUTES
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def read_products(run: Run) -> Products:
     Raises:
         RuntimeError: a product has none.
     """
-    rows = run.products(COLUMNS)
+    rows = run.judged(COLUMNS)
     ids = rows["product_id"].to_numpy()
     embeddings = run.table("embeddings").read()
     place = pc.index_in(rows["product_id"], value_set=to_text(embeddings["product_id"]).combine_chunks())
@@ -105,6 +107,7 @@ def read_products(run: Run) -> Products:
         {name: np.array(rows[name].to_pylist(), object) for name in protocols.ATTRIBUTES},
         matrix[place.to_numpy()],
         unlabelled[place.to_numpy()],
+        protocols.ATTRIBUTES if run.layout.kind else ("subCategory",),
     )
 
 
@@ -143,18 +146,23 @@ def predict(run: Run, products: Products, side: int = split.TEST) -> Predictions
 
 
 def ask(products: Products, predictions: Predictions, most: int, side: int = split.TEST) -> Asked:
-    """Search for up to `most` images of a side as if no catalogue knew them."""
-    rows = protocols.choose_queries(products.hashes, products.sides, products.attributes, most, side)
+    """Search for up to `most` images of a side as if no catalogue knew them.
+
+    What needs a kind is NaN in a catalogue that has none.
+    """
+    needed = {name: products.attributes[name] for name in products.needed}
+    rows = protocols.choose_queries(products.hashes, products.sides, needed, most, side)
     searched = np.flatnonzero(np.isin(products.sides, protocols.SEARCHED[side]))
     catalogue = Catalogue(products.embeddings[searched], _take(products, searched))
     answers = list(catalogue.search(products.embeddings[rows], predictions.probabilities[rows], predictions.labels))
     wanted = _take(products, rows)
     right = protocols.judge(answers, wanted, catalogue)["derived"]
+    unjudged = dict.fromkeys([] if "derivedType" in needed else ("derived", "all10"), float("nan"))
     return Asked(
         rows,
         searched,
         answers,
-        {"images": len(rows), "searched": len(searched), **protocols.figures(answers, wanted, catalogue)},
+        {"images": len(rows), "searched": len(searched), **protocols.figures(answers, wanted, catalogue), **unjudged},
         protocols.calibration(protocols.confidences_of(answers), right),
     )
 

@@ -19,6 +19,7 @@ from jobs import extraction
 from jobs.champion import Champion, read_embedder
 from jobs.extraction import Model
 from jobs.features import read_embeddings
+from jobs.layout import Layout
 from jobs.run import Run, StepResult, content_hash
 from ml import cube, embedding, metrics, split
 from ml.gates import promotes
@@ -34,7 +35,7 @@ MOST_LEARNT = 0.05
 """Share of the images asked for that an embedder may have learnt, and which are left out, before it is not judged."""
 PROTOCOL = (500, 44_072)
 """The seed report judges by articleTypes of at least 500 of its products: see `least_products`."""
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def settle(run: Run, champion: Champion, base: Model) -> Settled:
 
 def _ask(run: Run, champion: Champion, untrained: Champion, base: Model) -> StepResult:
     started = perf_counter()
-    rows = run.products(["image_sha256", "picture", *KINDS])
+    rows = run.judged(["image_sha256", "picture", *KINDS])
     trained = read_embedder(run, champion.embedder)
     queries, answering = draw(rows["image_sha256"], rows["picture"])
     learnt = np.isin(rows["picture"].take(queries), trained.learnt)
     judged, new, files = dict[str, dict[str, float]](), 0, 0
-    refused = _memorised(learnt) or _too_few(len(queries), answering)
+    refused = why_unjudged(run.layout) or _memorised(learnt) or _too_few(len(queries), answering)
     if not refused:
         chosen = np.concatenate([queries[~learnt], answering])
         asked = np.arange(len(chosen)) < (~learnt).sum()
@@ -121,7 +122,7 @@ def judge(
 
     Args:
         embeddings: float32 (n, e), in fixed point.
-        rows: the products' `KINDS`.
+        rows: the products' `KINDS`, as `Run.judged` has them.
         asked: bool (n,), those whose lists are judged.
         answering: bool (n,), those that lists are made of; None: all, but never the product itself.
     """
@@ -154,6 +155,11 @@ def no_better(challenger: Mapping[str, float], champion: Mapping[str, float]) ->
         f"it is no better: all ten neighbours are right for {new} of {challenger['products']:,} held-out products, and "
         f"for {old} by what it would replace"
     )
+
+
+def why_unjudged(layout: Layout) -> str:
+    """Why no embedder can be judged by the products of a catalogue of this layout; empty: one can."""
+    return "" if layout.kind else "the catalogue's mapping names no kind, by which look-alikes are judged"
 
 
 def _too_few(asked: int, answering: np.ndarray | None = None) -> str:

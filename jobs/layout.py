@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -117,6 +118,12 @@ def kaggle(fields: tuple[str, ...]) -> Layout:
     """The layout that is built in, with these fields."""
     parts: dict[str, Any] = {key: name for name, key in PARTS.items()}
     return Layout(id="id", fields=fields, attributes=ATTRIBUTES[:-1], **parts)
+
+
+def of_figures(figures: Mapping[str, Any], fields: tuple[str, ...]) -> Layout:
+    """The layout that the step catalog noted among its figures: the one that is built in, with `fields`, where none."""
+    told = figures.get("mapping")
+    return Layout(**told) if told else kaggle(fields)
 
 
 def parse(data: bytes, where: str) -> Layout:

@@ -15,6 +15,7 @@ from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
 from infra.store import StoredRun
+from jobs.layout import Layout, of_figures
 from jobs.run import WRITES, Run, content_hash
 from ml import embedding, gates, images, metrics, pictures, protocols, split
 from ml.gates import Share
@@ -40,6 +41,15 @@ PROTOCOL = content_hash(
 )
 """By what rules figures are measured and on which images. How many of these were asked for is no part of it: they are
 the first by hash, a fair sample of all, and its size is what a figure's noise follows from."""
+NEEDED = {
+    "subcategories": ("group",),
+    "heldout": ("kind",),
+    "colour": ("colour",),
+    "unknown": ("group",),
+    "classifier": ("group",),
+    "subcategory_quality": ("group", "kind"),
+}
+"""Gate → the parts without which a catalogue has none of its figures."""
 UNCHANGED = ("image_sha256", *(name for name in embedding.LOSSES if name in ATTRIBUTES))
 """Columns of a product that the embedding of any embedder may follow from."""
 
@@ -84,9 +94,12 @@ def read_live(connection: psycopg.Connection, ids: np.ndarray) -> Live | None:
     """The live run, for a run whose products have these ids; None where none is live."""
     with store.one_run(connection):
         stored = store.live(connection)
-        told = figures_of(stored, "catalog").get("mapping") if stored else None
-        group = told["group"] if told else "subCategory"
-        return Live(stored, *store.served(connection, ids, group)) if stored else None
+        return Live(stored, *store.served(connection, ids, layout_of(stored).group)) if stored else None
+
+
+def layout_of(stored: StoredRun) -> Layout:
+    """What the columns of a stored run's products are."""
+    return of_figures(figures_of(stored, "catalog"), ATTRIBUTES)
 
 
 def figures_of(stored: StoredRun, step: str) -> Mapping:
@@ -121,7 +134,18 @@ def refer(run: Run, live: Live | None, products: int) -> gates.Reference:
     shares, silent = _shares(run, live)
     if not live.made_like(run):
         silent["neighbours"] = f"{live.who} was made with another model or embedder"
+    silent |= left_out(run.layout)
     return replace(nothing, shares=shares, silent=silent)
+
+
+def left_out(layout: Layout) -> dict[str, str]:
+    """Gate → why a catalogue of this layout has none of its figures."""
+    missing = {gate: [part for part in parts if not getattr(layout, part)] for gate, parts in NEEDED.items()}
+    return {
+        gate: f"the catalogue's mapping names no {' and no '.join(parts)}, which it goes by"
+        for gate, parts in missing.items()
+        if parts
+    }
 
 
 def _shares(run: Run, live: Live) -> tuple[dict[str, Share], dict[str, str]]:

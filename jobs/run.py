@@ -28,7 +28,7 @@ from infra.errors import TransientError, UserError
 from infra.lake import Lake, Table
 from infra.settings import Settings, read_settings
 from jobs import ids
-from jobs.layout import Layout, kaggle
+from jobs.layout import Layout, of_figures
 from jobs.order import STEPS
 
 LATEST = "latest"
@@ -169,6 +169,17 @@ class Run:
         nothing = pa.chunked_array([pa.nulls(len(rows), pa.string())])
         return pa.table({name: rows[column] if column else nothing for name, column in named.items()})
 
+    def judged(self, columns: Sequence[str]) -> pa.Table:
+        """As `products`, to judge by: of a catalogue that does not say whom its products are for, all have one gender.
+
+        So a neighbour is right there whose articleType is, as the derivedType is the articleType alone.
+        """
+        rows = self.products(columns)
+        if "gender" not in columns or self.layout.for_whom:
+            return rows
+        for_all = pa.repeat(pa.scalar(""), len(rows))
+        return rows.set_column(rows.column_names.index("gender"), "gender", for_all)
+
     def attributes(self, columns: Sequence[str], where: object = None) -> pa.Table:
         """The same by the catalogue's names."""
         wanted = list(dict.fromkeys(["product_id", *columns]))
@@ -179,8 +190,7 @@ class Run:
     @property
     def layout(self) -> Layout:
         """What the columns of the run's products are."""
-        told = self.result("catalog").figures.get("mapping")
-        return Layout(**told) if told else kaggle(self.settings.fields)  # type: ignore[arg-type]
+        return of_figures(self.result("catalog").figures, self.settings.fields)
 
     def content(self, name: str) -> str:
         """Hash of the content of table `name`, as this run has it. Raises UserError as `table` does."""

@@ -54,6 +54,8 @@ class Challenger:
 def train_embedding(run: Run) -> StepResult:
     """Train a challenger and promote it if it is better than what the night goes by."""
     _check_catalogue(run)
+    if unjudged := judging.why_unjudged(run.layout):
+        return StepResult(figures={"promoted": False, "reason": unjudged})
     base, settings = extraction.choose_model(run.settings), run.settings
     embedded = run.result("embed").figures
     if embedded["base"] != base.fingerprint:
@@ -90,7 +92,7 @@ def train_embedding(run: Run) -> StepResult:
         else:
             embedder, history = fit(run, rows, sides, str(embedded["model"]), read_embedder(run))
             challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
-        judged = _judge(run, rows, sides == split.VALIDATION, challenger, rival, base)
+        judged = _judge(run, sides == split.VALIDATION, challenger, rival, base)
         return run.remember("train_embedding", fingerprint, _write(run, fingerprint, challenger, judged))
 
 
@@ -115,7 +117,7 @@ def _killed(run: Run) -> dict | None:
     trained = [row for row in read_rows(run.lake) if row["training"] and wanted.items() <= row.items()]
     row = trained[-1] if trained else None
     if row and run.lake.exists(f"runs/{run.name}/train_embedding.json"):
-        return None if run.result("train_embedding").tables["embedders"] >= row["number"] else row
+        return None if run.result("train_embedding").tables.get("embedders", -1) >= row["number"] else row
     return row
 
 
@@ -125,9 +127,10 @@ def _provenance(run: Run) -> dict[str, str]:
 
 
 def _judge(
-    run: Run, rows: pa.Table, held_out: np.ndarray, challenger: Challenger, rival: Champion, base: Model
+    run: Run, held_out: np.ndarray, challenger: Challenger, rival: Champion, base: Model
 ) -> dict[str, dict[str, float]]:
     """What `judging.judge` says of the challenger and of its rival, by images that neither has learnt."""
+    rows = run.judged(["picture", *judging.KINDS])
     contenders = {
         "champion": (read_embedder(run, rival.embedder), rival.model, rival.tuned),
         "challenger": (challenger.embedder, challenger.model, challenger.tuned),

@@ -19,6 +19,7 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES, read_settings
 from jobs import catalog, extraction, similar
 from jobs.features import read_embeddings
+from jobs.layout import kaggle
 from jobs.publish import load
 from jobs.pull import PULLS
 from jobs.run import Run, StepResult, recorded
@@ -140,6 +141,15 @@ def pulled(run: Run, archive: bytes) -> Run:
     run.lake.write_bytes(name, archive)
     entry = {"uri": "test", "archive": name, "sha256": sha, "bytes": len(archive), "members": 0, "left_out": []}
     write_result(run, "pull", tables={"pulls": write_table(run, "pulls", [entry], PULLS)})
+    return run
+
+
+def mapped(run: Run, **keys: object) -> Run:
+    """Let the step catalog of a run say that a mapping made it: Kaggle's layout but for these keys."""
+    told, before = kaggle(run.settings.fields).model_dump(mode="json") | keys, run.result("catalog")
+    write_result(
+        run, "catalog", tables=before.tables, rejects=before.rejects, figures=before.figures | {"mapping": told}
+    )
     return run
 
 

@@ -18,7 +18,7 @@ from jobs.cli import app
 from jobs.compare_backbones import Choice, measure, parse_choices, take_sample
 from jobs.step import execute
 from ml import backbones, features, images, split
-from tests.catalogues import image, open_run, pulled, row, styles, write_table, zip_bytes
+from tests.catalogues import image, mapped, open_run, pulled, row, styles, write_table, zip_bytes
 
 RUN = "2026-01-31"
 N = 90
@@ -131,6 +131,13 @@ def test_queries_are_held_out_and_have_ten_others_of_their_kind(sample):
     expected = [side == split.TEST and (types == own).sum() > 10 for side, own in zip(sample.sides, types, strict=True)]
     assert sample.asked.tolist() == expected
     assert 0 < sample.asked.sum() < len(sample.asked)
+
+
+def test_a_catalogue_without_kinds_has_nothing_to_compare_backbones_by(lake):
+    run = pulled(open_run(lake), catalogue())
+    execute("catalog", run)
+    with pytest.raises(UserError, match="judged by kind and group, and the mapping names no kind"):
+        take_sample(mapped(run, kind=""), 60)
 
 
 def test_a_sample_that_is_too_small_to_ask_about_is_a_clear_error(run):

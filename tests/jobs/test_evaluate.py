@@ -27,7 +27,7 @@ from jobs.step import execute
 from ml import cube, embedding, split
 from ml.classifier import to_bytes
 from ml.similarity import to_embedding
-from tests.catalogues import PULLS, image, open_run, row, sides_of_images, write_result, write_table
+from tests.catalogues import PULLS, image, mapped, open_run, row, sides_of_images, write_result, write_table
 
 N = 60
 LABELS = ["Bags", "Shoes", "Topwear"]
@@ -474,7 +474,7 @@ def night(lake, empty_database, classifier_file):
         run, shop = open_run(lake, date, store=empty_database), Shop(numbers)
         spoil(shop)
         write_run(run, shop.tables(), classifier_file, uri)
-        return run
+        return mapped(run, **shop.mapping) if shop.mapping else run
 
     return make
 
@@ -494,6 +494,7 @@ class Shop:
         ]
         self.embedder = "untrained"
         self.classified = True
+        self.mapping: dict[str, str] = {}
 
     def drop(self, dropped) -> None:
         kept = [at for at, number in enumerate(self.numbers) if number not in dropped]
@@ -506,7 +507,12 @@ class Shop:
         items = ids[cube.neighbours(embeddings, np.arange(len(embeddings)))].tolist()
         hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in self.numbers]
         tables: dict[str, list[dict]] = {"rejects": [], "embedders": [], "classifier": [self.classifier(hashes)]}
-        kinds = [f"{own['gender']} {own['articleType']}" for own in self.rows]
+        kinds = [
+            own["articleType"] if self.mapping.get("for_whom") == "" else f"{own['gender']} {own['articleType']}"
+            for own in self.rows
+        ]
+        if self.mapping.get("kind") == "":
+            kinds = [None] * len(kinds)
         tables["products"] = [
             {"product_id": number, **own, "derivedType": kind, "image_sha256": sha}
             for number, own, kind, sha in zip(self.numbers, self.rows, kinds, hashes, strict=True)
@@ -724,6 +730,48 @@ def test_a_catalogue_that_cannot_have_a_classifier_is_published_and_says_so(nigh
     execute("publish", run)
     go_live(night("2026-01-31", range(1, 601), lose_the_classifier))
     assert store.live(connection).run == "2026-01-31"
+
+
+def with_mapping(spoil=lambda shop: None, **keys):
+    """As `spoil`, in a shop whose mapping is Kaggle's layout but for these keys."""
+
+    def change(shop):
+        shop.mapping = keys
+        spoil(shop)
+
+    return change
+
+
+def test_without_whom_products_are_for_neighbours_are_judged_by_the_kind_alone(night):
+    go_live(night("2026-01-30", range(1, 601), with_mapping(for_whom="")))
+    run = night("2026-01-31", range(1, 601), with_mapping(shuffle_labels, for_whom=""))
+    figures = execute("evaluate", run).figures
+    assert (figures["heldout_asked"], figures["unknown_images"]) == (figures["subcategory_asked"],) * 2
+    shares = {gate: state for gate, state in states(run).items() if gate in reference.NEEDED}
+    assert shares.pop("subcategories") == "passed"
+    assert set(shares.values()) == {"failed"}
+
+
+def test_without_kinds_a_run_is_judged_by_what_is_left_and_says_what_is_not(night):
+    go_live(night("2026-01-30", range(1, 601), with_mapping(kind="")))
+    run = night("2026-01-31", range(1, 601), with_mapping(shuffle_labels, kind=""))
+    figures = execute("evaluate", run).figures
+    assert {gate for gate, state in states(run).items() if state == "failed"} == {"colour", "unknown", "classifier"}
+    assert (figures["unknown_all10"], figures["unknown_derived"], figures["heldout_right"]) == (None, None, None)
+    assert figures["unknown_images"] > 0
+    for gate in ("heldout", "subcategory_quality"):
+        assert detail_of(run, gate) == "not compared: the catalogue's mapping names no kind, which it goes by"
+
+
+def test_without_groups_and_colours_the_gates_of_them_say_so(night):
+    missing = {"group": "", "colour": ""}
+    go_live(night("2026-01-30", range(1, 601), with_mapping(lose_the_classifier, **missing)))
+    run = night("2026-01-31", range(1, 601), with_mapping(lose_the_classifier, **missing))
+    page = run.lake.read_bytes(str(execute("evaluate", run).figures["report"])).decode()
+    silent = {gate for gate, state in states(run).items() if state == "not compared"}
+    assert silent == {"subcategories", "colour", "unknown", "classifier", "subcategory_quality"}
+    assert "mapping names no colour, which it goes by" in page
+    assert "do not say which run is better" not in page
 
 
 def test_a_classifier_that_the_live_run_has_may_not_go_unnoticed(night):

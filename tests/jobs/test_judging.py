@@ -19,7 +19,7 @@ from jobs.step import execute
 from ml import metrics, split
 from ml.embedding import Embedder
 from ml.similarity import to_embedding
-from tests.catalogues import embedded, open_run, picture_of, sides_of_images
+from tests.catalogues import embedded, mapped, open_run, picture_of, sides_of_images
 
 N, D = 2_000, 16
 GENDERS, COLOURS = ("Men", "Women"), ("Red", "Blue")
@@ -86,6 +86,22 @@ def test_a_champion_of_the_night_s_own_catalogue_is_used(lake):
     assert shown == (True, "", champion_of(lake))
     assert figures["champion_both_0"] > figures["untrained_both_0"]
     assert figures["champion_products"] == figures["untrained_products"] >= judging.LEAST_ASKED
+
+
+def test_an_embedder_is_judged_by_the_kind_alone_where_the_catalogue_does_not_say_for_whom(tmp_path):
+    lake, parts = Lake((tmp_path / "shop").as_uri()), {"kind": "gender", "for_whom": ""}
+    trained = execute("train_embedding", mapped(catalogue(lake, "2026-01-01", "one", noise=4), **parts)).figures
+    assert (trained["promoted"], trained["champion_gender_0"]) == (True, 100)
+    figures = execute("embed", mapped(catalogue(lake, "2026-01-02", "one", noise=4), **parts)).figures
+    assert (figures["champion_used"], figures["embedder"]) == (True, trained["embedder"])
+
+
+def test_where_the_catalogue_tells_no_kind_no_embedder_is_trained_or_used_and_why_is_said(lake):
+    night = mapped(catalogue(lake, "2026-01-02", "one", noise=4), kind="")
+    why = "the catalogue's mapping names no kind, by which look-alikes are judged"
+    assert execute("embed", night).figures["champion_refused"] == why
+    assert execute("train_embedding", night).figures == {"promoted": False, "reason": why}
+    assert len(read_rows(lake)) == 1
 
 
 def test_the_same_products_and_champion_are_asked_about_once(lake, monkeypatch):

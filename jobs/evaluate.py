@@ -357,7 +357,9 @@ def _stored(run: Run, ids: np.ndarray) -> tuple[Live | None, StoredRun | None]:
 
 
 def _why_other(run: Run, live: Live | None, before: StoredRun | None, against: gates.Reference) -> str:
-    """Why differences from the run before tell nothing, as far as that is the live one."""
+    """Why differences from the run before tell nothing: by its layout or, where it is the live one, by the gates."""
+    if before and (moved := reference.moved(run.layout, before)):
+        return next(iter(moved.values()))
     told = live is not None and before is live.stored and "heldout" not in reference.left_out(run.layout)
     return against.silent.get("heldout", "") if told else ""
 

@@ -15,7 +15,7 @@ from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES
 from infra.store import StoredRun
-from jobs.layout import Layout, of_figures
+from jobs.layout import PARTS, Layout, of_figures
 from jobs.run import WRITES, Run, content_hash
 from ml import embedding, gates, images, metrics, pictures, protocols, split
 from ml.gates import Share
@@ -50,6 +50,8 @@ NEEDED = {
     "subcategory_quality": ("group", "kind"),
 }
 """Gate → the parts without which a catalogue has none of its figures."""
+BESIDE = {"heldout": ("for_whom",), "unknown": ("kind", "for_whom"), "subcategory_quality": ("for_whom",)}
+"""Gate → further parts that its figures go by."""
 UNCHANGED = ("image_sha256", *(name for name in embedding.LOSSES if name in ATTRIBUTES))
 """Columns of a product that the embedding of any embedder may follow from."""
 
@@ -134,7 +136,7 @@ def refer(run: Run, live: Live | None, products: int) -> gates.Reference:
     shares, silent = _shares(run, live)
     if not live.made_like(run):
         silent["neighbours"] = f"{live.who} was made with another model or embedder"
-    silent |= left_out(run.layout)
+    silent |= left_out(run.layout) | moved(run.layout, live.stored)
     return replace(nothing, shares=shares, silent=silent)
 
 
@@ -146,6 +148,21 @@ def left_out(layout: Layout) -> dict[str, str]:
         for gate, parts in missing.items()
         if parts
     }
+
+
+def moved(now: Layout, stored: StoredRun) -> dict[str, str]:
+    """Gate → why its figures are of other things than those of a stored run: another column plays a part there."""
+    both = {part: [getattr(layout, part) for layout in (now, layout_of(stored))] for part in PARTS.values()}
+    words = {
+        part: f"the {part} is {new or 'no column'}, and is {old or 'none'} in run {stored.run}"
+        for part, (new, old) in both.items()
+        if new != old
+    }
+    told = {
+        gate: [words[part] for part in (*parts, *BESIDE.get(gate, ())) if part in words]
+        for gate, parts in NEEDED.items()
+    }
+    return {gate: "; ".join(parts) for gate, parts in told.items() if parts}
 
 
 def _shares(run: Run, live: Live) -> tuple[dict[str, Share], dict[str, str]]:

@@ -297,7 +297,7 @@ def _colour(new: Figures, live: Reference, loss_max: float) -> Verdict:
     both = [
         (new.shares[name], live.shares[name])
         for name in FIGURES["heldout"]
-        if name in new.shares and name in live.shares
+        if name in new.shares and name in live.shares and "heldout" not in live.silent
     ]
     gain = max((now.value - before.value for now, before in both), default=0.0)
     return _quality("colour", new, live, max(loss_max, gain))

@@ -774,6 +774,34 @@ def test_without_groups_and_colours_the_gates_of_them_say_so(night):
     assert "do not say which run is better" not in page
 
 
+def test_figures_of_a_part_that_another_column_plays_are_not_compared_and_the_verdicts_say_so(night):
+    go_live(night("2026-01-30", range(1, 601)))
+    moved = {"kind": "season", "colour": "", "for_whom": ""}
+    run = night("2026-01-31", range(1, 601), with_mapping(embed_as_another_catalogue, **moved))
+    figures = execute("evaluate", run).figures
+    assert "failed" not in states(run).values()
+    assert "the kind is season, and is articleType in run 2026-01-30" in detail_of(run, "heldout")
+    assert detail_of(run, "colour") == "not compared: the colour is no column, and is baseColour in run 2026-01-30"
+    assert {states(run)[gate] for gate in ("unknown", "subcategory_quality", "colour")} == {"not compared"}
+    assert {states(run)[gate] for gate in ("classifier", "subcategories", "products", "coverage")} == {"passed"}
+    assert figures["why_other"].startswith("the kind is season")
+
+
+def test_colours_are_not_excused_by_kinds_that_are_other_things(night):
+    go_live(night("2026-01-30", range(1, 601), embed_without_kinds))
+    run = night("2026-01-31", range(1, 601), with_mapping(embed_without_colours, kind="season"))
+    execute("evaluate", run)
+    assert [gate for gate, state in states(run).items() if state == "failed"] == ["colour"]
+
+
+def embed_without_kinds(shop):
+    shop.embedded = [values * np.repeat([0, 1], [6, 8]) for values in shop.embedded]
+
+
+def embed_without_colours(shop):
+    shop.embedded = [values * np.repeat([1, 0, 1], [6, 4, 4]) for values in shop.embedded]
+
+
 def test_a_classifier_that_the_live_run_has_may_not_go_unnoticed(night):
     go_live(night("2026-01-30", range(1, 601)))
     run = night("2026-01-31", range(1, 601), lose_the_classifier)

@@ -41,7 +41,7 @@ from jobs.styles import read_styles, reading, remedy
 from ml import images, pictures
 from ml.images import ImageError, Stored
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
 TABLE = "styles"
 """What the catalogue's table is called, but for its ending."""

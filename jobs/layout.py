@@ -168,5 +168,10 @@ def band(value: str, ends: tuple[float, ...]) -> str:
     below = [end for end in ends if end <= number]
     above = [end for end in ends if end > number]
     if not below:
-        return f"under {above[0]:g}"
-    return f"{below[-1]:g} to {above[0]:g}" if above else f"from {below[-1]:g}"
+        return f"under {_exactly(above[0])}"
+    return f"{_exactly(below[-1])} to {_exactly(above[0])}" if above else f"from {_exactly(below[-1])}"
+
+
+def _exactly(end: float) -> str:
+    """A number in so many digits that no other has them."""
+    return repr(end).removesuffix(".0")

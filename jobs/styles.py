@@ -6,7 +6,7 @@ A row that cannot be used is a reject with its reason, and costs no other row; a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def read_styles(table: Table, rejects: Rejects, layout: Layout) -> list[dict]:
     """
     _check_header(table.columns, table.name, layout.columns)
     rows: dict[str, dict] = {}
+    unbanded: dict[str, str] = {}
     for record in table:
         values = record.values
         product_id = ids.trimmed(values[layout.id]) if values else ""
@@ -78,8 +79,10 @@ def read_styles(table: Table, rejects: Rejects, layout: Layout) -> list[dict]:
             rejects.product(product_id, record.where, "duplicate id", "the first row with this id is used")
         else:
             rows[product_id] = _product(product_id, values, layout, partial(rejects.file, product_id, record.where))
+            unbanded |= {column: values[column] for column in layout.bands if values[column].strip()}
     if not rows:
         raise _unusable(rejects, table.name)
+    _check_bands(unbanded, rows.values(), table.name)
     return list(rows.values())
 
 
@@ -104,6 +107,18 @@ def _check_header(header: Sequence[str], name: str, columns: Sequence[str]) -> N
         if renamed
         else f"give a table with the columns {', '.join(columns)}, or say in {FILE} what its columns are",
     )
+
+
+def _check_bands(samples: Mapping[str, str], rows: Collection[dict], name: str) -> None:
+    """Raises UserError where a field of bands has values, such as its sample, and none of them is a number."""
+    for column, value in samples.items():
+        if not any(row[column] for row in rows):
+            raise UserError(
+                f"no value of {column}, which has bands, is a number: {_readable(value.strip())[:40]!r} is none",
+                where=name,
+                remedy="write numbers such as 1299.9, without a currency or a sign between thousands, or take the "
+                f"column out of the bands in {FILE}: then filters name its values",
+            )
 
 
 def _unusable(rejects: Rejects, name: str) -> UserError:

@@ -127,6 +127,19 @@ def test_a_number_has_the_band_that_it_lies_in(value, name):
     assert band(value, (20.0, 50.0)) == name
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("1234566", "under 1234567"),
+        ("1234567", "1234567 to 1234567.5"),
+        ("1234567.5", "1234567.5 to 1234568"),
+        ("1e13", "10000000000000 to 1e+300"),
+    ],
+)
+def test_bands_of_many_digits_have_names_of_their_own(value, name):
+    assert band(value, (1234567.0, 1234567.5, 1234568.0, 1e13, 1e300)) == name
+
+
 # What catalog makes of it ------------------------------------------------------------------------------------------
 
 
@@ -223,6 +236,15 @@ def test_a_product_without_a_number_where_bands_are_keeps_its_other_values(lake)
     assert run.attributes(["price"])["price"].to_pylist() == [None, None, "under 20"]
     assert [(row["product_id"], row["reason"]) for row in rejects] == [("10", "no number")]
     assert result.rows == 3
+
+
+def test_a_field_of_bands_without_a_number_is_an_error_that_shows_a_value(lake):
+    rows = [row | {"price": price} for row, price in zip(ROWS, ["€ 19,90", "", "€ 120,00"], strict=True)]
+    with pytest.raises(UserError) as error:
+        cataloged(lake, shop(rows))
+    assert error.value.problem == "no value of price, which has bands, is a number: '€ 120,00' is none"
+    assert "without a currency" in error.value.remedy
+    cataloged(lake, shop([row | {"price": ""} for row in rows]))  # nothing to read is no mistake
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 The URL of an image comes with a catalogue, so whoever writes the catalogue chooses what this machine connects to. Only
 addresses that everyone may reach are taken; what lies inside the network (its services, the cloud's metadata, this
-machine) is not, unless a setting names it.
+machine) is not, unless a setting names it. So it is with buckets, which are read with this machine's own rights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SPECIAL: tuple[Network, ...] = (
     IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
 """What IANA's registries of special addresses list and Python up to 3.11.7 takes for global, wholly or in part."""
+BUCKET = re.compile(r"s3://([\w.-]+)/?")
 ENTRY = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<host>[^:/\[\]@\s]+))(?::(?P<port>\d{1,5}))?")
 
 
@@ -43,22 +44,27 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What else than public addresses may be connected to: hosts by name and networks, at one port or at all (0)."""
+    """What else than public addresses may be asked: hosts by name, networks, at one port or at all (0), and buckets."""
 
     names: frozenset[tuple[str, int]] = frozenset()
     networks: tuple[tuple[Network, int], ...] = ()
+    buckets: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, entries: Iterable[str]) -> Allowed:
-        """Entries such as `images.corp`, `images.corp:8080`, `10.0.0.7:80`, `10.0.0.0/8`, `[fd00::7]:80`, `fd00::/8`.
+        """Entries such as `images.corp`, `images.corp:8080`, `10.0.0.7:80`, `10.0.0.0/8`, `[fd00::7]:80`, `fd00::/8`,
+        and `s3://bucket`.
 
         A name stands for itself, not for names that end in it, and for all addresses that it has.
 
         Raises:
             ValueError: an entry is none of these.
         """
-        names, networks = set(), []
+        names, networks, buckets = set(), [], set()
         for entry in entries:
+            if named := BUCKET.fullmatch(entry):
+                buckets.add(named[1])
+                continue
             if _is_network(entry):
                 networks.append((ip_network(entry), 0))
                 continue
@@ -66,12 +72,12 @@ class Allowed:
             port = int(parts["port"] or 0) if parts else 0
             host = (parts["literal"] or parts["host"] or "") if parts else ""
             if not host or port > 65535 or (parts and parts["literal"] and not _is_network(host)):
-                raise ValueError(f"{entry!r} is no host, host:port or network such as 10.0.0.0/8")
+                raise ValueError(f"{entry!r} is no host, host:port or network such as 10.0.0.0/8, nor s3://bucket")
             if _is_network(host):
                 networks.append((ip_network(host), port))
             else:
                 names.add((host.lower().rstrip("."), port))
-        return cls(frozenset(names), tuple(networks))
+        return cls(frozenset(names), tuple(networks), frozenset(buckets))
 
     def passes(self, host: str, port: int, address: str) -> bool:
         """Whether a URL with this host and port may lead to this address."""

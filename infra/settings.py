@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(default=32 * 2**20, gt=0)
     """Largest image file, in bytes; a larger one is rejected."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts and networks inside ours that images may be fetched from: `images.corp`, `10.0.0.7:80`, `10.0.0.0/8`, …"""
+    """Hosts and networks inside ours, and buckets, that images may come from: `images.corp`, `10.0.0.0/8`, `s3://pics`"""
     image_connections: int = Field(default=32, ge=1, le=1000)
     """Images fetched at once from the web; memory holds so many files."""
     image_connections_a_host: int = Field(default=4, ge=1, le=100)

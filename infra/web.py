@@ -7,7 +7,8 @@ the others: what cannot be had is a `Fault` with a reason. Whatever servers do, 
 Names are looked up here and every address is checked (`infra.addresses`); the connection is made to the very address
 that was checked, on each redirect anew, and TLS compares the certificate with the name. So proxies of the environment
 are not used: what looks names up behind a proxy cannot be checked. S3 is asked as everywhere else: the operator says by
-AWS_ENDPOINT_URL where it is, and no URL leads elsewhere.
+AWS_ENDPOINT_URL where it is, and no URL leads elsewhere; of its buckets those that are allowed, since it is asked with
+rights of our own.
 """
 
 from __future__ import annotations
@@ -413,6 +414,12 @@ class _Client:
             raise _FailedError("unusable address", f"it {error}") from None
         if not place.key:
             raise _FailedError("unusable address", "it names no object")
+        if place.bucket not in self._manners.allowed.buckets:
+            raise _FailedError(
+                "bucket not named",
+                f"s3://{place.bucket} is neither the source's bucket nor among LOOKALIKE_IMAGE_HOSTS: name it there if "
+                "images are to come from it",
+            )
         server = self._host(f"s3://{place.bucket}", BUCKET_CONNECTIONS)
         return await self._in_turn(server, lambda: self._read_s3(place, asked))
 

@@ -122,7 +122,7 @@ def catalog(run: Run) -> StepResult:
         contents = _new_contents(source, inside, set(known.contents), settings.image_max_bytes, files)
         at_urls = {product["product_id"]: product["urls"] for product in products if product.get("urls")}
         if at_urls:
-            downloaded = download(run, at_urls, rejects, beside=bool(inside))
+            downloaded = download(run, at_urls, rejects, source=origin["uri"], beside=bool(inside))
             files |= downloaded.files
             contents = chain(contents, downloaded.contents(known.contents))
             products = inside + [product for product in products if product["product_id"] in downloaded.images]

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.request import getproxies_environment
 
 import numpy as np
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from infra import web
+from infra import objects, web
 from infra.addresses import Allowed
 from infra.errors import StaleError, TransientError, UserError
 from infra.lake import Part, Table
@@ -58,6 +58,7 @@ LOOKED_UP = 50_000
 """URLs that are looked up in `downloads` at once."""
 REMEDIES = {
     "inside the network": "name the host or its network in LOOKALIKE_IMAGE_HOSTS if images are to come from there",
+    "bucket not named": "name the bucket, as s3://bucket, in LOOKALIKE_IMAGE_HOSTS if images are to come from there",
     "not allowed": "let the host's operator allow it; LOOKALIKE_IMAGE_CONTACT tells that operator who asks",
     "unknown host": "check the host's name in the catalogue",
     "certificate": "let REQUESTS_CA_BUNDLE name your own authority's certificates",
@@ -95,7 +96,9 @@ class Downloaded:
                     yield sha.as_py(), data.as_py()
 
 
-def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, beside: bool = False) -> Downloaded:
+def download(
+    run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, source: str = "", beside: bool = False
+) -> Downloaded:
     """Bring the images of products into the lake.
 
     A product none of whose images can be had is rejected, with the fault of each; of any other the faults are rows.
@@ -104,6 +107,7 @@ def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, b
         run: whose settings and lake.
         urls: product id → http://, https:// and s3:// URLs of its images.
         rejects: receives the faults.
+        source: where the catalogue is from: of S3 its bucket and those that the settings name are asked, no others.
         beside: whether the catalogue has other images, too: then not to have one of these is no reason to stop.
 
     Raises:
@@ -113,7 +117,7 @@ def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, b
     wanted = list(dict.fromkeys(url for of_product in urls.values() for url in of_product))
     session = _Session(run)
     progress, faults = Progress("images", len(wanted)), dict[str, web.Fault]()
-    with closing(web.fetch(session.unasked(wanted), _manners(run.settings))) as outcomes:
+    with closing(web.fetch(session.unasked(wanted), _manners(run.settings, source))) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, web.Answer):
                 session.take(outcome)
@@ -131,12 +135,14 @@ def download(run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, b
     return Downloaded({product: had for product, had in images.items() if had}, session.originals, figures)
 
 
-def _manners(settings: Settings) -> web.Manners:
+def _manners(settings: Settings, source: str) -> web.Manners:
+    allowed = Allowed.of(settings.image_hosts)
+    own = {objects.Place.of(source).bucket} if source.startswith("s3://") else set()
     contact = f" (+{settings.image_contact})" if settings.image_contact else ""
     return web.Manners(
         agent=f"lookalike/{release()}{contact}",
         limit=settings.image_max_bytes,
-        allowed=Allowed.of(settings.image_hosts),
+        allowed=replace(allowed, buckets=allowed.buckets | own),
         connections=settings.image_connections,
         connections_a_host=settings.image_connections_a_host,
     )

@@ -87,9 +87,26 @@ def test_what_an_operator_names_is_allowed_and_nothing_else_inside(entry, passes
     assert allowed.passes("a.public.host", 80, "8.8.8.8")
 
 
+def test_a_bucket_is_named_whole_and_alone():
+    allowed = Allowed.of(["s3://pictures", "s3://more.pictures/", "10.0.0.7"])
+    assert allowed.buckets == {"pictures", "more.pictures"}
+
+
 @pytest.mark.parametrize(
     "entry",
-    ["http://host", "host/path", "u@host", "host:99999", "host:", "10.0.0.1/8", "[host]:80", "fd00::7:http", ""],
+    [
+        "http://host",
+        "host/path",
+        "u@host",
+        "host:99999",
+        "host:",
+        "10.0.0.1/8",
+        "[host]:80",
+        "fd00::7:http",
+        "",
+        "s3://",
+        "s3://b/key",
+    ],
 )
 def test_an_entry_that_names_no_host_is_refused(entry):
     with pytest.raises(ValueError, match="no host, host:port or network"):

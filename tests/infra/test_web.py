@@ -646,6 +646,8 @@ def test_objects_of_s3_are_had_and_not_sent_again_unchanged(bucket):
         "s3://no-such-bucket/a.jpg",
         f"s3://{bucket}",
         "s3:///a.jpg",
+        "s3://unnamed/a.jpg",
+        allowed=Allowed.of([f"s3://{bucket}", "s3://no-such-bucket"]),
     )
     assert first == Answer(url, FILE, key(url), first.etag, "", 0)
     assert first.etag
@@ -656,7 +658,10 @@ def test_objects_of_s3_are_had_and_not_sent_again_unchanged(bucket):
         "not allowed",
         "unusable address",
         "unusable address",
+        "bucket not named",
     ]
-    assert ask(Asked(url, first.etag, "", first.at))[0].data is None
+    assert "s3://unnamed is neither the source's bucket nor among LOOKALIKE_IMAGE_HOSTS" in others[-1].detail
+    allowed = Allowed.of([f"s3://{bucket}"])
+    assert ask(Asked(url, first.etag, "", first.at), allowed=allowed)[0].data is None
     s3.put_object(Bucket=bucket, Key="images/a b#1.jpg", Body=FILE[1:])
-    assert ask(Asked(url, first.etag, "", first.at))[0].data == FILE[1:]
+    assert ask(Asked(url, first.etag, "", first.at), allowed=allowed)[0].data == FILE[1:]

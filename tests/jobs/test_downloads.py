@@ -268,10 +268,24 @@ def test_a_lake_on_s3_holds_images_of_s3_and_the_web_alike(bucket, site, tmp_pat
     boto3.client("s3", region_name="us-east-1").put_object(Bucket=bucket, Key="photos/1.jpg", Body=b"one")
     urls = {"1": [f"s3://{bucket}/photos/1.jpg"], "2": [site.serve("/2", b"two", ETag='"2"')]}
     lake = f"s3://{bucket}/lake"
-    had(a_run(lake), urls)
-    second = had(a_run(lake, "2026-01-02"), urls)
+    hosts = ("127.0.0.1", f"s3://{bucket}")
+    had(a_run(lake, image_hosts=hosts), urls)
+    second = had(a_run(lake, "2026-01-02", image_hosts=hosts), urls)
     assert second.figures == {"urls": 2, "new": 0, "unchanged": 2, "fresh": 0, "failed": 0}
     assert dict(second.contents(())) == {sha(b"one"): b"one", sha(b"two"): b"two"}
+
+
+def test_of_s3_the_source_s_bucket_is_asked_and_no_other_that_is_not_named(bucket, tmp_path):
+    boto3.client("s3", region_name="us-east-1").put_object(Bucket=bucket, Key="1.jpg", Body=b"one")
+    rejects, urls = Rejects(), {"1": [f"s3://{bucket}/1.jpg"], "2": ["s3://salaries/2.jpg"]}
+    downloaded = download(a_run(tmp_path), urls, rejects, source=f"s3://{bucket}/catalogue.zip")
+    assert downloaded.images == {"1": [sha(b"one")]}
+    (row,) = rejects.rows
+    assert (row["product_id"], row["file"], row["reason"]) == ("2", "s3://salaries/2.jpg", "bucket not named")
+    assert "name it there if images are to come from it" in row["detail"]
+    with pytest.raises(UserError) as refused:
+        download(a_run(tmp_path, "2026-01-02"), urls, Rejects(), source="file:///catalogue.zip")
+    assert "as s3://bucket, in LOOKALIKE_IMAGE_HOSTS" in refused.value.remedy
 
 
 def test_what_came_is_what_catalog_stores(tmp_path, site):

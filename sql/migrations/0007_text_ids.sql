@@ -26,8 +26,36 @@ CREATE TABLE lookalike.attribute_names (
 COMMENT ON TABLE lookalike.attribute_names IS
     'What the attributes of a run''s products are called, and which of them says what kind of product it is; of runs before migration 0007 nothing';
 
--- Its product_id becomes text, for which there is no other way.
-DROP VIEW IF EXISTS lookalike.live_products;
+-- Its product_id becomes text, for which there is no other way than another view. What it shows is said by views.sql, which replaces it;
+-- what others may do with it, and with single columns of it, is granted here as it was.
+DO $$
+DECLARE
+    former regclass := to_regclass('lookalike.live_products');
+    grants text[];
+    again text;
+BEGIN
+    IF former IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(format('GRANT %s%s ON lookalike.live_products TO %s%s', item.privilege_type, item.of_column,
+            CASE item.grantee WHEN 0 THEN 'PUBLIC' ELSE item.grantee::regrole::text END,
+            CASE WHEN item.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END))
+        INTO grants
+        FROM (
+            SELECT '' AS of_column, acl.*
+            FROM pg_class, aclexplode(relacl) acl WHERE oid = former AND acl.grantee <> relowner
+            UNION ALL
+            SELECT format(' (%I)', attname), acl.* FROM pg_attribute, aclexplode(attacl) acl WHERE attrelid = former
+        ) item;
+    DROP VIEW lookalike.live_products;
+    CREATE VIEW lookalike.live_products AS
+        SELECT product_id, name AS gender, name AS "masterCategory", name AS "subCategory", name AS "articleType", name AS "baseColour",
+               name AS season, name AS year, name AS usage, name AS "productDisplayName", name AS "derivedType", name AS image_sha256
+        FROM lookalike.catalogue;
+    FOREACH again IN ARRAY coalesce(grants, '{}') LOOP
+        EXECUTE again;
+    END LOOP;
+END $$;
 
 CREATE SCHEMA lookalike_numbers;
 COMMENT ON SCHEMA lookalike_numbers IS 'Functions that answer from runs before migration 0007, whose ids are numbers; for those of lookalike';

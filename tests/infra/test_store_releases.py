@@ -522,6 +522,33 @@ def test_an_upgrade_from_numbers_waits_for_no_question_in_the_middle_of_a_transa
         assert len(reader.execute("SELECT FROM lookalike.similar_items(1)").fetchall()) == 2
 
 
+def test_what_others_may_do_with_the_view_of_products_outlives_the_upgrade(numbered, tmp_path):
+    roles = {"test_analyst": "SELECT", "test Shop": "SELECT (product_id, gender)", "test_lender": "SELECT"}
+    with psycopg.connect(numbered, autocommit=True) as owner:
+        for role, right in roles.items():
+            owner.execute(f'CREATE ROLE "{role}"')
+            owner.execute(f'GRANT {right} ON lookalike.live_products TO "{role}"')
+        owner.execute("GRANT SELECT ON lookalike.live_products TO test_lender WITH GRANT OPTION")
+        try:
+            with store.connect(numbered, tmp_path, prepares=True):
+                pass
+            for role in roles:
+                owner.execute(f'GRANT USAGE ON SCHEMA lookalike TO "{role}"')
+                owner.execute(f'SET ROLE "{role}"')
+                assert owner.execute("SELECT product_id, gender FROM lookalike.live_products").rowcount == 3
+                if role == "test Shop":
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        owner.execute("SELECT season FROM lookalike.live_products")
+                owner.execute("RESET ROLE")
+            lend = "SELECT has_table_privilege(%s, 'lookalike.live_products', 'SELECT WITH GRANT OPTION')"
+            assert [owner.execute(lend, (role,)).fetchone() for role in roles] == [(False,), (False,), (True,)]
+        finally:
+            owner.execute("RESET ROLE")
+            for role in roles:
+                owner.execute(f'DROP OWNED BY "{role}"')
+                owner.execute(f'DROP ROLE "{role}"')
+
+
 def test_what_was_made_upon_the_view_of_products_is_named_before_anything_is_changed(numbered, tmp_path):
     with psycopg.connect(numbered, autocommit=True) as owner:
         owner.execute("CREATE VIEW public.mine AS SELECT product_id FROM lookalike.live_products")

@@ -26,7 +26,7 @@ from infra.places import shown
 from infra.settings import ATTRIBUTES, Settings
 from jobs import catalog, extraction, pull, tables
 from jobs.catalog import Source
-from jobs.layout import FIELDS_MAX, FILE, PARTS, TAKEN, Layout, kaggle, of_keys
+from jobs.layout import FIELD_NAME_MAX, FIELDS_MAX, FILE, PARTS, TAKEN, Layout, kaggle, of_keys
 from jobs.printing import plain_table
 from jobs.rejects import Rejects
 from jobs.styles import read_styles, reading
@@ -260,7 +260,7 @@ def _named(columns: Iterable[Column], key: str) -> str:
 def _is_field(column: Column, rows: int) -> bool:
     """Whether values come again often enough to filter by, or are numbers that bands can be made of."""
     comes_again = 2 <= column.distinct <= min(FIELD_MOST, max(2, rows // 4))
-    return comes_again or bool(_bands(column))
+    return len(column.name.encode()) <= FIELD_NAME_MAX and (comes_again or bool(_bands(column)))
 
 
 def _bands(column: Column) -> tuple[float, ...]:

@@ -18,6 +18,8 @@ from infra.settings import ATTRIBUTES
 
 FILE = "catalogue.toml"
 FIELDS_MAX = 64
+FIELD_NAME_MAX = 600
+"""Bytes of a field's name: the store's key of one of its values takes 2,704, of which the value may have 2,000."""
 PARTS = {
     "articleType": "kind",
     "subCategory": "group",
@@ -79,6 +81,12 @@ class Layout(BaseModel):
     def _consistent(self) -> Layout:
         if twice := [field for at, field in enumerate(self.fields) if field in self.fields[:at]]:
             raise ValueError(f"field {twice[0]} comes twice")
+        sizes = {field: len(field.encode()) for field in self.fields}
+        if long := [field for field in sizes if sizes[field] > FIELD_NAME_MAX]:
+            said = (
+                f"a name of {sizes[long[0]]:,} bytes, and it may have {FIELD_NAME_MAX}: rename the column in the table"
+            )
+            raise ValueError(f"field {long[0][:40]}… has {said}")
         if taken := [column for column in self.stored if column.casefold() in TAKEN]:
             raise ValueError(f"column {taken[0]} has a name that the pipeline's own column has: rename it in the table")
         if unknown := [field for field in self.bands if field not in self.fields]:

@@ -123,6 +123,12 @@ def test_what_is_proposed_is_where_a_run_finds_it(tmp_path, place):
     assert (again.origin, again.layout, again.products) == ("catalogue.toml", seen.layout, seen.rows)
 
 
+def test_a_column_whose_name_is_too_long_for_a_field_is_not_proposed_as_one(tmp_path):
+    text = f"sku,color,{'x' * 601}\n" + "".join(f"S-{at},{at % 3},{at % 4}\n" for at in range(40))
+    seen = look(folder(tmp_path / "shop", {"t.csv": text.encode()}), tmp_path)
+    assert seen.layout.fields == ("color",)
+
+
 def test_columns_that_no_run_takes_are_left_out_of_what_is_proposed(tmp_path):
     rows = "".join(f"{at},S{at // 2},{at % 3},t{at},https://u:secret@shop/{at}\n" for at in range(40))
     text = f",product_id,color,urls,link\n{rows}".encode()

@@ -14,8 +14,9 @@ from deltalake import DeltaTable, write_deltalake
 from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES, Settings
-from jobs.layout import PARTS, band, kaggle, parse
+from jobs.layout import FIELD_NAME_MAX, PARTS, band, kaggle, parse
 from jobs.step import execute
+from jobs.styles import FILTER_MAX
 from tests.catalogues import RUN, good_files, image, open_run, pulled, zip_bytes
 from tests.web_server import WebServer
 
@@ -107,6 +108,7 @@ def test_without_a_mapping_the_columns_are_kaggles():
         ('id = "sku"\nfields = ["a"]\n[bands]\nb = [1]', "bands are given for b, which is none of the fields"),
         ('id = "sku"\nfields = ["a"]\n[bands]\na = [2, 1]', "the ends of the bands of a must be numbers that rise"),
         ('id = "sku"\nfields = ["a"]\n[bands]\na = [1, nan]', "the ends of the bands of a must be numbers that rise"),
+        (f'id = "sku"\nfields = ["{"é" * 301}"]', "a name of 602 bytes, and it may have 600: rename the column"),
         ('id = "sku"\nfields = ["Picture"]', "column Picture has a name that the pipeline's own column has"),
         ('id = "sku"\nfields = ["urls"]', "column urls has a name that the pipeline's own column has"),
         ('id = "sku"\nfields = ["a"]\n[bands]\na = ["x"]', "bands.a.0: Input should be a valid number"),
@@ -138,6 +140,17 @@ def test_a_number_has_the_band_that_it_lies_in(value, name):
 )
 def test_bands_of_many_digits_have_names_of_their_own(value, name):
     assert band(value, (1234567.0, 1234567.5, 1234568.0, 1e13, 1e300)) == name
+
+
+@pytest.mark.parametrize("few", [1, store.FEW_VALUES])
+def test_the_longest_names_and_values_of_fields_can_be_published(connection, load_run, monkeypatch, few):
+    monkeypatch.setattr(store, "FEW_VALUES", few)  # fewer: values are stored as rare ones
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), 4 * FILTER_MAX)
+    name, *values = ("".join(letters[at : at + FILTER_MAX]) for at in range(0, len(letters), FILTER_MAX))
+    name = name[:FIELD_NAME_MAX]
+    load_run(connection, "a", [1, 2, 3], np.eye(3, dtype=np.float32), {name: values})
+    found = store.similar_items(connection, "1", {name: values[1]}, 10)
+    assert [item.product_id for item in found] == ["2"]
 
 
 # What catalog makes of it ------------------------------------------------------------------------------------------

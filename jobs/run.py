@@ -266,7 +266,7 @@ def published_content(run: Run) -> str:
 
 
 def check_chain(run: Run, steps: Iterable[str]) -> None:
-    """Check that what each of these steps has read is what the steps before it vouch for now.
+    """Check that what each of these steps has read is what the steps before it vouch for now, its fields among that.
 
     Raises:
         UserError: a step has read something else, or an earlier release ran it, which did not note what it read.
@@ -287,6 +287,14 @@ def check_chain(run: Run, steps: Iterable[str]) -> None:
                     where=where,
                     remedy=again,
                 )
+        made: list[str] | None = result.figures.get("fields")  # type: ignore[assignment]  # no part of a table's content
+        if made is not None and tuple(made) != run.fields:
+            raise UserError(
+                f"run {run.name} is no closed chain: step {step} was run for the fields {', '.join(made)}, and step "
+                f"catalog has been run again since, by a mapping with the fields {', '.join(run.fields)}",
+                where=where,
+                remedy=again,
+            )
 
 
 def night_of(name: str) -> datetime.date | None:

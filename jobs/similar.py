@@ -79,6 +79,7 @@ def similar(run: Run) -> StepResult:
             "cells": len(cells),
             "shortlist_items": round(sum(figures["items"] for _, figures in written) / len(ids), 1),
             "embedder": run.result("embed").figures["embedder"],
+            "fields": list(fields),
         },
     )
     return run.remember("similar", fingerprint, result)

@@ -10,7 +10,7 @@ from infra.errors import UserError
 from jobs import similar as similar_step
 from jobs.run import Reading, StepResult, TableVersion, check_chain
 from jobs.step import execute
-from tests.catalogues import embedded, open_run, write_result
+from tests.catalogues import embedded, mapped, open_run, write_result
 
 N = 40
 COLOURS = {"one": ("Blue", "Red"), "another": ("Red", "Amber")}
@@ -116,6 +116,18 @@ def test_a_step_run_again_with_the_same_outcome_leaves_the_chain_closed(lake):
     night(lake, "2026-01-02", "another")
     night(lake, "2026-01-01")
     check_chain(run, ["candidates"])
+
+
+def test_a_mapping_with_other_fields_opens_the_chain_though_the_products_are_the_same(lake):
+    run = mapped(night(lake, "2026-01-01"), fields=["baseColour", "gender"])
+    execute("similar", run)
+    check_chain(run, ["similar"])
+    mapped(run, fields=["baseColour"])
+    assert run.fields == ("baseColour",)
+    with pytest.raises(UserError, match="similar was run for the fields baseColour, gender, .* the fields baseColour"):
+        check_chain(run, ["similar"])
+    execute("similar", run)
+    check_chain(run, ["similar"])
 
 
 def test_embedding_alone_with_another_embedder_opens_the_chain(lake):

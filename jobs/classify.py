@@ -143,7 +143,9 @@ def _fingerprint(run: Run, start: Model | None) -> str:
         if start
         else [run.result("embed").figures["model"]]
     )
-    return content_hash(CODE_VERSION, run.content("products"), settings.classifier_labels, how)
+    unknown = [name for name in FIELDS if not run.layout.column(name)]
+    content = run.content("products")
+    return content_hash(CODE_VERSION, content, settings.classifier_labels, how, *([unknown] if unknown else []))
 
 
 def _nothing_to_learn(rows: pa.Table, sides: np.ndarray, without: int) -> str:

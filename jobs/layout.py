@@ -116,10 +116,14 @@ class Layout(BaseModel):
         return tuple(dict.fromkeys((self.id, *self.stored, *self.image)))
 
     def column(self, name: str) -> str:
-        """The catalogue's column for one of the pipeline's names; empty: it has none."""
+        """The catalogue's column for one of the pipeline's names; empty: it has none.
+
+        What a mapping makes no part of a product is known by its name where it is a field, as Kaggle's season may be.
+        """
         if name in PARTS:
             return str(getattr(self, PARTS[name]))
-        return name if name in OURS or name in self.stored else ""
+        known = self.stored if self == kaggle(self.fields) else self.fields
+        return name if name in OURS or name in known else ""
 
 
 def kaggle(fields: tuple[str, ...]) -> Layout:

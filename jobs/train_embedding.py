@@ -68,8 +68,10 @@ def train_embedding(run: Run) -> StepResult:
     champion, target = find_champion(run.lake, base.fingerprint), run.lake.table("embedders")
     how = [settings.embedding_convolutions, settings.embedding_epochs, base.fingerprint, champion.tuned]
     versions = [CODE_VERSION, embedding.LAYOUT, asdict(embedding.RECIPE)]
+    unknown = [name for name in ATTRIBUTES if not run.layout.column(name)]
     fingerprint = content_hash(
-        versions, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]
+        *(versions, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]),
+        *([unknown] if unknown else []),  # a mapping may make them fields, of the same products
     )
     if done := run.done("train_embedding", fingerprint, {"embedders": target}):
         return done

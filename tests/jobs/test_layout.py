@@ -83,10 +83,17 @@ def test_a_mapping_names_the_parts_that_the_pipeline_knows():
     assert layout.columns == ("sku", *layout.stored, "front", "back")
 
 
-def test_without_a_mapping_the_columns_are_kaggles():
-    layout = kaggle(Settings().fields)
+def test_columns_of_kaggles_names_are_known_by_them_where_the_mapping_makes_them_fields():
+    layout = parse(b'id = "id"\nfields = ["usage"]\nattributes = ["season", "masterCategory"]', "catalogue.toml")
+    assert [layout.column(name) for name in ("usage", "season", "masterCategory")] == ["usage", "", ""]
+
+
+@pytest.mark.parametrize("fields", [Settings().fields, ("gender",)])
+def test_without_a_mapping_the_columns_are_kaggles(fields):
+    layout = kaggle(fields)
     assert layout.stored == ATTRIBUTES
     assert layout.columns == ("id", *ATTRIBUTES)
+    assert layout.column("picture") == "picture"
     assert all(layout.column(name) == name for name in ATTRIBUTES)
 
 

@@ -55,9 +55,10 @@ WRITES = {
 APPENDED = ("images", "features", "embedders")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "shortlists")
-UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots"}
+UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots", "image_hosts"}
 UNRECORDED |= {"airflow_home", "spark", "port", "image_connections", "image_connections_a_host", "image_contact"}
-"""Settings that decide no result: places, some of which hold passwords, and how one machine's commands run and ask."""
+"""Settings that decide no result, but for what `rejects` tells: places, some of which hold passwords or say what is
+inside a network, as whoever may read the store reads what is recorded; and how one machine's commands run and ask."""
 
 
 class OutdatedError(TransientError):

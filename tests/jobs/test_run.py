@@ -90,10 +90,15 @@ def test_a_result_names_what_it_was_made_of_and_each_attempt_is_kept(lake):
 def test_no_result_holds_a_secret_or_a_place(lake):
     run = night(lake, "2026-01-01")
     settings = run.settings.model_copy(
-        update={"dataset": "https://u:hunter2@x/y", "store": "postgresql://u:hunter2@h/d"}
+        update={
+            "dataset": "https://u:hunter2@x/y",
+            "store": "postgresql://u:hunter2@h/d",
+            "image_hosts": ("images.corp", "10.0.0.0/8"),
+        }
     )
     execute("candidates", replace(run, settings=settings))
-    assert b"hunter2" not in lake.read_bytes("runs/2026-01-01/candidates.json")
+    stored = lake.read_bytes("runs/2026-01-01/candidates.json")
+    assert not [place for place in (b"hunter2", b"images.corp", b"10.0.0.0") if place in stored]
 
 
 def test_a_step_run_again_with_another_outcome_opens_the_chain_and_the_message_says_what_to_run(lake):

@@ -19,6 +19,10 @@ def _sized(value: bytes | None) -> bytes:
     return struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
 
 
+def boolean(value: bool) -> bytes:
+    return struct.pack("!?", value)
+
+
 def int4(value: int) -> bytes:
     return struct.pack("!i", value)
 

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """Fields that a filter may name, separated by commas; each is one of the nine attributes."""
     cell_min: int = Field(default=1000, ge=1)
     """Members a cell needs to be precomputed, if there is room; of all other cells the members are compared on read."""
+    similarity: str = Field(default="main", pattern="^(main|best_pair)$")
+    """Of products with several images, what two are compared by: `main`, their first images, or `best_pair` of all."""
     reject_max: float = Field(default=0.05, ge=0, le=1)
     """Largest share of products that may be rejected before the run stops."""
     archive_max_bytes: int = Field(default=64 * 2**30, gt=0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ PARTITIONED = (
     "field_values",
     "rare_values",
     "precomputed",
+    "other_images",
 )
 NARROW = 1 << 16
 """Most products of a run whose positions take two bytes: less half of them, they are stored in `narrow_shortlists`."""
@@ -58,9 +60,9 @@ FEW_VALUES = 256
 EDGES, KEY = 4096, 2000
 """Most edges of ranges, of four bytes, and most bytes of JSON that a precomputed filter has: an index takes 2,704. What
 has more is answered as all others are. Kaggle's seven fields have 2,498 edges and 141 bytes at most."""
-_FieldValues = tuple[str, Sequence[str | None], Sequence[np.ndarray], np.ndarray]
+_FieldValues = tuple[str, Sequence[str | None], Sequence[np.ndarray], np.ndarray, np.ndarray | None]
 Filters = Mapping[str, Any]
-"""Field → condition, ready for JSON: a value, None for no value, a list of such, or {"not": …}."""
+"""Field → condition, ready for JSON: a value, None for no value, a list of such, {"not": …}, or {"is": …, "not": …}."""
 BATCH = 8192
 """Rows that are made and sent at once."""
 LIMIT_EXCEEDED = "54"
@@ -389,7 +391,7 @@ def load_products(
     Args:
         connection: in the transaction that began the run.
         run_id: what `begin` returned.
-        products: product_id, image_sha256 (hex), and the catalogue's columns, all text.
+        products: product_id, image_sha256 (hex), and the catalogue's columns, all text or lists of it.
         parts: the columns of the name and of the kind of product; empty: there is none.
         id_order: int (n,), the place of each product's id in the order of ids, by which ties are decided.
         embeddings: float (n, d), the products' rows, multiples of 2⁻¹¹.
@@ -397,12 +399,15 @@ def load_products(
     (name, kind), number = parts, copy_format.int4(run_id)
     beside = {"product_id", "image_sha256", *({name} - {kind})}
     attributes = [column for column in products.column_names if column not in beside]
-    with _copy(connection, run_id, "attribute_names", ("run_id", "attributes", "kind")) as copy:
-        copy.write(copy_format.row(number, copy_format.text_array(attributes), copy_format.text(kind or None)))
+    lists = [column for column in attributes if pa.types.is_list(products.schema.field(column).type)]
+    with _copy(connection, run_id, "attribute_names", ("run_id", "attributes", "kind", "lists")) as copy:
+        names = (copy_format.text_array(texts) if texts else None for texts in (attributes, lists))
+        copy.write(copy_format.row(number, next(names), copy_format.text(kind or None), next(names)))
     columns = ("run_id", "position", "id_order", "product_id", "name", "image_sha256", "attributes", "embedding")
     with _copy(connection, run_id, "catalogue", columns) as copy:
         for start in range(0, len(products), BATCH):
             for position, values in enumerate(products.slice(start, BATCH).to_pylist(), start):
+                values |= {name: json.dumps(values[name], ensure_ascii=False) for name in lists if values[name]}
                 copy.write(
                     copy_format.row(
                         number,
@@ -417,6 +422,25 @@ def load_products(
                 )
 
 
+def load_other_images(
+    connection: psycopg.Connection, run_id: int, images: Iterable[tuple[int, int, str, np.ndarray | None]]
+) -> None:
+    """Load the images of products beside the main ones.
+
+    Args:
+        connection: in the transaction that began the run.
+        run_id: what `begin` returned.
+        images: the product's position, the image's number, from 2, its SHA-256 (hex), and its embedding, float (d,),
+            where products are compared by the best pair of their images.
+    """
+    columns = ("run_id", "position", "number", "image_sha256", "embedding")
+    with _copy(connection, run_id, "other_images", columns) as copy:
+        for position, number, sha, embedding in images:
+            numbers = map(copy_format.int4, (run_id, position, number))
+            stored = None if embedding is None else copy_format.halfvec(embedding)
+            copy.write(copy_format.row(*numbers, bytes.fromhex(sha), stored))
+
+
 def load_filters(
     connection: psycopg.Connection,
     run_id: int,
@@ -424,30 +448,37 @@ def load_filters(
     values: Iterable[_FieldValues],
     cells: Sequence[tuple[int, Sequence[Mapping[str, str]], np.ndarray, np.ndarray]],
     widest: np.ndarray,
+    *,
+    best_pair: bool = False,
 ) -> int:
     """Load what filters are answered with; returns how many are precomputed: those of few ranges, and no long keys.
+
+    None where products are compared by the best pair of their images: their scores are no matter of a look-up.
 
     Args:
         connection: in the transaction that began the run.
         run_id: what `begin` returned.
         starts: int (b + 1,), the position at which each base cell begins, and the number of products.
-        values: each field once, its v values, of which one may be None, the base cells that have each of them, int, and
-            the cells that have such a member, bool (v, c).
+        values: each field once, its v values, of which one may be None, the base cells that have each of them, int, the
+            cells that have such a member, bool (v, c), and those that have no other, where a product may have several
+            values: otherwise None.
         cells: of the precomputed cells the depth, the filter combinations that have just its members, its base cells,
             bool (b,), and the cells that contain it, bool (c,). The first has all products, and the combination {}.
         widest: int (w,), numbers of cells: those that `load_shortlists` tells of.
+        best_pair: whether products are compared by the best pair of their images.
     """
     number, precomputed = copy_format.int4(run_id), 0
-    with _copy(connection, run_id, "numberings", ("run_id", "starts", "depths", "widest")) as copy:
+    with _copy(connection, run_id, "numberings", ("run_id", "starts", "depths", "widest", "best_pair")) as copy:
         depths = np.array([depth for depth, _, _, _ in cells])
-        copy.write(copy_format.row(number, *map(copy_format.int4_array, (starts, depths, widest))))
+        arrays = map(copy_format.int4_array, (starts, depths, widest))
+        copy.write(copy_format.row(number, *arrays, copy_format.boolean(best_pair)))
     with _copy(connection, run_id, "cells", ("run_id", "cell", "base_cells", "supersets")) as copy:
         for cell, (_, _, *sets) in enumerate(cells):
             copy.write(copy_format.row(number, copy_format.int4(cell), *map(copy_format.varbit, sets)))
     for of_field in values:
         _load_values(connection, run_id, len(starts) - 1, of_field)
     with _copy(connection, run_id, "precomputed", ("run_id", "filters", "members")) as copy:
-        for _, combinations, of_cell, _ in cells:
+        for _, combinations, of_cell, _ in () if best_pair else cells:
             edges = np.flatnonzero(np.diff(np.pad(of_cell.astype(np.int8), 1)))
             members, keys = copy_format.int4_array(starts[edges]), map(copy_format.jsonb, combinations)
             for key in [key for key in keys if len(key) <= KEY and len(edges) <= EDGES]:
@@ -458,19 +489,20 @@ def load_filters(
 
 def _load_values(connection: psycopg.Connection, run_id: int, base_cells: int, of_field: _FieldValues) -> None:
     """Load a field's values; of many values the rare ones, which no cell has alone, by the numbers of base cells."""
-    field, values, sets, having = of_field
-    alone = (having & (having.sum(axis=0) == 1)).any(axis=1)
+    field, values, sets, having, holding = of_field
+    alone = (having & (having.sum(axis=0) == 1) if holding is None else holding).any(axis=1)
     is_rare = ~alone & [value is not None and len(values) > FEW_VALUES for value in values]
     rare, others = np.flatnonzero(is_rare).tolist(), np.flatnonzero(~is_rare).tolist()
-    rows = [(values[at], sets[at], having[at]) for at in others]
+    rows = [(values[at], sets[at], having[at], None if holding is None else holding[at]) for at in others]
     if rare:
-        rows.append(("", np.concatenate([sets[at] for at in rare]), having[rare].any(axis=0)))
+        rows.append(("", np.concatenate([sets[at] for at in rare]), having[rare].any(axis=0), None))
     columns, fixed = ("run_id", "field", "value", "base_cells", "cells"), (copy_format.int4(run_id), field.encode())
-    with _copy(connection, run_id, "field_values", columns) as copy:
-        for value, places, cells in rows:
+    with _copy(connection, run_id, "field_values", (*columns, "held")) as copy:
+        for value, places, *of_cells in rows:
             bits = np.zeros(base_cells, bool)
             bits[places] = True
-            copy.write(copy_format.row(*fixed, copy_format.text(value), *map(copy_format.varbit, (bits, cells))))
+            strings = (None if bits is None else copy_format.varbit(bits) for bits in (bits, *of_cells))
+            copy.write(copy_format.row(*fixed, copy_format.text(value), *strings))
     with _copy(connection, run_id, "rare_values", columns) as copy:
         for at in rare:
             sets_of = copy_format.int4_array(sets[at]), copy_format.varbit(having[at])
@@ -534,6 +566,7 @@ def attach(connection: psycopg.Connection, run_id: int, figures: Mapping[str, ob
         "field_values": "ADD UNIQUE (field, value) WITH (fillfactor = 100)",
         "rare_values": "ADD PRIMARY KEY (field, value) WITH (fillfactor = 100)",
         "precomputed": "ADD PRIMARY KEY (filters) WITH (fillfactor = 100)",
+        "other_images": "ADD PRIMARY KEY (position, number) WITH (fillfactor = 100)",
     }.items():
         partition, value = _partition(table, run_id), sql.Literal(run_id)
         connection.execute(sql.SQL("ALTER TABLE {} {}").format(partition, sql.SQL(index)))

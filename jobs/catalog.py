@@ -15,7 +15,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -59,6 +59,8 @@ DRIVE = re.compile("[A-Za-z]:")
 """How a path of Windows begins that is no path within an archive; `Look 12:30/` is one."""
 URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 """How the address of an image begins, also of a kind that is not asked."""
+IMAGES_MAX = 8
+"""Images of a product that are used."""
 MAPPING_MAX_BYTES = 2**20
 KINDS_SHOWN = 5
 """Kinds of files that a message lists."""
@@ -68,11 +70,15 @@ def products_schema(layout: Layout) -> pa.Schema:
     """Of the table `products`, whose columns between the ids and derivedType have the catalogue's names.
 
     `picture` is the number of what the image shows (`ml.pictures`): the same one for each file of the same picture.
+    Where columns name the images there may be several: `images` are all, by SHA-256, the main one first.
     Which part a column plays is told with it where the layout is not the built-in one: steps depend on that, too.
     """
     parts = {} if layout == kaggle(layout.fields) else layout.parts
-    of_catalogue = (pa.field(name, pa.string(), metadata=parts.get(name)) for name in layout.stored)
-    ours = ("derivedType", pa.string()), ("image_sha256", pa.string()), ("picture", pa.int64())
+    kinds = {name: pa.list_(pa.string()) if name in layout.lists else pa.string() for name in layout.stored}
+    of_catalogue = (pa.field(name, kind, metadata=parts.get(name)) for name, kind in kinds.items())
+    ours = [("derivedType", pa.string()), ("image_sha256", pa.string()), ("picture", pa.int64())]
+    if layout.image:
+        ours.append(("images", pa.list_(pa.string())))
     return pa.schema([("product_id", pa.string()), *of_catalogue, *ours])
 
 
@@ -116,17 +122,15 @@ def catalog(run: Run) -> StepResult:
         found = len(rows) + rejects.products.total()
         products = attach_images(rows, source, rejects)
         _check_share(rejects, found, len(products), settings.reject_max, source)  # before the images' work
-        known = Known.of(tables["images"])
-        files: dict[str, str | ImageError] = {}
-        inside = [product for product in products if not product.get("urls")]
-        contents = _new_contents(source, inside, set(known.contents), settings.image_max_bytes, files)
-        at_urls = {product["product_id"]: product["urls"] for product in products if product.get("urls")}
+        known, of_files = Known.of(tables["images"]), Found()
+        files = list(dict.fromkeys(file for product in products for file in product["files"]))
+        at_urls, inside = ([file for file in files if bool(URL.match(file)) == is_url] for is_url in (True, False))
+        contents = _new_contents(source, inside, set(known.contents), settings.image_max_bytes, of_files)
         if at_urls:
-            downloaded = download(run, at_urls, rejects, source=origin["uri"], beside=bool(inside))
-            files |= downloaded.files
+            downloaded = download(run, at_urls, source=origin["uri"], beside=bool(inside))
+            of_files.add(downloaded.images, downloaded.faults)
             contents = chain(contents, downloaded.contents(known.contents))
-            products = inside + [product for product in products if product["product_id"] in downloaded.images]
-        parts, products = store_images(contents, files, products, known, rejects)
+        parts, products = store_images(contents, of_files, products, known, rejects)
     _check_share(rejects, found, len(products), settings.reject_max, source)
     figures = {
         "products": len(products),
@@ -380,7 +384,7 @@ def image_members(names: list[str], rejects: Rejects) -> dict[str, str]:
 
 
 def attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:
-    """The rows that have an image file, with its member name as `file`; both kinds of leftovers are rejected."""
+    """The rows that have images, with their `files`, names of members or URLs; both kinds of leftovers are rejected."""
     if source.layout.image:
         return _attach_named(rows, source, rejects)
     known = {row["product_id"] for row in rows}
@@ -389,23 +393,28 @@ def attach_images(rows: list[dict], source: Source, rejects: Rejects) -> list[di
     for row in rows:
         if row["product_id"] not in source.images:
             rejects.product(row["product_id"], source.styles, "no image", "the folder images has no such file")
-    return [{**row, "file": source.images[row["product_id"]]} for row in rows if row["product_id"] in source.images]
+    return [{**row, "files": [source.images[row["product_id"]]]} for row in rows if row["product_id"] in source.images]
 
 
 def _attach_named(rows: list[dict], source: Source, rejects: Rejects) -> list[dict]:
-    """The same where columns name the images: the first one that is there; or `urls`, where they are to be had."""
+    """The same where columns name the images, in the order in which they are named."""
     folder = PurePosixPath(source.styles).parent
     attached = []
     for row in rows:
-        urls = [path for path in row["images"] if URL.match(path)]
-        paths = [posixpath.normpath(folder / path.replace("\\", "/")) for path in row["images"] if path not in urls]
-        there = [path for path in paths if path in source.members]
-        if urls and (not there or row["images"][0] == urls[0]):
-            attached.append({**row, "file": shown(urls[0]), "urls": urls})
-        elif there:
-            attached.append({**row, "file": there[0]})
+        named = [
+            path if URL.match(path) else posixpath.normpath(folder / path.replace("\\", "/")) for path in row["images"]
+        ]
+        absent = [path for path in named if not URL.match(path) and path not in source.members]
+        files = [file for file in dict.fromkeys(named) if file not in absent]
+        why = f"the source has no file {', '.join(absent)}" if absent else "the row names none"
+        if absent and files:
+            rejects.file(row["product_id"], source.styles, "no image", why)
+        if len(files) > IMAGES_MAX:
+            why = f"it has {len(files)} images, of which the first {IMAGES_MAX} are used"
+            rejects.file(row["product_id"], source.styles, "too many images", why)
+        if files:
+            attached.append({**row, "files": files[:IMAGES_MAX]})
         else:
-            why = f"the source has no file {', '.join(paths)}" if paths else "the row names none"
             rejects.product(row["product_id"], source.styles, "no image", why)
     return attached
 
@@ -462,9 +471,25 @@ def _to_array(thumbnails: pa.BinaryArray) -> np.ndarray:
     return np.frombuffer(values, np.uint8, size, thumbnails.offset * pictures.WIDTH).reshape(-1, pictures.WIDTH)
 
 
+@dataclass
+class Found:
+    """What files of images gave, by their names: the SHA-256 of each in `contents`, or in `faults` what is wrong.
+
+    One that is in both is used all the same.
+    """
+
+    contents: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, ImageError] = field(default_factory=dict)
+
+    def add(self, contents: Mapping[str, str], faults: Mapping[str, ImageError]) -> None:
+        """Take up what further files gave."""
+        self.contents |= contents
+        self.faults |= faults
+
+
 def store_images(
     contents: Iterable[tuple[str, bytes]],
-    files: Mapping[str, str | ImageError],
+    found: Found,
     products: list[dict],
     known: Known,
     rejects: Rejects,
@@ -473,13 +498,14 @@ def store_images(
 
     Args:
         contents: (SHA-256, bytes) of each, once.
-        files: product id → SHA-256 of its image, or what is wrong with it, when `contents` has been read.
-        products: with their `file`, which rejects name.
+        found: what the products' files gave, when `contents` has been read.
+        products: with their `files`, which rejects name.
         known: what is stored already.
-        rejects: receives the products whose image cannot be used.
+        rejects: receives the files that cannot be used, and the products that have no other.
 
     Returns:
-        The parts, and the products whose image can be used, each with its `image_sha256` and `picture`.
+        The parts, and the products that have an image that can be used, each with its `images`, SHA-256 (hex), the main
+        one first, which is its `image_sha256` and has its `picture`.
     """
     bad: dict[str, ImageError] = {}
     parts: list[Part] = []
@@ -505,37 +531,48 @@ def store_images(
         write()
     usable = []
     for product in products:
-        content = files[product["product_id"]]
-        error = content if isinstance(content, ImageError) else bad.get(content)
-        if error:
-            rejects.product(product["product_id"], product["file"], error.reason, error.detail)
-        else:
-            usable.append({**product, "image_sha256": content, "picture": known.contents[str(content)]})
+        images_of = [found.contents.get(file) for file in product["files"]]
+        shas = list(dict.fromkeys(sha for sha in images_of if sha and sha not in bad))
+        faults = [
+            found.faults.get(file) or bad.get(sha or "") for file, sha in zip(product["files"], images_of, strict=True)
+        ]
+        _reject(rejects, product, faults, nothing=not shas)
+        if shas:
+            usable.append({**product, "images": shas, "image_sha256": shas[0], "picture": known.contents[shas[0]]})
     return parts, usable
 
 
+def _reject(rejects: Rejects, product: Mapping, faults: Sequence[ImageError | None], *, nothing: bool) -> None:
+    """A row for each fault of a product's files; the first one rejects the product where `nothing` is left of it."""
+    reject = rejects.product if nothing else rejects.file
+    for file, fault in zip(product["files"], faults, strict=True):
+        if fault:
+            name = shown(file).encode(errors="replace").decode() if URL.match(file) else file  # JSON: half a character
+            reject(product["product_id"], name, fault.reason, fault.detail)
+            reject = rejects.file
+
+
 def _new_contents(
-    source: Source, products: list[dict], known: set[str], max_bytes: int, files: dict[str, str | ImageError]
+    source: Source, names: Sequence[str], known: set[str], max_bytes: int, found: Found
 ) -> Iterator[tuple[str, bytes]]:
-    """(SHA-256, bytes) of each content that is not `known`, once; `files` receives each product's SHA-256 or its fault.
+    """(SHA-256, bytes) of each content of members that is not `known`, once; `found` receives what each gave.
 
     At most `max_bytes` are unpacked, whatever the archive declares. In the order of the archive: one pass over it.
     """
-    progress, seen = Progress("images", len(products)), set(known)
-    for product in sorted(products, key=lambda product: source.members[product["file"]].header_offset):
-        name, product_id = product["file"], product["product_id"]
+    progress, seen = Progress("images", len(names)), set(known)
+    for name in sorted(names, key=lambda name: source.members[name].header_offset):
         progress.add(1)
         try:
             with source.archive.open(source.members[name]) as member:
                 data = member.read(max_bytes + 1)
         except DAMAGE as error:
-            files[product_id] = ImageError("damaged in the archive", str(error))
+            found.faults[name] = ImageError("damaged in the archive", str(error))
             continue
         if len(data) > max_bytes:
             fault = ImageError("file too large", f"more than {max_bytes:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-            files[product_id] = fault
+            found.faults[name] = fault
             continue
-        files[product_id] = sha = hashlib.sha256(data).hexdigest()
+        found.contents[name] = sha = hashlib.sha256(data).hexdigest()
         if sha not in seen:
             seen.add(sha)
             yield sha, data

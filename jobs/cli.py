@@ -176,6 +176,7 @@ def _report_success(watch: Watch, run: Run, seconds: float) -> None:
     report = run.lake.path(str(watch.results["evaluate"].figures["report"]))
     field = next((field for field in run.fields if field == run.layout.colour), run.fields[0])
     product, value = (row[0].as_py() for row in run.attributes(["product_id", field]).columns)
+    value = value[0] if isinstance(value, list) else value
     option = ["--filter", f"{field}={join([value])}"] if value else []
     asked = [*option, "--", product] if product.startswith("-") else [product, *option]
     out.print(f"report:  {report}")

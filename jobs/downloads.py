@@ -28,8 +28,8 @@ from infra.lake import Part, Table
 from infra.places import shown
 from infra.settings import Settings
 from infra.telemetry import Progress
-from jobs.rejects import Rejects
 from jobs.run import Run, release
+from ml.images import ImageError
 
 DOWNLOADS = pa.schema(
     [
@@ -69,24 +69,20 @@ NO_PROXY = "; for images no proxy is used, though the environment names one: let
 
 @dataclass(frozen=True)
 class Downloaded:
-    """The images of products: product id → SHA-256 (hex) of those that could be had, in the order of its URLs.
+    """What URLs gave: the SHA-256 (hex) of each one's image in `images`, or in `faults` why it has none.
 
-    `originals` holds their files. `figures` tell how many URLs there were, and how many gave a new image, an unchanged
-    one, were not asked for (`fresh`) or failed.
+    One that is in both failed, and its image is that of an earlier night. `originals` holds the files. `figures` tell
+    how many URLs there were, and how many gave a new image, an unchanged one, were not asked for (`fresh`) or failed.
     """
 
-    images: dict[str, list[str]]
+    images: dict[str, str]
+    faults: dict[str, ImageError]
     originals: Table
     figures: Mapping[str, object]
 
-    @property
-    def files(self) -> dict[str, str]:
-        """Product id → SHA-256 of the first of its images, as `jobs.catalog.store_images` takes them."""
-        return {product_id: images[0] for product_id, images in self.images.items()}
-
     def contents(self, known: Container[str]) -> Iterator[tuple[str, bytes]]:
         """(SHA-256, file) of each image that is not `known`, once; a part of `originals` is held in memory."""
-        wanted = {sha for images in self.images.values() for sha in images if sha not in known}
+        wanted = {sha for sha in self.images.values() if sha not in known}
         for part in self.originals.parts:
             stored = self.originals.read_part(part, ["image_sha256"])["image_sha256"].to_pylist()
             if held := [sha for sha in stored if sha in wanted]:
@@ -96,17 +92,12 @@ class Downloaded:
                     yield sha.as_py(), data.as_py()
 
 
-def download(
-    run: Run, urls: Mapping[str, Sequence[str]], rejects: Rejects, *, source: str = "", beside: bool = False
-) -> Downloaded:
-    """Bring the images of products into the lake.
-
-    A product none of whose images can be had is rejected, with the fault of each; of any other the faults are rows.
+def download(run: Run, urls: Sequence[str], *, source: str = "", beside: bool = False) -> Downloaded:
+    """Bring images into the lake.
 
     Args:
         run: whose settings and lake.
-        urls: product id → http://, https:// and s3:// URLs of its images.
-        rejects: receives the faults.
+        urls: http://, https:// and s3:// URLs, each once.
         source: where the catalogue is from: of S3 its bucket and those that the settings name are asked, no others.
         beside: whether the catalogue has other images, too: then not to have one of these is no reason to stop.
 
@@ -114,10 +105,9 @@ def download(
         UserError: not one image could be had, and trying again cannot help.
         TransientError: not one could be had, and later some may.
     """
-    wanted = list(dict.fromkeys(url for of_product in urls.values() for url in of_product))
     session = _Session(run)
-    progress, faults = Progress("images", len(wanted)), dict[str, web.Fault]()
-    with closing(web.fetch(session.unasked(wanted), _manners(run.settings, source))) as outcomes:
+    progress, faults = Progress("images", len(urls)), dict[str, web.Fault]()
+    with closing(web.fetch(session.unasked(urls), _manners(run.settings, source))) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, web.Answer):
                 session.take(outcome)
@@ -127,12 +117,9 @@ def download(
     session.commit()
     if faults and not session.images and not beside:
         raise _none(faults)
-    images = {}
-    for product_id, of_product in urls.items():
-        images[product_id] = [session.images[url] for url in of_product if url in session.images]
-        _reject(rejects, product_id, [faults[url] for url in of_product if url in faults], not images[product_id])
-    figures = {"urls": len(wanted), **{name: session.counts[name] for name in ("new", "unchanged", "fresh", "failed")}}
-    return Downloaded({product: had for product, had in images.items() if had}, session.originals, figures)
+    figures = {"urls": len(urls), **{name: session.counts[name] for name in ("new", "unchanged", "fresh", "failed")}}
+    told = {url: ImageError(fault.reason, fault.detail) for url, fault in faults.items()}
+    return Downloaded(session.images, told, session.originals, figures)
 
 
 def _manners(settings: Settings, source: str) -> web.Manners:
@@ -146,16 +133,6 @@ def _manners(settings: Settings, source: str) -> web.Manners:
         connections=settings.image_connections,
         connections_a_host=settings.image_connections_a_host,
     )
-
-
-def _reject(rejects: Rejects, product_id: str, faults: list[web.Fault], nothing: bool) -> None:
-    """A row for each fault; the first one rejects the product where `nothing` is left of it."""
-    if nothing and not faults:
-        rejects.product(product_id, "", "no image", "it has no URL of one")
-    for position, fault in enumerate(faults):
-        reject = rejects.product if nothing and not position else rejects.file
-        text = shown(fault.url).encode(errors="replace").decode()  # JSON may hold half a character
-        reject(product_id, text, fault.reason, fault.detail)
 
 
 def _none(faults: Mapping[str, web.Fault]) -> UserError | TransientError:

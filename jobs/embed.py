@@ -33,7 +33,7 @@ def embed(run: Run) -> StepResult:
         # Of all features, those of this model; and similarity is measured by what the embedder makes of them.
         contents={"features": content_hash(run.content("products"), model.fingerprint, settled.champion.embedder)},
         figures={
-            "images": len(set(run.products(["image_sha256"])["image_sha256"].to_pylist())),
+            "images": len(extraction.images_of(run)),
             "embedded": new,
             "model": model.fingerprint,
             "base": base.fingerprint,

@@ -101,7 +101,7 @@ def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
     table = run.lake.table("features")
     wanted = asked
     if wanted is None:
-        wanted = pc.unique(run.products(["image_sha256"])["image_sha256"])
+        wanted = images_of(run)
     pending = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=_embedded(table, model.fingerprint))))
     if not len(pending):
         return Extracted(table, 0)
@@ -124,6 +124,13 @@ def extract(run: Run, model: Model, asked: pa.Array | None = None) -> Extracted:
     figures: dict[str, object] = {key: round(sum(of_task[key] for _, of_task in written), 1) for key in SECONDS}
     figures["images_per_s"] = round(len(pending) / (perf_counter() - started), 1)
     return Extracted(table, len(pending), len(written), figures)
+
+
+def images_of(run: Run) -> pa.Array:
+    """The images of the run's products, by SHA-256, each once."""
+    if not run.layout.image:
+        return pc.unique(run.products(["image_sha256"])["image_sha256"])
+    return pc.unique(run.attributes(["images"])["images"].combine_chunks().flatten())
 
 
 def _embedded(table: Table, fingerprint: str) -> pa.Array:

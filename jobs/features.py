@@ -37,17 +37,21 @@ def gather(
     make: Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]],
     model: str = "",
     asked: np.ndarray | None = None,
+    images: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """What `make` gives for the products of each part of the features, put together in the order of products.
 
     Of one part after the other, so that memory holds what is made and little else. `make` takes indices of products,
     or of those `asked` for, int (m,), and the float32 (m, d) features in each of `columns`; it gives arrays of m rows.
+    `images`, SHA-256 in hex (m,), are what is looked up of those asked for; None: their main images.
 
     Raises:
         UserError: an image of a product has no features.
     """
-    hashes = np.array(run.products(["image_sha256"])["image_sha256"].to_pylist(), "S64")
-    hashes = hashes if asked is None else hashes[asked]
+    if images is None:
+        images = np.array(run.products(["image_sha256"])["image_sha256"].to_pylist(), "S64")
+        images = images if asked is None else images[asked]
+    hashes = images.astype("S64")
     images, image_of = np.unique(hashes, return_inverse=True)
     products, firsts = np.argsort(image_of, kind="stable"), np.cumsum([0, *np.bincount(image_of)])
     made, seen = list[np.ndarray](), np.zeros(len(images), bool)
@@ -93,6 +97,7 @@ def read_embeddings(
     *,
     learnt: bool = False,
     rows: np.ndarray | None = None,
+    images: np.ndarray | None = None,
 ) -> np.ndarray:
     """What similarity is measured on: an embedder's output for every product, in order, float32 (n, e), fixed point.
 
@@ -103,6 +108,8 @@ def read_embeddings(
         learnt: whether attributes count for the training side alone, as whatever measures models must have it, or
             wherever the catalogue knows them.
         rows: int (n,), indices of the products asked for; None: all.
+        images: SHA-256 (hex) of an image of each of `rows`, which may name a product more than once; None: the main
+            ones.
 
     Raises:
         UserError: an image of a product has no features, or an embedding would be NaN or infinite.
@@ -119,7 +126,7 @@ def read_embeddings(
 
     columns = Features._fields if trained else ["average"]  # the others need not be read
     try:
-        return gather(run, columns, apply, model, rows)[0]
+        return gather(run, columns, apply, model, rows, images)[0]
     except NotFiniteError as error:
         model = model or str(run.result("embed").figures["model"])
         raise UserError(

@@ -1,9 +1,9 @@
 """Filters as people write them, `baseColour=Blue,Navy Blue` and `baseColour!=Yellow`, and as the store takes them.
 
 A filter maps fields to conditions, ready for JSON: a value to have, None for no value, a list of such of which one is
-to be had, or {"not": …} of any of these, its complement. In writing, `field=a,b` is a list, `field=` no value,
-`field!=` any value; `\\,` and `\\\\` are a comma and a backslash inside a value, any other backslash is itself. A field
-that comes again adds to its list; what is to be had and not to be had at once is not to be had.
+to be had, {"not": …} of any of these, its complement, or {"is": …, "not": …}, both. In writing, `field=a,b` is a list,
+`field=` no value, `field!=` any value; `\\,` and `\\\\` are a comma and a backslash inside a value, any other backslash
+is itself. A field that comes again adds to its list.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,18 +34,18 @@ def read(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, Any]:
         values.setdefault(field, []).extend(_values(text))
     filters: dict[str, Any] = {}
     for field in dict.fromkeys([*had, *not_had]):
-        out = dict.fromkeys(not_had.get(field, ()))
-        if field not in had:
-            filters[field] = {"not": _plain(list(out))}
+        wanted, out = list(dict.fromkeys(had.get(field, ()))), list(dict.fromkeys(not_had.get(field, ())))
+        if not wanted:
+            filters[field] = {"not": _plain(out)}
             continue
-        left = [value for value in dict.fromkeys(had[field]) if value not in out]
+        left = [value for value in wanted if value not in out]
         if not left:
             raise UserError(
                 f"every value that {field} is to have is one that it is not to have",
                 where=where,
                 remedy=f"leave a value out of {field}!=…",
             )
-        filters[field] = _plain(left)
+        filters[field] = {"is": _plain(left), "not": _plain(out)} if out else _plain(left)
     return filters
 
 
@@ -66,10 +67,8 @@ def write(filters: Filters) -> list[tuple[str, str]]:
     """The pairs that `read` makes these filters of."""
     pairs = []
     for field, condition in filters.items():
-        complement = isinstance(condition, Mapping)
-        values = condition["not"] if complement else condition
-        values = values if isinstance(values, list) else [values]
-        pairs.append((f"{field}!" if complement else field, join(values)))
+        for complement, values in _parts(condition):
+            pairs.append((f"{field}!" if complement else field, join(values)))
     return pairs
 
 
@@ -79,14 +78,32 @@ def join(values: Iterable[str | None]) -> str:
 
 
 def passing(rows: pa.Table, filters: Filters) -> pa.Table:
-    """The rows that pass the filters; null and "" are no value."""
+    """The rows that pass the filters; null, "" and no values are no value."""
     for field, condition in filters.items():
-        complement = isinstance(condition, Mapping)
-        values = condition["not"] if complement else condition
-        wanted = pa.array([value or "" for value in (values if isinstance(values, list) else [values])], pa.string())
-        mask = pc.is_in(pc.fill_null(rows[field], ""), value_set=wanted)
-        rows = rows.filter(pc.invert(mask) if complement else mask)
+        for complement, values in _parts(condition):
+            mask = _has_one(rows[field], pa.array([value or "" for value in values], pa.string()))
+            rows = rows.filter(pc.invert(mask) if complement else mask)
     return rows
+
+
+def _parts(condition: Any) -> list[tuple[bool, list[str | None]]]:
+    """What a condition asks for: values of which one is to be had, and after True those of which none is."""
+    parts = condition if isinstance(condition, Mapping) else {"is": condition}
+    listed = ((name == "not", values if isinstance(values, list) else [values]) for name, values in parts.items())
+    return list(listed)
+
+
+def _has_one(column: pa.ChunkedArray, wanted: pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Which rows of a column, of texts or lists of them, have one of the wanted values, of which "" is none."""
+    if not pa.types.is_list(column.type):
+        return pc.is_in(pc.fill_null(column, ""), value_set=wanted)
+    lists = column.combine_chunks()
+    hits = pc.is_in(lists.flatten(), value_set=wanted)
+    mask = np.zeros(len(lists), bool)
+    mask[pc.list_parent_indices(lists).filter(hits).to_numpy()] = True
+    if "" in wanted.to_pylist():
+        mask |= pc.fill_null(pc.list_value_length(lists), 0).to_numpy() == 0
+    return pa.array(mask)
 
 
 def _values(text: str) -> list[str | None]:

@@ -26,7 +26,7 @@ from infra.places import shown
 from infra.settings import ATTRIBUTES, Settings
 from jobs import catalog, extraction, pull, tables
 from jobs.catalog import Source
-from jobs.layout import FIELD_NAME_MAX, FIELDS_MAX, FILE, PARTS, TAKEN, Layout, kaggle, of_keys
+from jobs.layout import FIELD_NAME_MAX, FIELDS_MAX, FILE, PARTS, TAKEN, Layout, json_list, kaggle, of_keys
 from jobs.printing import plain_table
 from jobs.rejects import Rejects
 from jobs.styles import read_styles, reading
@@ -63,12 +63,17 @@ NAMES = {
 
 @dataclass
 class Column:
-    """What a column holds: rows with a value, how often each value comes, and how many are numbers, paths or URLs."""
+    """What a column holds: rows with a value, how often each value comes, and how many are numbers, paths or URLs.
+
+    Of a row that has a list, each of its values; `lists` counts such rows, and `nested` those of what is no value.
+    """
 
     name: str
     filled: int = 0
     numbers: int = 0
     images: int = 0
+    lists: int = 0
+    nested: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, value: str) -> None:
@@ -76,11 +81,27 @@ class Column:
         if not value:
             return
         self.filled += 1
+        try:
+            items = json_list(value)
+        except ValueError:
+            items = None
+            self.nested += 1
+        self.nested += value.startswith("{")
+        if items is not None:
+            self.lists += 1
+            self.images += bool(items) and all(map(self._is_image, items))
+            for item in items:
+                self._count(item)
+            return
         self.numbers += _is_number(value)
-        path = value.partition("?")[0].lower()
-        self.images += path.endswith(catalog.IMAGE_SUFFIXES) or bool(
-            catalog.URL.match(value) and OF_IMAGES.search(self.name)
-        )
+        self.images += self._is_image(value)
+        self._count(value)
+
+    def _is_image(self, value: str) -> bool:
+        is_file = value.partition("?")[0].lower().endswith(catalog.IMAGE_SUFFIXES)
+        return is_file or bool(catalog.URL.match(value) and OF_IMAGES.search(self.name))
+
+    def _count(self, value: str) -> None:
         if value in self.counts or len(self.counts) <= DISTINCT_MAX:
             self.counts[value] += 1
 
@@ -206,7 +227,7 @@ def _read_columns(source: Source, settings: Settings) -> tuple[list[Column], int
     with source.open_table(how) as table:
         names = list(dict.fromkeys(table.columns))
     columns, rows = [Column(name) for name in names], 0
-    with source.open_table(replace(how, columns=names)) as table:
+    with source.open_table(replace(how, columns=names, lists=names, nested=True)) as table:
         for record in table:
             rows += 1
             for column in columns if record.values else ():
@@ -229,10 +250,11 @@ def _guess(columns: Sequence[Column], rows: int, settings: Settings) -> Layout:
     ids = [column for column in columns if column.tells_apart(rows) and not column.all(column.images)]
     unique = [column.name for column in ids if column.distinct >= min(rows, DISTINCT_MAX)]
     id_column = _named(ids, "id") or next(iter(unique), "")
-    left = [column for column in columns if column.filled and column.name != id_column]
+    left = [column for column in columns if column.filled and column.name != id_column and not column.nested]
     pictures = [column.name for column in left if column.all(column.images)]
     left = [column for column in left if column.name not in pictures and column.name.casefold() not in TAKEN]
-    parts = {key: name for key in PARTS.values() if (name := _named(left, key))}
+    single = [column for column in left if not column.lists]
+    parts = {key: name for key in PARTS.values() if (name := _named(left if key == "colour" else single, key))}
     if parts.get("group") == parts.get("kind"):
         parts.pop("group", None)
     left = [column for column in left if column.name != parts.get("name")]
@@ -247,7 +269,9 @@ def _guess(columns: Sequence[Column], rows: int, settings: Settings) -> Layout:
     bands = {column.name: ends for column in fields if (ends := _bands(column))}
     known = {column.name for column in fields}
     parts = {key: name for key, name in parts.items() if key == "name" or name in known}
+    lists = [column.name for column in fields if column.lists]
     told = {"id": id_column, "image": pictures, "fields": [column.name for column in fields], "bands": bands, **parts}
+    told |= {"lists": lists}
     return of_keys(told, "the mapping that could be proposed")
 
 
@@ -283,10 +307,16 @@ def _is_number(value: str) -> bool:
 
 def to_toml(layout: Layout) -> str:
     """The mapping as a file has it."""
-    told = {name: value for name, value in layout.model_dump(mode="json").items() if value and name != "bands"}
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in told.items()]
-    bands = [f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(ends)}" for name, ends in layout.bands.items()]
-    return "\n".join([*lines, *(["", "[bands]", *bands] if bands else [])]) + "\n"
+    told = {name: value for name, value in layout.model_dump(mode="json").items() if value}
+    tables = {name: told.pop(name) for name in ("lists", "bands") if name in told}
+    lines = _keys(told)
+    for name, of_columns in tables.items():
+        lines += ["", f"[{name}]", *_keys({json.dumps(column): value for column, value in of_columns.items()})]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(told: dict[str, object]) -> list[str]:
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in told.items()]
 
 
 def save(layout: Layout, file: Path) -> None:
@@ -314,8 +344,9 @@ def _try_rows(source: Source, settings: Settings, rejects: Rejects) -> tuple[lis
     with source.open_table(reading(settings, source.layout)) as table:
         rows = read_styles(table, rejects, source.layout)
     attached = catalog.attach_images(rows, source, rejects)
-    inside = [product for product in attached if "urls" not in product]
-    return inside, [product for product in attached if "urls" in product]
+    main = [{**product, "file": product["files"][0]} for product in attached]
+    inside = [product for product in main if not catalog.URL.match(product["file"])]
+    return inside, [product for product in main if catalog.URL.match(product["file"])]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ known by the names of its catalogue, in filters, in the lake and in the store.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -29,8 +31,8 @@ PARTS = {
 }
 """What the pipeline calls a part of a product → the key of the mapping that names its column."""
 OURS = ("product_id", "derivedType", "image_sha256", "picture")
-"""Columns of the table `products` that are not the catalogue's."""
-TAKEN = {name.casefold() for name in (*OURS, "file", "images", "urls")}
+"""Columns of the table `products` that are not the catalogue's; where columns name images, also `images`."""
+TAKEN = {name.casefold() for name in (*OURS, "files", "images")}
 """What no column may be called, in whatever case, which Delta does not tell apart; `catalog` keeps some of its own."""
 
 Column = Annotated[str, Field(min_length=1)]
@@ -64,6 +66,15 @@ class Layout(BaseModel):
     bands: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
     """Fields of numbers, a price say, and where their bands end: `[20, 50]` makes `under 20`, `20 to 50`, `from 50`."""
 
+    lists: dict[str, str] = {}
+    """Columns of which a product may have several values, and what stands between these in a text; empty: the table
+    has lists, or texts that are JSON lists."""
+
+    @field_validator("lists", mode="before")
+    @classmethod
+    def _without_separators(cls, value: Any) -> Any:
+        return dict.fromkeys(value, "") if isinstance(value, list) else value
+
     @field_validator("image", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
@@ -91,6 +102,12 @@ class Layout(BaseModel):
             raise ValueError(f"column {taken[0]} has a name that the pipeline's own column has: rename it in the table")
         if unknown := [field for field in self.bands if field not in self.fields]:
             raise ValueError(f"bands are given for {unknown[0]}, which is none of the fields")
+        single = {self.name, self.kind, self.group, self.for_whom, *self.bands, self.id} - {""}
+        if wrong := [column for column in self.lists if column in single or column not in (*self.stored, *self.image)]:
+            raise ValueError(
+                f"lists names {wrong[0]}, of which a product has one value at most: "
+                "a field without bands, the colour, an attribute or a column of images can have several"
+            )
         return self
 
     @property
@@ -114,6 +131,19 @@ class Layout(BaseModel):
     def columns(self) -> tuple[str, ...]:
         """The columns that the table is to have."""
         return tuple(dict.fromkeys((self.id, *self.stored, *self.image)))
+
+    def values(self, column: str, text: str) -> list[str]:
+        """What a text of a column of several values holds: the items of a JSON list, or what stands between separators.
+
+        Raises:
+            ValueError: an item is no text; says why.
+        """
+        values, separator = [text], self.lists.get(column)
+        if (items := json_list(text)) is not None:
+            values = items
+        elif separator:
+            values = text.split(separator)
+        return list(dict.fromkeys(value.strip() for value in values if value.strip()))
 
     def column(self, name: str) -> str:
         """The catalogue's column for one of the pipeline's names; empty: it has none.
@@ -166,6 +196,22 @@ def _first(error: ValidationError | TypeError) -> str:
     key = ".".join(str(part) for part in first["loc"] if part != "function-after")
     said = first["msg"].removeprefix("Value error, ")
     return f"{key}: {said}" if key else said
+
+
+def json_list(text: str) -> list[str] | None:
+    """The items of a JSON list as texts; None: the text is none. Raises ValueError where an item is no text."""
+    try:
+        items = json.loads(text) if text.startswith("[") else None
+    except (ValueError, RecursionError):
+        items = None
+    if items is None:
+        return None
+    texts = ["" if item is None else item if isinstance(item, str) else json.dumps(item) for item in items]
+    if nested := [item for item in items if isinstance(item, list | dict)]:
+        raise ValueError(f"{str(nested[0])[:40]} in a list is no value")
+    if any(re.search("[\0\ud800-\udfff]", value) for value in texts):
+        raise ValueError("a value in a list holds a zero byte or half a letter of UTF-16")
+    return texts
 
 
 def band(value: str, ends: tuple[float, ...]) -> str:

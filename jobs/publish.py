@@ -41,7 +41,7 @@ from jobs.run import (
     published_content,
     release,
 )
-from ml.cells import Numbering, meeting, number, supersets
+from ml.cells import Numbering, holding, meeting, number, supersets
 from ml.cube import filled_at
 from ml.gates import GATES
 
@@ -49,6 +49,8 @@ LOADING = 4
 """How runs are loaded. To be raised when one that an earlier release stored would answer otherwise."""
 MOST_WIDEST = 64
 """Of the widest cells, of which every shortlist has a number of two bytes."""
+OTHERS = "others"
+"""Column of `embeddings` where products are compared by the best pair of their images."""
 MADE = STEPS[: STEPS.index("publish")]
 """The steps that a published run is made by."""
 
@@ -193,9 +195,13 @@ def load(connection: psycopg.Connection, run: Run, content: str, manifest: dict[
     ids = pd.Index(rows["product_id"].to_numpy())
     embeddings = _embeddings(tables["embeddings"], ids)
     store.load_products(connection, run_id, rows, (layout.name, layout.kind), numbering.order, embeddings)
+    best_pair = OTHERS in tables["embeddings"].schema.names
+    if layout.image:
+        store.load_other_images(connection, run_id, _other_images(run, tables["embeddings"], ids, best_pair=best_pair))
     cells = tables["cells"].read().sort_by("cell")
     combinations = [json.loads(text) for text in cells["filters"].to_pylist()]
-    fill, precomputed = load_filters(connection, run_id, numbering, cells["depth"].to_numpy(), combinations)
+    depths = cells["depth"].to_numpy()
+    fill, precomputed = load_filters(connection, run_id, numbering, depths, combinations, best_pair=best_pair)
     due = int(str(similar.figures["products"]))
     blocks = (
         (positions, ends, items, fill(ends, items))
@@ -216,8 +222,12 @@ def load_filters(
     numbering: Numbering,
     depths: np.ndarray,
     combinations: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    best_pair: bool = False,
 ) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
     """Load what filters are answered with: of the precomputed cells, int (c,), the depths, and the filters of each.
+
+    With `best_pair` products are compared by the best pair of their images.
 
     Returns:
         What gives for the ends and the items, as positions, of shortlists at which item they are filled with each of
@@ -230,12 +240,17 @@ def load_filters(
     widest = np.sort(widest[np.argsort(-sizes, kind="stable")[:MOST_WIDEST]])
     by_base_cell = np.ascontiguousarray(members.T)
     values = (
-        (field, [label or None for label in labels], sets, meeting(by_base_cell, sets))
-        for field, labels in numbering.labels.items()
-        for sets in [numbering.by_value(field)]
+        (
+            field,
+            [label or None for label in numbering.labels[field]],
+            sets,
+            meeting(by_base_cell, sets),
+            holding(by_base_cell, sets) if field in numbering.several else None,
+        )
+        for field, sets in numbering.having.items()
     )
     cells = list(zip(depths.tolist(), combinations, members, containing, strict=True))
-    precomputed = store.load_filters(connection, run_id, numbering.starts, values, cells, widest)
+    precomputed = store.load_filters(connection, run_id, numbering.starts, values, cells, widest, best_pair=best_pair)
     contains, depths = members[widest].T, depths[widest]
     return lambda ends, items: filled_at(ends, base_cells[items], contains, depths), precomputed
 
@@ -256,6 +271,23 @@ def _embeddings(embeddings: Table, ids: pd.Index) -> np.ndarray:
     if matrix is None or not has_embedding.all():
         raise RuntimeError(f"product {ids[np.argmin(has_embedding)]} has no embedding; nothing was published")
     return matrix
+
+
+def _other_images(
+    run: Run, embeddings: Table, ids: pd.Index, *, best_pair: bool
+) -> Iterator[tuple[int, int, str, np.ndarray | None]]:
+    """(position, number, SHA-256, embedding) of the images beside the main ones; the last where they are compared."""
+    rows = run.attributes(["product_id", "images"])
+    shas = dict(zip(rows["product_id"].to_pylist(), rows["images"].to_pylist(), strict=True))
+    for part in embeddings.iter_parts(["product_id", "embedding", OTHERS] if best_pair else ["product_id"]):
+        names = to_text(part["product_id"]).to_numpy()
+        places = _positions(ids, names, "embeddings")
+        width = to_matrix(part["embedding"]).shape[1] if best_pair else 0
+        others = part[OTHERS].combine_chunks() if best_pair else None
+        for at, (name, position) in enumerate(zip(names, places.tolist(), strict=True)):
+            matrix = others[at].values.to_numpy().reshape(-1, width) if others is not None else None
+            for later, sha in enumerate(shas[name][1:]):
+                yield position, later + 2, sha, None if matrix is None else matrix[later]
 
 
 def _positions(ids: pd.Index, wanted: np.ndarray, table: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra import store
 from infra.errors import TransientError, UserError
@@ -160,7 +161,8 @@ class Run:
     def products(self, columns: Sequence[str], where: object = None) -> pa.Table:
         """Columns of the run's products, by the pipeline's names, in the order of ids.
 
-        That is the one that indices of products are of everywhere. What the catalogue does not have is null.
+        That is the one that indices of products are of everywhere. What the catalogue does not have is null; of several
+        values the first one plays the part.
 
         Raises:
             UserError: as `table` does.
@@ -168,7 +170,10 @@ class Run:
         named = {name: self.layout.column(name) for name in columns}
         rows = self.attributes([column for column in named.values() if column], where)
         nothing = pa.chunked_array([pa.nulls(len(rows), pa.string())])
-        return pa.table({name: rows[column] if column else nothing for name, column in named.items()})
+        played = {name: rows[column] if column else nothing for name, column in named.items()}
+        is_list = {name: pa.types.is_list(values.type) for name, values in played.items()}
+        firsts = {name: pc.list_element(values, 0) for name, values in played.items() if is_list[name]}
+        return pa.table(played | firsts)
 
     def judged(self, columns: Sequence[str]) -> pa.Table:
         """As `products`, to judge by: of a catalogue that does not say whom its products are for, all have one gender.

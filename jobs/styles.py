@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from infra import encodings
 from infra.errors import UserError
@@ -21,6 +22,8 @@ from jobs.tables.lines import SAVE, UNDECODED
 
 FILTER_MAX = 2000
 """Bytes of a value to filter by: the store's key of one, with its field's name, takes 2,704."""
+VALUES_MAX = 256
+"""Values of a field that a product may have."""
 SPOILT = (
     (r"[+-]?\d+\.0*", "it became a decimal number, as pandas makes it where an id is missing; write ids as text"),
     (r"[+-]?\d+([.,]\d+)?[eE][+-]?\d+", "a spreadsheet shortened it, and its digits may be lost; export ids as text"),
@@ -49,6 +52,7 @@ def reading(settings: Settings, layout: Layout) -> Reading:
         Path(settings.scratch),
         settings.delimiter,
         settings.encoding,
+        {*layout.lists, *layout.image},
     )
 
 
@@ -62,6 +66,7 @@ def read_styles(table: Table, rejects: Rejects, layout: Layout) -> list[dict]:
     """
     _check_header(table.columns, table.name, layout.columns)
     rows: dict[str, dict] = {}
+    several = [column for column in layout.columns if column in {*layout.lists, *layout.image}]
     unbanded: dict[str, str] = {}
     for record in table:
         values = record.values
@@ -73,12 +78,19 @@ def read_styles(table: Table, rejects: Rejects, layout: Layout) -> list[dict]:
             rejects.product(shown, record.where, "unknown encoding", _encoding(undecoded, table.tried))
         elif why := why_no_id(product_id):
             rejects.product(shown, record.where, "no product id", f"{_readable(product_id)[:40]!r}: {why}")
-        elif long := _too_long(values, layout.fields):
-            rejects.product(product_id, record.where, "values too long", long)
         elif product_id in rows:
             rejects.product(product_id, record.where, "duplicate id", "the first row with this id is used")
         else:
-            rows[product_id] = _product(product_id, values, layout, partial(rejects.file, product_id, record.where))
+            try:
+                lists = {column: layout.values(column, values[column].strip()) for column in several}
+            except ValueError as error:
+                rejects.product(product_id, record.where, "no text", str(error))
+                continue
+            if long := _too_long({field: lists.get(field, [values[field].strip()]) for field in layout.fields}):
+                rejects.product(product_id, record.where, "values too long", long)
+                continue
+            reject = partial(rejects.file, product_id, record.where)
+            rows[product_id] = _product(product_id, values, lists, layout, reject)
             unbanded |= {column: values[column] for column in layout.bands if values[column].strip()}
     if not rows:
         raise _unusable(rejects, table.name)
@@ -143,11 +155,17 @@ def remedy(rejects: Rejects) -> str:
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
-def _product(product_id: str, values: dict[str, str], layout: Layout, reject: Callable[[str, str], None]) -> dict:
+def _product(
+    product_id: str,
+    values: Mapping[str, str],
+    lists: Mapping[str, list[str]],
+    layout: Layout,
+    reject: Callable[[str, str], None],
+) -> dict:
     """A row's product; `reject` is told the reason and detail of a value that stays out."""
-    stored: dict[str, str | None] = {}
+    stored: dict[str, Any] = {}
     for column in layout.stored:
-        stored[column] = values[column].strip() or None
+        stored[column] = (lists[column] if column in layout.lists else values[column].strip()) or None
         if column in layout.bands and (value := stored[column]):
             try:
                 stored[column] = band(value, layout.bands[column])
@@ -156,17 +174,18 @@ def _product(product_id: str, values: dict[str, str], layout: Layout, reject: Ca
                 reject("no number", f"{column} is {_readable(value)[:40]!r}, and the product has no band of it")
     kind = [stored[column] for column in (layout.for_whom, layout.kind) if column]
     derived = " ".join(filter(None, kind)) if layout.kind and all(kind) else None
-    images = [values[column].strip() for column in layout.image]
-    return {"product_id": product_id, **stored, "derivedType": derived, "images": [path for path in images if path]}
+    images = dict.fromkeys(path for column in layout.image for path in lists[column])
+    return {"product_id": product_id, **stored, "derivedType": derived, "images": list(images)}
 
 
-def _too_long(values: dict[str, str], fields: Collection[str]) -> str:
-    """Why no filter can name one of the row's values; empty: one can."""
-    sizes = {field: len(values[field].strip().encode()) for field in fields}
-    longest = max(sizes, key=lambda field: sizes[field])
-    if sizes[longest] <= FILTER_MAX:
-        return ""
-    return f"{longest} has {sizes[longest]:,} bytes; a value to filter by may have {FILTER_MAX:,}"
+def _too_long(values: Mapping[str, Sequence[str]]) -> str:
+    """Why no filter can name one of the row's values, by field; empty: one can."""
+    for field, of_field in values.items():
+        if len(of_field) > VALUES_MAX:
+            return f"{field} has {len(of_field):,} values; a field may have {VALUES_MAX:,}"
+        if (longest := max((len(value.encode()) for value in of_field), default=0)) > FILTER_MAX:
+            return f"{field} has {longest:,} bytes; a value to filter by may have {FILTER_MAX:,}"
+    return ""
 
 
 def _readable(text: str) -> str:

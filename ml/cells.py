@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -23,6 +24,8 @@ grows that its shortlist takes. Kaggle's seven fields have 440 and 30 (benchmark
 MOST_VALUES, MOST_COMBINATIONS = 8192, 2048
 """Of values, those of most products, that cells are made with; and of filter combinations that are listed."""
 
+Value = str | Sequence[str] | None
+"""What a product has in a field: a value, several of which each passes a filter, or none (None, "" or no values)."""
 ROOM = MOST_CELLS, MOST_MEMBERS, MOST_VALUES, MOST_COMBINATIONS
 """What the cells of a catalogue follow from beside it."""
 BLOCK = 8192
@@ -55,11 +58,11 @@ class Cells:
         return np.flatnonzero(self.contains[:, cell][self.atoms])
 
 
-def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int, depth: int = DEPTH) -> Cells:
+def find_cells(values: Mapping[str, Sequence[Value]], n: int, cell_min: int, depth: int = DEPTH) -> Cells:
     """The cell of the empty filter, whatever its size, and those of filter combinations with enough members.
 
     Args:
-        values: field → the n products' values; None or "" never matches a filter.
+        values: field → what each of the n products has in it.
         n: number of products.
         cell_min: members a cell needs, the empty filter's excepted.
         depth: that of a cell; one of more than `LARGE` members has `DEEP`, if that is more.
@@ -70,17 +73,17 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
     of a filter without a cell are compared. Of their combinations the first `MOST_COMBINATIONS` in that order are
     listed, and each cell's first one.
     """
-    labels, codes = zip(*map(_encode, values.values()), strict=True) if values else ((), ())
-    names = [(field, label) for field, of_field in zip(values, labels, strict=True) for label in of_field]
-    offsets = np.cumsum([0, *map(len, labels)])
-    chosen = _largest(codes, offsets[:-1], cell_min)
+    encoded = [_encode(column) for column in values.values()]
+    names = [(field, label) for field, column in zip(values, encoded, strict=True) for label in column.labels]
+    offsets = np.cumsum([0, *(len(column.labels) for column in encoded)])
+    chosen = _largest(encoded, cell_min)
     items = np.zeros(len(names), np.int64)
     items[chosen] = np.arange(1, len(chosen) + 1)
-    columns = [items[offset + column] for offset, column in zip(offsets[:-1], codes, strict=True)]
-    tuple_of, first, counts = _groups(columns, n)
-    table = np.array([column[first] for column in columns], np.int64).reshape(len(columns), len(first)).T
+    reduced = [_reduced(column, items[offset:]) for offset, column in zip(offsets[:-1], encoded, strict=True)]
+    tuple_of, first, counts = _groups([codes for _, codes in reduced], n)
+    columns = [of_set[codes[first]] for of_set, codes in reduced]
     fields = np.append(-1, np.searchsorted(offsets, chosen, side="right") - 1)
-    sets = find_closed_sets(np.ascontiguousarray(table), counts, fields, cell_min, (MOST_CELLS, MOST_MEMBERS * n))
+    sets = find_closed_sets(columns, counts, fields, cell_min, (MOST_CELLS, MOST_MEMBERS * n))
     listed = combinations(sets, cell_min, MOST_COMBINATIONS)
     order = sorted(range(len(sets)), key=lambda at: sets.rank(listed[at][0]))
     atoms, atom_of_tuple = _distinct_rows(np.array([sets.inside[at] for at in order]).T)
@@ -95,12 +98,25 @@ def find_cells(values: Mapping[str, Sequence[str | None]], n: int, cell_min: int
     )
 
 
-def _largest(codes: Sequence[np.ndarray], offsets: np.ndarray, least: int) -> np.ndarray:
-    """int64, ascending: the values that enough products have, each its code after the offset of its field's codes."""
-    sizes = np.concatenate([np.zeros(0, np.int64), *(np.bincount(column, minlength=1) for column in codes)])
-    sizes[offsets] = 0  # a missing value never matches
+def _largest(encoded: Sequence[_Encoded], least: int) -> np.ndarray:
+    """int64, ascending: the values that enough products have, each its code after all those of the fields before."""
+    sizes = np.concatenate([np.zeros(0, np.int64), *(column.sizes() for column in encoded)])
     largest = np.argsort(-sizes, kind="stable")[:MOST_VALUES]
     return np.sort(largest[sizes[largest] >= least])
+
+
+def _reduced(column: _Encoded, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of a column of the values that are items: the items of each set, int64 (s, v), and codes of sets.
+
+    `items` has the number of each label, 0 for those that are none; so has a set's row where it has fewer than v.
+    """
+    left = [tuple(item for item in items[list(members)].tolist() if item) for members in column.sets]
+    sets = sorted(set(left))
+    place = {members: code for code, members in enumerate(sets)}
+    of_set = np.zeros((len(sets), max(1, *map(len, sets))), np.int64)
+    for code, members in enumerate(sets):
+        of_set[code, : len(members)] = members
+    return of_set, np.array([place[members] for members in left])[column.codes]
 
 
 def _distinct_rows(contains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,14 +132,16 @@ class Numbering:
     """Products numbered in the order of their base cells, these sorted by the fields, missing values first.
 
     `order` int64 (n,): the product at each position; within a base cell they keep their order. Base cell `b` is
-    positions `starts[b]` to `starts[b + 1]`; `labels` has each field's values, "" for none first, and `codes` int64
-    (b,) for each field the place in them of a base cell's value.
+    positions `starts[b]` to `starts[b + 1]`. `labels` has each field's values, "" for none first, and `having` of each
+    of these the base cells that have it, int64, ascending. `several` are the fields of which a product may have more
+    than one value.
     """
 
     order: np.ndarray
     starts: np.ndarray
     labels: dict[str, list[str]]
-    codes: dict[str, np.ndarray]
+    having: dict[str, list[np.ndarray]]
+    several: frozenset[str]
 
     @property
     def base_cells(self) -> np.ndarray:
@@ -138,25 +156,22 @@ class Numbering:
         """
         passing = np.ones(len(self.starts) - 1, bool)
         for field, value in filters.items():
-            passing &= self.codes[field] == self.labels[field].index(value)
+            of_value = np.zeros_like(passing)
+            of_value[self.having[field][self.labels[field].index(value)]] = True
+            passing &= of_value
         return passing
 
-    def by_value(self, field: str) -> list[np.ndarray]:
-        """int64, ascending: of each of a field's labels the base cells that have it."""
-        codes = self.codes[field]
-        order = np.argsort(codes, kind="stable")
-        return np.split(order, np.searchsorted(codes[order], np.arange(1, len(self.labels[field]))))
 
-
-def number(values: Mapping[str, Sequence[str | None]], n: int) -> Numbering:
+def number(values: Mapping[str, Sequence[Value]], n: int) -> Numbering:
     """Number n products by their values; `values` as `find_cells` takes them."""
-    labels, codes = zip(*map(_encode, values.values()), strict=True) if values else ((), ())
-    base_cells, first, sizes = _groups(codes, n)
+    encoded = {field: _encode(column) for field, column in values.items()}
+    base_cells, first, sizes = _groups([column.codes for column in encoded.values()], n)
     return Numbering(
         np.argsort(base_cells, kind="stable"),
         np.append(0, np.cumsum(sizes)),
-        dict(zip(values, labels, strict=True)),
-        {field: column[first] for field, column in zip(values, codes, strict=True)},
+        {field: column.labels for field, column in encoded.items()},
+        {field: column.having(column.codes[first]) for field, column in encoded.items()},
+        frozenset(field for field, column in encoded.items() if any(len(members) > 1 for members in column.sets)),
     )
 
 
@@ -178,11 +193,48 @@ def meeting(members: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
     return meeting
 
 
-def _encode(column: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
-    """Labels, and int64 codes that index them; the missing value is code 0, the others follow in order."""
-    labels = ["", *sorted({value for value in column if value})]
-    place = {label: code for code, label in enumerate(labels)}
-    return labels, np.fromiter((place[value or ""] for value in column), np.int64, len(column))
+def holding(members: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
+    """Which of c cells have no base cell but those of each of s sets of these: bool (s, c); `members` bool (b, c)."""
+    sizes = members.sum(axis=0)
+    return np.array([members[base_cells].sum(axis=0) == sizes for base_cells in sets])
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A column: its values in order, after "" for none; its distinct sets of these, in order, of each the codes of its
+    labels, ascending, the empty set first; and the set of each product, int64 (n,)."""
+
+    labels: list[str]
+    sets: list[tuple[int, ...]]
+    codes: np.ndarray
+
+    def sizes(self) -> np.ndarray:
+        """int64: how many products have each value, of "" none."""
+        sizes = np.zeros(len(self.labels), np.int64)
+        for members, products in zip(self.sets, np.bincount(self.codes, minlength=len(self.sets)), strict=True):
+            sizes[list(members)] += products
+        return sizes
+
+    def having(self, sets: np.ndarray) -> list[np.ndarray]:
+        """int64, ascending: of each label the base cells that have it; `sets` int64 (b,) are those of base cells."""
+        order = np.argsort(sets, kind="stable")
+        of_set = np.split(order, np.searchsorted(sets[order], np.arange(1, len(self.sets))))
+        having: list[list[np.ndarray]] = [[] for _ in self.labels]
+        for members, base_cells in zip(self.sets, of_set, strict=True):
+            for label in members or (0,):
+                having[label].append(base_cells)
+        return [np.sort(np.concatenate(base_cells)) if base_cells else order[:0] for base_cells in having]
+
+
+def _encode(column: Sequence[Value]) -> _Encoded:
+    given = [value if isinstance(value, str) else tuple(value or ()) for value in column]
+    values = {value: (value,) if isinstance(value, str) else value for value in set(given)}
+    labels = sorted(set(chain.from_iterable(values.values())) - {""})
+    place = {label: code for code, label in enumerate(labels, 1)}
+    members = {value: tuple(sorted({place[label] for label in of_it if label})) for value, of_it in values.items()}
+    sets = sorted({(), *members.values()})
+    codes = {of_it: code for code, of_it in enumerate(sets)}
+    return _Encoded(["", *labels], sets, np.fromiter((codes[members[value]] for value in given), np.int64, len(given)))
 
 
 def _groups(columns: Sequence[np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

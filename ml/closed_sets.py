@@ -9,13 +9,15 @@ the items that all its members have (Pasquier et al., "Discovering Frequent Clos
 
 A set's *first* combination has the fewest items, then the first fields. Its own beginning is the first combination of
 the set that leaves, too: were there an earlier one, that with the last item would come before. So to find each set by
-its first combination it is enough to add items of later fields to first combinations.
+its first combination it is enough to add items of later fields to first combinations. Where a row has several items of
+one field that may miss a set; none is taken for another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -28,12 +30,13 @@ Combination = tuple[int, ...]
 class ClosedSets:
     """Sets of the rows of a table, that of all rows first.
 
-    `table` int64 (r, f) has the items of each row, 0 for none, and `weights` int64 (r,) its members; `fields` int64
-    (m + 1,) is the field of each item, −1 that of 0. Of each set `inside` bool (r,) says which rows it has, `counts`
-    int64 (m + 1,) how many of its members have each item (of 0: its size), and `firsts` its first combination.
+    `columns` has of each field int64 (r, v), the items of each row, 0 for none, and `weights` int64 (r,) are its
+    members; `fields` int64 (m + 1,) is the field of each item, −1 that of 0. Of each set `inside` bool (r,) says which
+    rows it has, `counts` int64 (m + 1,) how many of its members have each item (of 0: its size), and `firsts` its first
+    combination.
     """
 
-    table: np.ndarray
+    columns: Sequence[np.ndarray]
     weights: np.ndarray
     fields: np.ndarray
     inside: list[np.ndarray] = field(default_factory=list)
@@ -47,13 +50,23 @@ class ClosedSets:
     def add(self, inside: np.ndarray, first: Combination) -> None:
         """Add a set."""
         rows = np.flatnonzero(inside)
-        members = np.repeat(self.weights[rows], self.table.shape[1])
-        counts = np.bincount(self.table[rows].ravel(), members, len(self.fields)).astype(np.int64)
+        items = self._table[rows]
+        members = np.repeat(self.weights[rows], items.shape[1])
+        counts = np.bincount(items.ravel(), members, len(self.fields)).astype(np.int64)
         counts[0] = self.weights[rows].sum()
         self.of_size.setdefault(int(counts[0]), []).append(len(self))
         self.inside.append(inside)
         self.counts.append(counts)
         self.firsts.append(first)
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """int64 (r, i): the items of all fields side by side."""
+        return np.concatenate([np.zeros((len(self.weights), 0), np.int64), *self.columns], axis=1)
+
+    def having(self, item: int) -> np.ndarray:
+        """bool (r,): the rows that have an item."""
+        return (self.columns[self.fields[item]] == item).any(axis=1)
 
     def within(self, chosen: int, item: int) -> int | None:
         """The set of the members of one that have an item; None: it was not added."""
@@ -82,19 +95,18 @@ class ClosedSets:
 
 
 def find_closed_sets(
-    table: np.ndarray, weights: np.ndarray, fields: np.ndarray, least: int, room: tuple[int, int]
+    columns: Sequence[np.ndarray], weights: np.ndarray, fields: np.ndarray, least: int, room: tuple[int, int]
 ) -> ClosedSets:
     """The set of all rows, and those of at least `least` members that combinations leave, in no order.
 
     Args:
-        table, weights, fields: as `ClosedSets` has them; items are numbered by field, and item `i` is in column
-            `fields[i]`.
+        columns, weights, fields: as `ClosedSets` has them; items are numbered by field.
         least: members that a set needs.
         room: most sets, and most members of all but the first together. Sets are added until there is no room: those
             whose first combinations have the fewest items first, of these the largest, of these by `rank`.
     """
-    sets = ClosedSets(table, weights, fields)
-    sets.add(np.ones(len(table), bool), ())
+    sets = ClosedSets(columns, weights, fields)
+    sets.add(np.ones(len(weights), bool), ())
     (most, members), level = room, [0]
     while level:
         begun = len(sets)
@@ -104,7 +116,7 @@ def find_closed_sets(
             members -= int(sets.counts[parent][item])
             if len(sets) >= most or members < 0:
                 return sets
-            sets.add(sets.inside[parent] & (table[:, fields[item]] == item), (*sets.firsts[parent], item))
+            sets.add(sets.inside[parent] & sets.having(item), (*sets.firsts[parent], item))
         level = sorted(range(begun, len(sets)), key=lambda at: sets.rank(sets.firsts[at]))
     return sets
 

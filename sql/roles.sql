@@ -25,7 +25,7 @@ DO $$
 BEGIN
     IF to_regrole('lookalike_reader') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_reader;
-        GRANT SELECT ON lookalike.live_run, lookalike.live_products TO lookalike_reader;
+        GRANT SELECT ON lookalike.live_run, lookalike.live_products, lookalike.live_images TO lookalike_reader;
         -- Which release prepared the store; releases before 0004 look into the other one.
         GRANT SELECT ON lookalike.prepared, lookalike.applied TO lookalike_reader;
         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike FROM lookalike_reader;
@@ -44,7 +44,7 @@ BEGIN
         GRANT USAGE ON SCHEMA lookalike TO lookalike_lookup;
         GRANT SELECT ON lookalike.live, lookalike.runs, lookalike.catalogue, lookalike.attribute_names, lookalike.products,
             lookalike.shortlists, lookalike.narrow_shortlists, lookalike.numberings, lookalike.cells, lookalike.field_values,
-            lookalike.rare_values, lookalike.precomputed TO lookalike_lookup;
+            lookalike.rare_values, lookalike.precomputed, lookalike.other_images TO lookalike_lookup;
         GRANT USAGE ON SCHEMA lookalike_numbers, lookalike_lists TO lookalike_lookup;
         IF to_regclass('lookalike.lists') IS NOT NULL THEN  -- until the last run that has lists is pruned
             GRANT SELECT ON lookalike.lists, lookalike.base_cells, lookalike.combinations TO lookalike_lookup;

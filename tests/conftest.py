@@ -98,8 +98,9 @@ def connection(empty_database: str, tmp_path) -> Iterator[psycopg.Connection]:
 def load_run() -> Callable[..., int]:
     """A function that loads a run and makes it live.
 
-    It takes (connection, run, ids, embeddings float32 (n, d), values: field → n values, cells: the filter combinations
-    that are precomputed, and how deep each or all of them are), and returns the run_id.
+    It takes (connection, run, ids, embeddings float32 (n, d) or of each product those of its images, float32 (i, d),
+    values: field → n values, cells: the filter combinations that are precomputed, and how deep each or all of them
+    are), and returns the run_id.
     """
 
     def load(connection, run, ids, embeddings, values=None, cells=({},), depth=10) -> int:
@@ -122,12 +123,16 @@ def load_run() -> Callable[..., int]:
         passing = [numbering.passing(filters) for filters in cells]
         inside = [np.flatnonzero(of_cell[base_cells]).tolist() for of_cell in passing]
         depths = np.broadcast_to(depth, len(cells)).tolist()
-        shortlists = shortlists_of(numbering.order, np.asarray(embeddings)[order], inside, depths)
+        images = [np.atleast_2d(embeddings[at]) for at in order]
+        shortlists = shortlists_of(numbering.order, images, inside, depths)
         values_of = []
         for field, labels in numbering.labels.items():
             having = [numbering.passing({field: label}) for label in labels]
             meeting = np.array([[np.any(of_cell & of_value) for of_cell in passing] for of_value in having])
-            values_of.append((field, [label or None for label in labels], list(map(np.flatnonzero, having)), meeting))
+            held = np.array([[not np.any(of_cell & ~of_value) for of_cell in passing] for of_value in having])
+            sets = list(map(np.flatnonzero, having))
+            held = held if field in numbering.several else None
+            values_of.append((field, [label or None for label in labels], sets, meeting, held))
         containing = [[other is not cell and set(cell) <= set(other) for other in inside] for cell in inside]
         cells_of = list(zip(depths, [[filters] for filters in cells], passing, containing, strict=True))
         widest = [cell for cell, supersets in enumerate(containing) if sum(supersets) == 1]
@@ -135,9 +140,17 @@ def load_run() -> Callable[..., int]:
         with connection.transaction():
             store.lock(connection)
             run_id = store.begin(connection, run, f"content of {run}", list(fields), {"run": run})
-            parts, vectors = ("productDisplayName", "articleType"), np.asarray(embeddings)[order]
-            store.load_products(connection, run_id, products, parts, numbering.order, vectors)
-            store.load_filters(connection, run_id, numbering.starts, values_of, cells_of, widest)
+            parts, main = ("productDisplayName", "articleType"), np.array([of_product[0] for of_product in images])
+            store.load_products(connection, run_id, products, parts, numbering.order, main)
+            others = [
+                (position, number, "1" * 64, embedding)
+                for position, of_product in enumerate(images)
+                for number, embedding in enumerate(of_product[1:], 2)
+            ]
+            store.load_other_images(connection, run_id, others)
+            store.load_filters(
+                connection, run_id, numbering.starts, values_of, cells_of, widest, best_pair=bool(others)
+            )
             ends = np.cumsum([0, *map(len, shortlists)])
             block = np.arange(len(ids)), ends, np.array([item for items in shortlists for item in items], int)
             store.load_shortlists(connection, run_id, len(ids), [(*block, filled)])
@@ -151,10 +164,15 @@ def load_run() -> Callable[..., int]:
 
 
 def shortlists_of(id_order, embeddings, cells, depths) -> list[list[int]]:
-    """Of each product the positions that are among its best of one of the cells, which are positions, too."""
-    units = np.rint(np.asarray(embeddings, np.float64) * 2048).astype(np.int64)
+    """Of each product the positions that are among its best of one of the cells, which are positions, too.
+
+    `embeddings` has of each product those of its images, of which the best pair counts.
+    """
+    units = [np.rint(np.asarray(images, np.float64) * 2048).astype(np.int64) for images in embeddings]
+    flat, firsts = np.concatenate(units), np.cumsum([0, *map(len, units[:-1])])
     shortlists = []
-    for position, scores in enumerate(units @ units.T):
+    for position, images in enumerate(units):
+        scores = np.maximum.reduceat((images @ flat.T).max(axis=0), firsts)
         ranked = np.lexsort((id_order, -scores))
         ranked = ranked[ranked != position]
         ranks = [ranked[np.isin(ranked, cell)][:depth] for cell, depth in zip(cells, depths, strict=True)]

@@ -351,7 +351,19 @@ def _read_catalogue(run: Run) -> Catalogue:
     columns = list(dict.fromkeys([*run.fields, *([group] if group else []), "derivedType"]))
     rows = run.attributes(["product_id", *columns])
     types = np.array(rows["derivedType"].to_pylist(), object)
-    return Catalogue(pd.Index(rows["product_id"].to_numpy()), types, rows.group_by(columns).aggregate([]), group)
+    return Catalogue(pd.Index(rows["product_id"].to_numpy()), types, _distinct(rows.select(columns)), group)
+
+
+def _distinct(rows: pa.Table) -> pa.Table:
+    """Each row once; lists are told apart as texts, by a character that no value has."""
+    is_list = {name: pa.types.is_list(rows[name].type) for name in rows.column_names}
+    lists = [name for name in rows.column_names if is_list[name]]
+    texts = {name: pc.binary_join(rows[name], "\0") if is_list[name] else rows[name] for name in rows.column_names}
+    distinct = pa.table(texts).group_by(rows.column_names).aggregate([])
+    for name in lists:
+        split = pc.split_pattern(distinct[name], "\0")
+        distinct = distinct.set_column(distinct.column_names.index(name), name, split)
+    return distinct
 
 
 def _read_candidates(run: Run) -> Candidates:

@@ -20,12 +20,15 @@ import pyarrow.parquet as pq
 
 from infra import disk
 from infra.errors import UserError
+from jobs.layout import FILE
 from jobs.tables.lines import LINE_MAX, File
 from jobs.tables.rows import DELTA_LOG, Reading, Record, record, text
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
+LIST_MAX = 10_000
+"""Values of a list: what memory holds of them for each of the rows that are in it."""
 ROWS = 256
 """Rows in memory at once."""
 CHUNK = 2**20
@@ -65,23 +68,26 @@ class ColumnarTable:
         wanted, schema = self._reading.columns, pq.read_schema(stream)
         columns = [name for name in wanted if name in schema.names and name not in part.beside]
         for name in columns:
-            if pa.types.is_nested(schema.field(name).type):
-                problem = f"has {schema.field(name).type} in the column {name}, where text belongs"
-                raise _refused(part.name, problem, "write it as text")
+            kind = schema.field(name).type
+            may_be = self._reading.nested or (_is_list(kind) and name in self._reading.lists)
+            if pa.types.is_nested(kind) and not may_be:
+                problem = f"has {kind} in the column {name}, where text belongs"
+                remedy = f'write `lists = ["{name}"]` in {FILE}' if _is_list(kind) else "write it as text"
+                raise _refused(part.name, problem, remedy)
         # As dictionaries: a text of a megabyte may be that of a million rows.
         parquet = pq.ParquetFile(
             stream, read_dictionary=[name for name in columns if _is_text(schema.field(name).type)]
         )
         row = 0
         for batch in parquet.iter_batches(ROWS, columns=columns):
-            values = {name: self._texts(batch.column(name), part.name) for name in columns}
+            values = {name: self._texts(name, batch.column(name), part.name) for name in columns}
             for at in range(len(batch)):
                 row += 1
                 if part.kept is None or part.kept[row - 1]:
                     given = {name: values[name][at] if name in values else part.beside.get(name, "") for name in wanted}
                     yield record(f"{part.name}, row {row}", given)
 
-    def _texts(self, column: pa.Array, file: str) -> list[str]:
+    def _texts(self, name: str, column: pa.Array, file: str) -> list[str]:
         """The values of a column of a batch."""
         if pa.types.is_dictionary(column.type):
             longest = pc.max(pc.binary_length(column.dictionary.cast(pa.large_binary()))).as_py() or 0
@@ -90,7 +96,9 @@ class ColumnarTable:
             column = column.dictionary_decode()
         if _is_text(column.type):
             column = column.cast(pa.large_binary())  # text of another encoding is one row's fault
-        texts = [text(value) or "" for value in column.to_pylist()]
+        if _is_list(column.type) and (most := pc.max(pc.list_value_length(column)).as_py() or 0) > LIST_MAX:
+            raise _refused(file, f"has a list of {most:,} values; {LIST_MAX:,} may be", "shorten it")
+        texts = [self._reading.text(name, value) or "" for value in column.to_pylist()]
         self._letters += sum(map(len, texts))
         if self._letters > self._reading.limit:
             raise _too_large(file, self._reading.limit)
@@ -107,6 +115,12 @@ def _unpacked_size(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
 def _is_text(kind: pa.DataType) -> bool:
     checks = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_binary_view")
     return any(getattr(pa.types, check)(kind) for check in checks)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    """Whether it is one of lists of values that are none."""
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(kind) for check in checks) and not pa.types.is_nested(kind.value_type)
 
 
 @contextmanager

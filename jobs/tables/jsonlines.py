@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from jobs.tables.lines import File, Lines
-from jobs.tables.rows import Reading, Record, record, text
+from jobs.tables.rows import Reading, Record, record
 
 GIVE = 'give a JSON object a line, such as {"id": 15970, "gender": "Men"}'
 
@@ -43,7 +43,7 @@ class JsonTable:
             if isinstance(found, str):
                 yield Record(where, None, line.strip()[:40], "no JSON object", found)
                 continue
-            values = {column: text(found.get(column)) for column in self._reading.columns}
+            values = {column: self._reading.text(column, found.get(column)) for column in self._reading.columns}
             first = next(iter(values.values())) or ""
             if wrong := [column for column, value in values.items() if value is None]:
                 yield Record(where, None, first, "no text", f"{wrong[0]} is {str(found[wrong[0]])[:40]}")

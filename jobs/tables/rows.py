@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -36,7 +37,7 @@ class Reading:
 
     `is_row` tells of the values of a line whether it is a row for certain. `free` is the column of free text, which,
     where it is the last, takes up what follows further unquoted delimiters. `delimiter` and `encoding` are empty where
-    they are to be told.
+    they are to be told. `lists` are columns in which a list is no fault; with `nested` nothing is one.
     """
 
     columns: Sequence[str]
@@ -46,6 +47,13 @@ class Reading:
     scratch: Path
     delimiter: str = ""
     encoding: str = ""
+    lists: Collection[str] = ()
+    nested: bool = False
+
+    def text(self, column: str, value: object) -> str | None:
+        """A value of a column as `text` gives it, or what is nested as JSON where it is no fault."""
+        written = text(value, listed=column in self.lists)
+        return json.dumps(value, ensure_ascii=False, default=str) if written is None and self.nested else written
 
 
 class Table(Protocol):
@@ -62,8 +70,10 @@ class Table(Protocol):
     def __iter__(self) -> Iterator[Record]: ...
 
 
-def text(value: object) -> str | None:
+def text(value: object, *, listed: bool = False) -> str | None:
     """A value as text, a missing one empty; None: it is none that text stands for, such as a list.
+
+    A list of texts as JSON where it may be one (`listed`).
 
     A whole number that is stored as a float is written as the whole number that it is, while floats tell those apart.
     """
@@ -80,6 +90,9 @@ def text(value: object) -> str | None:
             return str(int(value)) if value.is_integer() and abs(value) < WHOLE_MAX else repr(value)
         case bytes():
             return value.decode("utf-8", errors="surrogateescape")
+        case list() if listed:
+            items = [text(item) for item in value]
+            return None if None in items else json.dumps(items, ensure_ascii=False)
         case list() | dict():
             return None
     return str(value)

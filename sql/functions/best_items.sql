@@ -3,6 +3,7 @@
 --
 -- The rule, and why it is exact: ml/cube.py. `met` are the items of the shortlist that pass and are not left out, `last` is the rank
 -- of the last of them. Products outside of settled cells are compared, range by range of positions: those of a range lie side by side.
+-- Where products are compared by the best pair of their images, the distance is the least of all pairs.
 -- Without a shortlist all that pass are. Settled are: that of all products, if fewer items come before than it is deep; of the cells
 -- inside what passes those of which fewer items come before, and these are among those that pass; and of the widest those that are
 -- filled no earlier.
@@ -24,6 +25,8 @@ DECLARE
     starts int[];
     depths int[];
     widest int[];
+    best_pair boolean;
+    queries public.halfvec[];
     left_out int[] := coalesce(best_items.place, -1) || ARRAY(
         SELECT p.position FROM lookalike.catalogue p WHERE p.run_id = asked AND p.product_id = ANY (best_items.exclude));
     base_cells int[];
@@ -38,7 +41,7 @@ DECLARE
     compared int := 0;
 BEGIN
     SELECT f.base_cells, f.cells INTO passing, inside FROM lookalike.passing(best_items.asked, best_items.filters) f;
-    SELECT n.starts, n.depths, n.widest INTO starts, depths, widest FROM lookalike.numberings n WHERE n.run_id = asked;
+    SELECT n.starts, n.depths, n.widest, n.best_pair INTO starts, depths, widest, best_pair FROM lookalike.numberings n WHERE n.run_id = asked;
     rest := passing;
     IF best_items.shortlist IS NOT NULL THEN
         -- A variable's array would be copied for every call; what the inner SELECT gives is not.
@@ -82,6 +85,29 @@ BEGIN
             WHERE u.position >= 0 AND u.position <> ALL (coalesce(best_items.shortlist, '{}'))
                 AND get_bit(rest, width_bucket(u.position, starts) - 1) = 1
         );
+    END IF;
+    IF best_pair THEN
+        queries := ARRAY[query] || ARRAY(
+            SELECT o.embedding FROM lookalike.other_images o WHERE o.run_id = asked AND o.position = best_items.place);
+        RETURN QUERY
+        SELECT (row_number() OVER (ORDER BY best.distance, best.id_order))::int, best.product_id, (-best.distance)::real, compared, asked
+        FROM (
+            SELECT p.product_id, p.id_order, (
+                SELECT min(i.embedding OPERATOR(public.<#>) q.embedding)
+                FROM (SELECT p.embedding UNION ALL
+                      SELECT o.embedding FROM lookalike.other_images o WHERE o.run_id = asked AND o.position = p.position) i
+                    CROSS JOIN unnest(queries) AS q(embedding)
+            ) AS distance
+            FROM (
+                SELECT u.position FROM unnest(met) AS u(position)
+                UNION SELECT s.position FROM unnest(firsts, ends) AS r(first, after)
+                    CROSS JOIN LATERAL generate_series(r.first, r.after - 1) AS s(position)
+            ) u JOIN lookalike.catalogue p ON p.position = u.position
+            WHERE p.run_id = asked AND p.position <> ALL (left_out)
+            ORDER BY distance, p.id_order LIMIT best_items.k
+        ) best
+        ORDER BY best.distance, best.id_order;
+        RETURN;
     END IF;
     RETURN QUERY
     SELECT (row_number() OVER (ORDER BY best.distance, best.id_order))::int, best.product_id, (-best.distance)::real, compared, asked

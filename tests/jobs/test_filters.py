@@ -20,7 +20,7 @@ from jobs.filters import passing, read, read_ids, write
         ([("baseColour", "Blue"), ("baseColour", "Navy Blue,Blue")], {"baseColour": ["Blue", "Navy Blue"]}),
         ([("baseColour!", "Yellow")], {"baseColour": {"not": "Yellow"}}),
         ([("baseColour!", "Yellow"), ("baseColour!", "Mustard")], {"baseColour": {"not": ["Yellow", "Mustard"]}}),
-        ([("baseColour", "Blue,Red"), ("baseColour!", "Red")], {"baseColour": "Blue"}),
+        ([("baseColour", "Blue,Red"), ("baseColour!", "Red")], {"baseColour": {"is": "Blue", "not": "Red"}}),
         ([("season", "")], {"season": None}),
         ([("season!", "")], {"season": {"not": None}}),
         ([("season", "Summer,")], {"season": ["Summer", None]}),
@@ -51,7 +51,10 @@ VALUES = st.one_of(st.none(), st.text(st.characters(exclude_characters="\0", exc
 LISTS = st.one_of(VALUES, st.lists(VALUES, min_size=2, unique=True))
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.one_of(LISTS, LISTS.map(lambda values: {"not": values}))))
+BOTH = st.lists(VALUES, min_size=4, unique=True).map(lambda values: {"is": values[:2], "not": values[2:]})
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.one_of(LISTS, LISTS.map(lambda values: {"not": values}), BOTH)))
 def test_every_filter_can_be_written_and_is_read_as_itself(filters):
     assert read(write(filters), "") == filters
 
@@ -68,6 +71,20 @@ def test_rows_pass_by_the_words_of_the_store():
         ({"not": ["Red", None]}, [1]),
     ):
         assert passing(rows, {"colour": condition})["n"].to_pylist() == expected
+
+
+def test_of_several_values_each_passes_and_all_are_asked_by_a_complement():
+    rows = pa.table({"tags": [["new", "sale"], ["sale"], [], None], "n": [0, 1, 2, 3]})
+    for condition, expected in (
+        ("new", [0]),
+        (["new", "sale"], [0, 1]),
+        (None, [2, 3]),
+        (["new", None], [0, 2, 3]),
+        ({"not": "new"}, [1, 2, 3]),
+        ({"is": "sale", "not": "new"}, [1]),
+        ({"is": ["sale", None], "not": ["new"]}, [1, 2, 3]),
+    ):
+        assert passing(rows, {"tags": condition})["n"].to_pylist() == expected
 
 
 def test_ids_to_leave_out_are_read_and_what_is_none_is_named():

@@ -1,6 +1,7 @@
 """`lookalike inspect`: what it sees in a source, what it proposes, and that a run can use that."""
 
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,3 +137,21 @@ def test_columns_that_no_run_takes_are_left_out_of_what_is_proposed(tmp_path):
     assert (seen.layout.id, seen.layout.image, seen.layout.fields) == ("urls", (), ("color",))
     (columns,) = (part for part in told(seen) if not isinstance(part, str))
     assert "secret" not in "".join(str(cell) for column in columns.columns for cell in column.cells)
+
+
+@pytest.mark.parametrize("name", ["goods.jsonl", "goods.parquet"])
+def test_lists_are_proposed_as_fields_of_several_values_and_what_is_nested_as_none(tmp_path, name):
+    tags = [["new", "sale"], ["sale"], []]
+    rows = [
+        {"sku": f"A{at}", "tags": tags[at % 3], "price": {"EUR": 5}, "photos": [f"p/{at}.jpg", "p/0.jpg"]}
+        for at in range(40)
+    ]
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    data = out.getvalue() if name.endswith("parquet") else "\n".join(map(json.dumps, rows)).encode()
+    pictures = {f"p/{at}.jpg": image(at % 30) for at in range(40)}
+    seen = look(folder(tmp_path / "shop", {name: data, **pictures}), tmp_path)
+    assert to_toml(seen.layout) == ('id = "sku"\nimage = ["photos"]\nfields = ["tags"]\n\n[lists]\n"tags" = ""\n')
+    assert parse(to_toml(seen.layout).encode(), "there") == seen.layout
+    assert seen.products == 40
+    assert seen.rejects.rows == []

@@ -117,7 +117,9 @@ def test_without_a_mapping_the_columns_are_kaggles(fields):
         ('id = "sku"\nfields = ["a"]\n[bands]\na = [1, nan]', "the ends of the bands of a must be numbers that rise"),
         (f'id = "sku"\nfields = ["{"é" * 301}"]', "a name of 602 bytes, and it may have 600: rename the column"),
         ('id = "sku"\nfields = ["Picture"]', "column Picture has a name that the pipeline's own column has"),
-        ('id = "sku"\nfields = ["urls"]', "column urls has a name that the pipeline's own column has"),
+        ('id = "sku"\nfields = ["files"]', "column files has a name that the pipeline's own column has"),
+        ('id = "sku"\nfields = ["a"]\nlists = ["b"]', "lists names b, of which a product has one value at most"),
+        ('id = "sku"\nkind = "a"\nfields = ["a"]\nlists = ["a"]', "lists names a, of which a product has one value"),
         ('id = "sku"\nfields = ["a"]\n[bands]\na = ["x"]', "bands.a.0: Input should be a valid number"),
     ],
 )
@@ -126,6 +128,29 @@ def test_what_is_wrong_with_a_mapping_is_told_by_its_key(text, words):
         parse(text.encode(), "shop/catalogue.toml")
     assert words in error.value.problem
     assert error.value.where == "shop/catalogue.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("", []),
+        ("new", ["new"]),
+        ("new; sale;;new", ["new", "sale"]),
+        ('["new", "a;b", null, 5, true]', ["new", "a;b", "5", "true"]),
+        ("[new] or not", ["[new] or not"]),
+        ("[]", []),
+    ],
+)
+def test_several_values_are_a_json_list_or_stand_between_separators(text, values):
+    layout = parse(b'id = "sku"\nfields = ["tags"]\n[lists]\ntags = ";"', "here")
+    assert layout.values("tags", text) == values
+
+
+@pytest.mark.parametrize("text", ['[["new"]]', '[{"a": 1}]', r'["a\u0000"]', r'["\ud800"]'])
+def test_what_is_no_text_in_a_list_is_said(text):
+    layout = parse(b'id = "sku"\nfields = ["tags"]\nlists = ["tags"]', "here")
+    with pytest.raises(ValueError, match="in a list"):
+        layout.values("tags", text)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +271,33 @@ def test_the_first_image_that_is_there_is_the_products_own(lake):
     assert [row["product_id"] for row in shas] == ["10", "B-2"]
     assert shas[0]["image_sha256"] == shas[1]["image_sha256"]
     assert [(row["product_id"], row["reason"], row["detail"]) for row in rejects] == [
-        ("9", "no image", "the source has no file ../pictures/2.jpg")
+        ("B-2", "no image", "the source has no file pictures/none.jpg"),
+        ("9", "no image", "the source has no file ../pictures/2.jpg"),
     ]
+
+
+def test_all_images_of_a_product_are_used_the_first_that_is_one_is_the_main_one(lake):
+    with closing(WebServer()) as site:
+        seen, gone = site.serve("/1.jpg", image(5, "Green")), site.serve("/2.jpg", status=404)
+        rows = [
+            ROWS[0] | {"front": "pictures/broken.jpg", "back": f'["pictures/1.jpg", "{seen}", "pictures/1.jpg"]'},
+            ROWS[1] | {"front": seen, "back": "pictures/2.jpg"},
+            ROWS[2] | {"front": gone, "back": "pictures/0.jpg"},
+        ]
+        files = shop(rows) | {"pictures/broken.jpg": b"none"}
+        run, _, rejects = cataloged(lake, files, image_hosts=("127.0.0.1",))
+    sha = [hashlib.sha256(image(at, colour)).hexdigest() for at, colour in enumerate([*COLOURS, "Red", "Red", "Green"])]
+    products = run.attributes(["product_id", "image_sha256", "images"]).to_pylist()
+    assert {row["product_id"]: row["images"] for row in products} == {
+        "B-2": [sha[1], sha[5]],
+        "10": [sha[5], sha[2]],
+        "9": [sha[0]],
+    }
+    assert all(row["image_sha256"] == row["images"][0] for row in products)
+    assert [(row["product_id"], row["reason"]) for row in rejects] == [("B-2", "not an image"), ("9", "not found")]
+    assert set(run.table("images").read(["image_sha256"])["image_sha256"].to_pylist()) == {
+        sha[at] for at in (0, 1, 2, 5)
+    }
 
 
 def test_a_product_without_a_number_where_bands_are_keeps_its_other_values(lake):
@@ -361,3 +411,50 @@ def test_an_address_that_is_not_asked_is_a_reject_without_what_it_hides(lake):
     _, _, rejects = cataloged(lake, shop(rows), reject_max=1)
     assert [row["product_id"] for row in rejects] == ["B-2"]
     assert "secret" not in str(rejects)
+
+
+# Several values ----------------------------------------------------------------------------------------------------
+
+TAGGED = b'id = "sku"\nimage = "front"\nfields = ["tags"]\ncolour = "tags"\n[lists]\ntags = ";"\n'
+TAGS = [["new", "sale"], ["sale"], []]
+
+
+def tagged(form):
+    """The source's table, whose products have TAGS, in a form."""
+    rows = [{"sku": f"A{at}", "front": f"pictures/{at}.jpg", "tags": tags} for at, tags in enumerate(TAGS)]
+    if form == "csv":
+        lines = [f"{row['sku']},{row['front']},{';'.join(row['tags'])}" for row in rows]
+        return {"products.csv": "\n".join(["sku,front,tags", *lines]).encode()}
+    if form == "jsonl":
+        return {"products.jsonl": "\n".join(map(json.dumps, rows)).encode()}
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return {"products.parquet": out.getvalue()}
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_product_has_several_values_of_a_field_in_every_form_of_table(lake, form):
+    files = shop(mapping=TAGGED, **tagged(form))
+    if form != "parquet":
+        del files["products.parquet"]
+    run, _, rejects = cataloged(lake, files)
+    assert rejects == []
+    assert run.attributes(["tags"])["tags"].to_pylist() == [["new", "sale"], ["sale"], None]
+    assert run.products(["baseColour"])["baseColour"].to_pylist() == ["new", "sale", None]
+
+
+def test_a_list_that_the_mapping_does_not_name_is_refused_with_what_to_write(lake):
+    with pytest.raises(UserError) as error:
+        cataloged(lake, shop(mapping=TAGGED.partition(b"[lists]")[0], **tagged("parquet")))
+    assert "list<" in error.value.problem
+    assert error.value.remedy == 'write `lists = ["tags"]` in catalogue.toml'
+
+
+def test_too_many_values_and_what_is_no_text_are_rejects_of_their_rows(lake):
+    lines = ["sku,front,tags", f"A0,pictures/0.jpg,{';'.join(map(str, range(257)))}"]
+    lines += ['A1,pictures/1.jpg,"[[""new""]]"', "A2,pictures/2.jpg,new"]
+    files = shop(mapping=TAGGED) | {"products.csv": "\n".join(lines).encode()}
+    del files["products.parquet"]
+    run, _, rejects = cataloged(lake, files, reject_max=0.9)
+    assert run.attributes(["product_id"])["product_id"].to_pylist() == ["A2"]
+    assert [(row["product_id"], row["reason"]) for row in rejects] == [("A0", "values too long"), ("A1", "no text")]

@@ -8,6 +8,7 @@ import pytest
 from jobs import catalog as catalog_step
 from jobs import extraction
 from jobs import similar as similar_step
+from jobs.layout import Layout
 from jobs.step import execute
 from ml import cube
 from ml.similarity import UNIT, to_embedding
@@ -84,3 +85,41 @@ def test_the_same_inputs_are_not_computed_again_and_other_settings_are(run):
     changed = execute("similar", other)
     assert not changed.skipped
     assert changed.figures["cells"] == 1
+
+
+def test_by_the_best_pair_products_of_several_images_are_as_alike_as_their_most_alike_ones(lake, monkeypatch):
+    monkeypatch.setattr(similar_step, "TASK_QUERIES", 16)
+    monkeypatch.setattr(cube, "PANEL", 30)
+    run, rng = open_run(lake, cell_min=15, similarity="best_pair"), np.random.default_rng(6)
+    layout = Layout(id="sku", image=("front",), fields=("colour",), lists={"colour": ""})
+    shas = [[f"{at % 50:064d}" for at in rng.integers(0, 50, rng.integers(1, 4))] for _ in range(N)]
+    colours = [rng.choice(["red", "blue", "green"], rng.integers(0, 3), replace=False).tolist() for _ in range(N)]
+    rows = [
+        {"product_id": f"A{at:03d}", "colour": colours[at] or None, "images": shas[at], "image_sha256": shas[at][0]}
+        for at in range(N)
+    ]
+    vectors = {f"{at:064d}": rng.integers(0, 3, 8).astype(float).tolist() for at in range(50)}
+    features = [
+        {"image_sha256": sha, "model": "m", "average": vector, "maximum": vector, "stages": vector}
+        for sha, vector in vectors.items()
+    ]
+    version = write_table(run, "products", rows, catalog_step.products_schema(layout))
+    write_result(run, "catalog", tables={"products": version}, figures={"mapping": layout.model_dump(mode="json")})
+    version = write_table(run, "features", features, extraction.SCHEMA)
+    write_result(run, "embed", tables={"features": version}, figures={"model": "m", "embedder": "untrained"})
+    execute("similar", run)
+    embeddings = [to_embedding(np.array([vectors[sha] for sha in images])) for images in shas]
+    sizes = {row["filters"]: row["members"] for row in run.table("cells").read().to_pylist()}
+    assert sizes == {
+        json.dumps([filters]): sum(set(filters.values()) <= set(of_product) for of_product in colours)
+        for filters in ({}, {"colour": "blue"}, {"colour": "green"}, {"colour": "red"})
+    }
+    for shortlist in run.table("shortlists").read().to_pylist():
+        query = int(shortlist["product_id"][1:])
+        scores = [float((embeddings[query] @ embeddings[item].T).max()) for item in range(N)]
+        ranked = sorted((item for item in range(N) if item != query), key=lambda item: (-scores[item], item))
+        kept = set(ranked[:10])
+        for colour in ("red", "blue", "green"):
+            kept |= set([item for item in ranked if colour in colours[item]][:10])
+        expected = [(f"A{item:03d}", scores[item]) for item in ranked if item in kept]
+        assert list(zip(shortlist["items"], shortlist["scores"], strict=True)) == expected

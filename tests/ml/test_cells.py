@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml import cells as cells_module
-from ml.cells import find_cells, meeting, number, supersets
+from ml.cells import find_cells, holding, meeting, number, supersets
 
 VALUES = st.sampled_from([None, "", "Men", "Women", "Unisex"])
 
@@ -66,6 +66,34 @@ def test_of_too_many_cells_those_of_few_fields_are_kept_and_of_these_the_largest
     for cell, of_cell in enumerate(cells.filters):
         assert of_cell == expected[tuple(cells.members(cell).tolist())][: len(of_cell)]
     assert sum(map(len, cells.filters)) <= max(listed, len(cells)) + len(cells)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from("abcd"), unique=True), VALUES, VALUES), min_size=1, max_size=40),
+    st.integers(1, 5),
+)
+def test_of_several_values_each_has_a_cell_of_all_products_that_have_it(rows, cell_min):
+    n, values = len(rows), columns(rows, ["tags", "x", "y"])
+
+    def having(filters):
+        return [i for i in range(n) if all(value in (values[field][i] or ()) for field, value in filters.items())]
+
+    values["x"], values["y"] = ([[value] if value else [] for value in values[field]] for field in ("x", "y"))
+    given_to_it = values | {field: [each[0] if each else None for each in values[field]] for field in ("x", "y")}
+    cells, numbering = find_cells(given_to_it, n, cell_min), number(given_to_it, n)
+    for cell, of_cell in enumerate(cells.filters):
+        for filters in of_cell:
+            assert cells.members(cell).tolist() == having(filters)
+            passing = numbering.passing(filters)[numbering.base_cells]
+            assert sorted(numbering.order[passing].tolist()) == having(filters)
+    alone = [{field: value} for field in values for value in sorted(set(chain.from_iterable(values[field])))]
+    listed = [filters for of_cell in cells.filters for filters in of_cell]
+    assert all(filters in listed for filters in alone if len(having(filters)) >= cell_min)
+    sets, members = numbering.having["tags"], numbering.passing({})[:, None] & (np.arange(5) > 0)
+    members &= np.random.default_rng(n).random(members.shape) < 0.4
+    expected = [[not np.any(np.delete(cell, base_cells)) for cell in members.T] for base_cells in sets]
+    assert holding(members, sets).tolist() == expected
 
 
 def test_cells_are_made_with_the_values_that_most_products_have(monkeypatch):
@@ -136,7 +164,7 @@ def test_base_cells_are_numbered_in_the_order_of_their_values(seed, n, distinct)
         passing = [all(own["xy".index(field)] == value for field, value in filters.items()) for own in firsts]
         assert numbering.passing(filters).tolist() == passing
     for field in values:
-        sets = numbering.by_value(field)
+        sets = numbering.having[field]
         having = [numbering.passing({field: label}) for label in numbering.labels[field]]
         assert [base_cells.tolist() for base_cells in sets] == [np.flatnonzero(each).tolist() for each in having]
         members = rng.random((len(firsts), 9)) < 0.2

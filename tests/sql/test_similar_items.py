@@ -65,19 +65,26 @@ CELLS = [
 ]
 
 
+TAGS = ["linen", "new", "sale", "warm"]
+
+
 def conditions(values):
     """A condition on a field in every form that there is, of its values and one that no product has."""
     one = st.sampled_from([*values, "none has it", ""])
     wanted = st.one_of(one, st.lists(one, min_size=1, max_size=3))
-    return st.one_of(wanted, st.builds(lambda condition: {"not": condition}, wanted))
+    parts = st.fixed_dictionaries({"not": wanted}, optional={"is": wanted})
+    return st.one_of(wanted, parts)
 
 
 def passes(condition, values):
-    """bool (n,): which values pass a condition, by its definition."""
-    complement = isinstance(condition, dict)
-    wanted = condition["not"] if complement else condition
-    wanted = wanted if isinstance(wanted, list) else [wanted]
-    return np.array([(value in wanted) != complement for value in values])
+    """bool (n,): which products pass a condition, by its definition; each has a value, None, or a list of values."""
+    parts = condition if isinstance(condition, dict) else {"is": condition}
+    passing = np.ones(len(values), bool)
+    for name, wanted in parts.items():
+        wanted = set(wanted) if isinstance(wanted, list) else {wanted}
+        has = [set(value or [None]) if isinstance(value, list) else {value} for value in values]
+        passing &= np.array([bool(of_product & wanted) != (name == "not") for of_product in has])
+    return passing
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -89,7 +96,9 @@ def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, m
     ids = np.array(data.draw(st.lists(IDS, min_size=n, max_size=n, unique=True)), object)
     vectors = POOL[drawn(st.integers(0, len(POOL) - 1))]
     values = {"baseColour": drawn(st.sampled_from(COLOURS)), "gender": drawn(st.sampled_from(GENDERS))}
-    there = [cell for cell in CELLS if all(value in values[field] for field, value in cell.items())]
+    values["tags"] = drawn(st.lists(st.sampled_from(TAGS), unique=True, max_size=3))
+    possible = [*CELLS, *({"tags": tag} for tag in TAGS), {"gender": "Men", "tags": "new"}]
+    there = [cell for cell in possible if np.logical_and.reduce([passes(cell[f], values[f]) for f in cell]).any()]
     cells = [{}, *data.draw(st.lists(st.sampled_from(there[1:]), unique_by=str))] if there[1:] else [{}]
     with connection.transaction(force_rollback=True):
         for name, bounds in (("NARROW", [0, 1 << 16]), ("FEW_VALUES", [0, 3, 256]), ("EDGES", [0, 4096])):
@@ -99,7 +108,14 @@ def test_every_answer_equals_the_int64_oracle_to_the_bit(connection, load_run, m
         )
         for query in range(min(n, 4)):
             filters = data.draw(
-                st.fixed_dictionaries({}, optional={"baseColour": conditions(COLOURS), "gender": conditions(GENDERS)})
+                st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "baseColour": conditions(COLOURS),
+                        "gender": conditions(GENDERS),
+                        "tags": conditions([*TAGS, None]),
+                    },
+                )
             )
             exclude = data.draw(st.lists(st.sampled_from([*ids.tolist(), "none has it"]), max_size=12))
             member = np.logical_and.reduce([passes(filters[f], values[f]) for f in filters] + [np.ones(n, bool)])
@@ -391,3 +407,25 @@ def test_everything_readers_see_has_a_comment(connection):
                AND obj_description(oid, 'pg_proc') IS NULL"""
     ).fetchall()
     assert bare == []
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), n=st.integers(2, 40), k=st.integers(1, 12))
+def test_by_the_best_pair_every_answer_is_that_of_all_pairs_of_images(connection, load_run, data, n, k):
+    ids = np.arange(n) + 100
+    images = [POOL[data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=3))] for _ in ids]
+    colours = data.draw(st.lists(st.sampled_from(COLOURS), min_size=n, max_size=n))
+    with connection.transaction(force_rollback=True):
+        cells = [{}, *({"baseColour": colour} for colour in COLOURS[:3] if colour in colours)]
+        load_run(connection, "a", ids, images, {"baseColour": colours}, cells)
+        for query in range(min(n, 3)):
+            for filters in ({}, {"baseColour": data.draw(conditions(COLOURS))}):
+                member = passes(filters["baseColour"], colours) if filters else np.ones(n, bool)
+                for asked, found in (
+                    (images[query], answer(connection, ids[query], filters, k)[0]),
+                    (images[query][:1], answer_by_vector(connection, images[query][0], filters, k)[0]),
+                ):
+                    scores = [float((asked @ images[item].T).max()) for item in range(n)]
+                    others = [item for item in np.flatnonzero(member) if item != query or asked is not images[query]]
+                    best = sorted(others, key=lambda item: (-scores[item], item))[:k]
+                    assert found == [(str(ids[item]), scores[item]) for item in best]

@@ -491,7 +491,7 @@ def _load_values(connection: psycopg.Connection, run_id: int, base_cells: int, o
     """Load a field's values; of many values the rare ones, which no cell has alone, by the numbers of base cells."""
     field, values, sets, having, holding = of_field
     alone = (having & (having.sum(axis=0) == 1) if holding is None else holding).any(axis=1)
-    is_rare = ~alone & [value is not None and len(values) > FEW_VALUES for value in values]
+    is_rare = ~alone & np.array([value is not None and len(values) > FEW_VALUES for value in values], bool)
     rare, others = np.flatnonzero(is_rare).tolist(), np.flatnonzero(~is_rare).tolist()
     rows = [(values[at], sets[at], having[at], None if holding is None else holding[at]) for at in others]
     if rare:

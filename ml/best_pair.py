@@ -54,9 +54,9 @@ def merge(found: Sequence[tuple[np.ndarray, _Shortlists]], own: np.ndarray, cell
     order = np.lexsort((items, -scores, queries))
     queries, items, scores = queries[order], items[order], scores[order]
     starts = np.searchsorted(queries, np.arange(len(own) + 1))
-    taken = [_taken(items[start:end], cells) for start, end in zip(starts[:-1], starts[1:], strict=True)]
-    sizes = [int(of_query.sum()) for of_query in taken]
-    taken = np.concatenate([np.zeros(0, bool), *taken])
+    by_query = [_taken(items[start:end], cells) for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    sizes = [int(of_query.sum()) for of_query in by_query]
+    taken = np.concatenate([np.zeros(0, bool), *by_query])
     return np.append(0, np.cumsum(sizes, dtype=np.int64)), items[taken].astype(np.int32), scores[taken]
 
 

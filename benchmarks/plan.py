@@ -125,7 +125,7 @@ def main() -> None:
     if len(grown) < LEAST_SIZES or not rounds:
         found = f"{len(grown)} sizes of at least {LEAST_SIZES}, {len(rounds)} rounds of at least 1"
         raise SystemExit(f"{given.folder} has too few measurements on two cores: {found}; `make scale` makes them")
-    seconds = fits(grown, lambda found, step: found["results"][step]["seconds"], ["similar"])
+    seconds = fits(grown, lambda found, step: found["results"][step]["seconds"], ["catalog", "similar"])
     peaks = fits(grown, lambda found, step: found["peak_mb"].get(step, 0))
     written = fits(grown, lambda found, step: found["bytes"][step] / 1e6)
     print(describe(seconds, peaks, written))

@@ -67,6 +67,8 @@ LIMIT_EXCEEDED = "54"
 """Class of Postgres' SQLSTATEs for what is too long, too deep or too many."""
 DDL_WAIT = "5s"
 """Longest that a migration waits for readers, who wait behind it."""
+WATCHED = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 8000}
+"""Of a connection that is kept: seconds, and milliseconds, by which a server that is gone without a word is told."""
 READERS_WAIT_S = 0.5
 """Longest that a flip, and each step of pruning, waits for readers, who don't wait for it; below deadlock_timeout, so
 that no lookup becomes a deadlock's victim."""
@@ -128,11 +130,7 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
         TransientError: it cannot be reached, or the connection broke. No message holds a password.
     """
     place = _place(uri) if uri else str(folder)
-    try:
-        connection = psycopg.connect(uri or embedded.uri(folder), autocommit=True, connect_timeout=20)
-    except psycopg.OperationalError as error:
-        raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
-    with connection:
+    with _opened(uri, folder) as connection:
         try:
             if prepares:
                 prepare(connection)
@@ -143,7 +141,8 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
             raise UserError(
                 f"user {connection.info.user} may not do this in the store: {_first_line(error)}",
                 where=place,
-                remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask",
+                remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask, of "
+                "lookalike_keys to change keys",
             ) from error
         except psycopg.OperationalError as error:
             if (error.sqlstate or "").startswith(LIMIT_EXCEEDED):  # whoever asks again asks too much again
@@ -153,6 +152,41 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
                     remedy="ask for less at once",
                 ) from error
             raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
+
+
+def _opened(uri: str, folder: Path, **options: object) -> psycopg.Connection:
+    try:
+        return psycopg.connect(uri or embedded.uri(folder), autocommit=True, connect_timeout=20, **options)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        place = _place(uri) if uri else str(folder)
+        raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
+
+
+def reader(uri: str, folder: Path, limit_s: float) -> psycopg.Connection:
+    """A connection to keep, for asking alone: as the role lookalike_reader where the login may become that.
+
+    A statement of it ends after `limit_s`, and a server that no longer answers is given up within seconds.
+
+    Raises:
+        UserError, TransientError: as `connect` does.
+    """
+    if uri:
+        _place(uri)
+    connection = _opened(uri, folder, **WATCHED)
+    try:
+        _refuse_older(_prepared(connection), _files())
+        member = "SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = 'lookalike_reader'"
+        if connection.execute(member).fetchone() == (True,):
+            connection.execute("SET ROLE lookalike_reader")
+        connection.execute("SET default_transaction_read_only = on")
+        connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{int(1000 * limit_s)}ms",))
+    except psycopg.OperationalError as error:
+        connection.close()
+        raise TransientError(f"the store failed: {_first_line(error)}") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def check(uri: str, folder: Path) -> None:
@@ -899,3 +933,88 @@ def product_names(connection: psycopg.Connection, ids: Sequence[str]) -> dict[st
     with _no_run_where_not_prepared():
         rows = connection.execute(query, (list(ids),)).fetchall()
     return {product_id: name or "" for product_id, name in rows}
+
+
+def named(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+    """Name and SHA-256 (hex) of the image of products of the live run."""
+    query = "SELECT product_id, name, image_sha256 FROM lookalike.live_products WHERE product_id = ANY(%s::text[])"
+    rows = connection.execute(query, (list(ids),)).fetchall()
+    return {product_id: (name, image) for product_id, name, image in rows}
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a reader's copy of the live run holds, by position: see sql/functions/run_copy.sql.
+
+    `values` maps each field to its values with the base cells that have them, int (c,); `starts` int (b + 1,) is the
+    position at which each base cell begins, and the number of products.
+    """
+
+    run_id: int
+    run: str
+    tag: str
+    products: list[tuple[int, str, str | None, str | None, bytes]]
+    starts: np.ndarray
+    values: dict[str, list[tuple[str | None, np.ndarray]]]
+
+
+def copied(connection: psycopg.Connection) -> Copied | None:
+    """The live run's products and filters, all of one run; None where no run is live."""
+    with one_run(connection):
+        row = connection.execute("SELECT run_id, run, tag, fields FROM lookalike.served_run()").fetchone()
+        if row is None:
+            return None
+        run_id, run, tag, fields = row
+        (starts,) = connection.execute("SELECT lookalike.run_starts(%s)", (run_id,)).fetchone() or (None,)
+        products = connection.execute("SELECT * FROM lookalike.run_products(%s)", (run_id,)).fetchall()
+        rows = connection.execute("SELECT * FROM lookalike.run_values(%s)", (run_id,)).fetchall()
+    values: dict[str, list[tuple[str | None, np.ndarray]]] = {field: [] for field in fields}
+    for field, value, bits, places in rows:
+        values[field].append((value, np.array(places, np.int64) if bits is None else _ones(bits)))
+    return Copied(run_id, run, tag, products, np.array(starts or [0], np.int64), values)
+
+
+def _ones(sent: bytes) -> np.ndarray:
+    """The places of the ones in a string of bits as `varbit_send` writes it: its length, four bytes, then the bits."""
+    bits = np.unpackbits(np.frombuffer(sent, np.uint8, offset=4), count=int.from_bytes(sent[:4], "big"))
+    return np.flatnonzero(bits)
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the HTTP server; the key itself is not stored."""
+
+    key_id: str
+    name: str
+    added_at: datetime.datetime
+    revoked_at: datetime.datetime | None
+
+
+def add_key(connection: psycopg.Connection, key_id: str, name: str, sha256: bytes) -> None:
+    """Store a key by the SHA-256 of its text."""
+    connection.execute(
+        "INSERT INTO lookalike.api_keys (key_id, name, sha256) VALUES (%s, %s, %s)", (key_id, name, sha256)
+    )
+
+
+def keys(connection: psycopg.Connection) -> list[Key]:
+    """All keys, the newest first."""
+    cursor = connection.cursor(row_factory=class_row(Key))
+    query = "SELECT key_id, name, added_at, revoked_at FROM lookalike.api_keys ORDER BY added_at DESC, key_id"
+    return cursor.execute(query).fetchall()
+
+
+def revoke_key(connection: psycopg.Connection, key_id: str) -> None:
+    """End a key; servers know within seconds.
+
+    Raises:
+        UserError: there is no such key, or it has ended already.
+    """
+    query = "UPDATE lookalike.api_keys SET revoked_at = clock_timestamp() WHERE key_id = %s AND revoked_at IS NULL"
+    if connection.execute(query, (key_id,)).rowcount != 1:
+        raise UserError(
+            f"there is no key {key_id} to revoke", where="the store", remedy="`lookalike key list` shows the keys"
+        )

@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """Questions that one key, or an address without one, may ask while keys are asked for; a batch counts for more."""
     serve_photo_rate: str = "60/minute"
     """Photos that one key may search for."""
+    serve_mapped: bool = True
+    """Whether look-alikes are answered from a copy of the live run in files, 4 kB a product; else the store answers."""
     serve_photos: bool = True
     """Whether `serve` loads the models and answers photos."""
     serve_images_max_bytes: int = Field(default=8 * 2**30, gt=0)

@@ -946,8 +946,8 @@ def named(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple
 class Copied:
     """What a reader's copy of the live run holds, by position: see sql/functions/run_copy.sql.
 
-    `values` maps each field to its values with the base cells that have them, int (c,); `starts` int (b + 1,) is the
-    position at which each base cell begins, and the number of products.
+    `values` maps each field to its values; `starts` int (b + 1,) is the position at which each base cell begins, and
+    the number of products.
     """
 
     run_id: int
@@ -955,22 +955,40 @@ class Copied:
     tag: str
     products: list[tuple[int, str, str | None, str | None, bytes]]
     starts: np.ndarray
-    values: dict[str, list[tuple[str | None, np.ndarray]]]
+    values: dict[str, list[Value]]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of a field, None: no value, '': all that are rare together; and who has it.
+
+    `base_cells` int (x,), and `cells` int (y,) of the precomputed ones that have such a member, by number.
+    """
+
+    value: str | None
+    base_cells: np.ndarray
+    cells: np.ndarray
+    is_rare: bool
 
 
 def copied(connection: psycopg.Connection) -> Copied | None:
     """The live run's products and filters, all of one run; None where no run is live."""
     with one_run(connection):
-        row = connection.execute("SELECT run_id, run, tag, fields FROM lookalike.served_run()").fetchone()
-        if row is None:
-            return None
-        run_id, run, tag, fields = row
-        (starts,) = connection.execute("SELECT lookalike.run_starts(%s)", (run_id,)).fetchone() or (None,)
-        products = connection.execute("SELECT * FROM lookalike.run_products(%s)", (run_id,)).fetchall()
-        rows = connection.execute("SELECT * FROM lookalike.run_values(%s)", (run_id,)).fetchall()
-    values: dict[str, list[tuple[str | None, np.ndarray]]] = {field: [] for field in fields}
-    for field, value, bits, places in rows:
-        values[field].append((value, np.array(places, np.int64) if bits is None else _ones(bits)))
+        return _copied(connection)
+
+
+def _copied(connection: psycopg.Connection) -> Copied | None:
+    row = connection.execute("SELECT run_id, run, tag, fields FROM lookalike.served_run()").fetchone()
+    if row is None:
+        return None
+    run_id, run, tag, fields = row
+    (starts,) = connection.execute("SELECT lookalike.run_starts(%s)", (run_id,)).fetchone() or (None,)
+    products = connection.execute("SELECT * FROM lookalike.run_products(%s)", (run_id,)).fetchall()
+    rows = connection.execute("SELECT * FROM lookalike.run_values(%s)", (run_id,)).fetchall()
+    values: dict[str, list[Value]] = {field: [] for field in fields}
+    for field, value, bits, places, cells in rows:
+        base_cells = np.array(places, np.int64) if bits is None else _ones(bits)
+        values[field].append(Value(value, base_cells, _ones(cells), bits is None))
     return Copied(run_id, run, tag, products, np.array(starts or [0], np.int64), values)
 
 
@@ -978,6 +996,86 @@ def _ones(sent: bytes) -> np.ndarray:
     """The places of the ones in a string of bits as `varbit_send` writes it: its length, four bytes, then the bits."""
     bits = np.unpackbits(np.frombuffer(sent, np.uint8, offset=4), count=int.from_bytes(sent[:4], "big"))
     return np.flatnonzero(bits)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What `similar_items` answers from, of the live run, by position: see `ml.answering`.
+
+    `heads` are how products begin as items over HTTP, and `images` SHA-256; `embeddings` int16 (n, d) in units of
+    2⁻¹¹; of shortlists all `items` int32, their `ends` int64 (n + 1,) and `filled_at` int16 (n, w); of the cells their
+    `members` bool (c, b), `depths` int32 (c,), and the `widest` int32 (w,).
+    """
+
+    heads: list[bytes]
+    images: list[bytes]
+    embeddings: np.ndarray
+    items: np.ndarray
+    ends: np.ndarray
+    filled_at: np.ndarray
+    members: np.ndarray
+    depths: np.ndarray
+    widest: np.ndarray
+
+
+def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arrays] | None:
+    """The live run and its arrays, all of one run; None where no run is live.
+
+    Raises:
+        UserError: its layout is an earlier release's.
+    """
+    with one_run(connection):
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{int(1000 * limit_s)}ms",))
+        copy = _copied(connection)
+        if copy is None:
+            return None
+        n = len(copy.products)
+        if not n:
+            raise UserError(
+                f"run {copy.run} was published by an earlier release", where="the store", remedy="publish another"
+            )
+        heads, images, vectors = [], [], []
+        for head, image, vector in _rows_of(connection, "run_vectors", copy.run_id):
+            heads.append(head.encode())
+            images.append(image)
+            vectors.append((np.frombuffer(vector, ">f2", offset=4).astype(np.float32) * 2048).astype(np.int16))
+        items, filled = [], []
+        for narrow, shortlist, filled_at in _rows_of(connection, "run_shortlists", copy.run_id):
+            items.append(
+                _elements(shortlist, "i2" if narrow else "i4").astype(np.int32) + (NARROW // 2 if narrow else 0)
+            )
+            filled.append(_elements(filled_at, "i2").astype(np.int16))
+        cells = list(_rows_of(connection, "run_cells", copy.run_id))
+    members = np.zeros((len(cells), len(copy.starts) - 1), bool)
+    for number, (bits, *_) in enumerate(cells):
+        members[number, _ones(bits)] = True
+    by_place = sorted((nth, number) for number, (_, _, is_widest, nth) in enumerate(cells) if is_widest)
+    return copy, Arrays(
+        heads,
+        images,
+        np.stack(vectors),
+        np.concatenate(items),
+        np.cumsum([0, *map(len, items)]),
+        np.stack(filled),
+        members,
+        np.array([depth for _, depth, _, _ in cells], np.int32),
+        np.array([number for _, number in by_place], np.int32),
+    )
+
+
+def _rows_of(connection: psycopg.Connection, function: str, run_id: int) -> Iterator[tuple[Any, ...]]:
+    """Rows of one of the functions about a run, a few thousand in memory at a time."""
+    with connection.cursor(function, binary=True) as cursor:
+        cursor.itersize = BATCH
+        cursor.execute(sql.SQL("SELECT * FROM {}(%s)").format(_table(function)), (run_id,))
+        yield from cursor
+
+
+def _elements(sent: bytes, kind: str) -> np.ndarray:
+    """The elements of an array as `array_send` writes it: a head, then of each its length and itself."""
+    if len(sent) <= 20:  # no dimension
+        return np.empty(0, kind)
+    return np.frombuffer(sent, np.dtype([("length", ">i4"), ("element", f">{kind}")]), offset=20)["element"]
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ OPEN_BELOW = ("/assets/", "/images/", "/p/")
 BATCH_MAX_BYTES = 1 << 20
 LIMIT, LIMIT_MAX = 60, 200
 """Products of a page of products."""
+HEALTHY = Reply(200, b'{"status":"ok"}', [reply.JSON, *reply.NOTHING, (b"cache-control", b"no-store")])
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -81,11 +82,15 @@ class Server:
         served = self.lookup.served
         if question.flag("explain"):
             return await self._explained(product_id, question, asked)
-        k, exclude = b"%d" % question.number("k", asking.K, asking.K_MAX), asking.as_array(question.exclude)
+        k, exclude = question.number("k", asking.K, asking.K_MAX), question.exclude
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
-        filters = asking.as_json(question.filters)
-        ((tag, answer),) = await self.lookup.quick.ask("similar", product_id.encode(), filters, k, exclude)
+        if mapped := self.lookup.mapped():
+            answer = mapped.similar(product_id, question.filters, k, exclude)
+            if answer is not None:
+                return reply.answered(mapped.tag.encode(), answer, asked.headers)
+        values = asking.as_json(question.filters), b"%d" % k, asking.as_array(exclude)
+        ((tag, answer),) = await self.lookup.quick.ask("similar", product_id.encode(), *values)
         return reply.answered(tag, answer or b"", asked.headers)
 
     async def _explained(self, product_id: str, question: asking.Question, asked: Asked) -> Reply:
@@ -232,7 +237,7 @@ class Front:
         answer: Reply | None = None
         try:
             hot, route = self._hot(scope)
-            needs_key = hot is not None or not _is_open(scope["path"])
+            needs_key = not _is_open(scope["path"])
             scope["who"] = await self._server.guard.admit(scope["headers"], scope.get("client"), needs_key)
             if hot is None:
                 route, status = await self._handed_on(scope, receive, send)
@@ -248,7 +253,11 @@ class Front:
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""
         path: bytes = scope["raw_path"]
-        if not path.startswith(b"/products/") or scope["method"] not in ("GET", "HEAD"):
+        if scope["method"] not in ("GET", "HEAD"):
+            return None, "other"
+        if path == b"/healthz":
+            return _healthy, path.decode()
+        if not path.startswith(b"/products/"):
             return None, "other"
         encoded, slash, rest = path[10:].partition(b"/")
         if not encoded or slash and rest != b"similar":
@@ -357,13 +366,13 @@ def _add_routes(app: FastAPI, server: Server) -> None:
         "GET /runs/{a}/compare/{b}": lambda request, asked: server.compare(
             request.path_params["a"], request.path_params["b"], asked
         ),
+        "GET /healthz": lambda _, asked: _healthy(asked),
         "GET /readyz": lambda _, asked: server.ready(asked),
     }
     for name, answer in of_path.items():
         method, path = name.split(" ")
         described: dict[str, Any] = documented.ROUTES[name]
         app.add_api_route(path, _endpoint(path, answer), methods=[method], **described)
-    app.add_api_route("/healthz", _healthy, **documented.ROUTES["GET /healthz"])
     app.add_api_route("/metrics", _metrics, **documented.ROUTES["GET /metrics"])
 
 
@@ -378,8 +387,8 @@ def _endpoint(path: str, answer: Callable[[Request, Asked], Awaitable[Reply]]) -
     return endpoint
 
 
-async def _healthy() -> Response:
-    return _Sent(Reply(200, b'{"status":"ok"}', [reply.JSON, *reply.NOTHING, (b"cache-control", b"no-store")]))
+async def _healthy(_: Asked) -> Reply:
+    return HEALTHY
 
 
 async def _metrics() -> Response:
@@ -402,7 +411,8 @@ def _add_pages(app: FastAPI) -> None:
     for path in PAGE_PATHS:
         app.add_api_route(path, page, include_in_schema=False)
     app.add_api_route("/docs", docs, include_in_schema=False)
-    app.mount("/assets", _Assets(directory=PAGE / "assets", check_dir=False))
+    if (PAGE / "assets").is_dir():
+        app.mount("/assets", _Assets(directory=PAGE / "assets"))
 
 
 class _Assets(StaticFiles):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.store import Copied
+from infra.store import Copied, Value
 from jobs.filters import Filters
 from jobs.serve.problems import Problem, wrong
 
@@ -34,9 +34,9 @@ class _Field:
     cells: np.ndarray
 
     @classmethod
-    def of(cls, values: Sequence[tuple[str | None, np.ndarray]]) -> _Field:
+    def of(cls, values: Sequence[Value]) -> _Field:
         """The same with what no base cell has left out, as `np.add.reduceat` needs it."""
-        having = [(value, cells) for value, cells in values if len(cells)]
+        having = [(each.value, each.base_cells) for each in values if each.value != "" and len(each.base_cells)]
         ends = np.cumsum([0, *(len(cells) for _, cells in having)])
         return cls(
             [value for value, _ in having],

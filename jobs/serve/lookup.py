@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -19,7 +21,9 @@ from infra.errors import TransientError, UserError
 from infra.pool import Place, Pool, RefusedError
 from infra.settings import Settings
 from jobs.run import Run, open_live
+from jobs.serve import mapped
 from jobs.serve.catalogue import Catalogue
+from jobs.serve.mapped import Mapped
 from jobs.serve.pictures import Pictures
 from jobs.serve.problems import Problem, away
 
@@ -67,6 +71,7 @@ class Lookup:
         self._why: Problem = away("the store has not been reached yet", place="the store")
         self._catalogue: Catalogue | None = None
         self._pictures: tuple[str, Pictures] | None = None
+        self._mapped: Mapped | None = None
         self._copying: asyncio.Task | None = None
 
     async def keep(self) -> None:
@@ -116,6 +121,17 @@ class Lookup:
             self._catalogue = catalogue
         if pictures:
             self._pictures = pictures
+        if self.settings.serve_mapped and mapped.FOLDER in os.environ:
+            try:
+                self._mapped = await asyncio.to_thread(self._mapped_now)
+            except Exception as error:  # the store answers by itself
+                structlog.get_logger().warning("the live run cannot be mapped", why=type(error).__name__)
+
+    def _mapped_now(self) -> Mapped | None:
+        settings = self.settings
+        with store.reader(settings.store, settings.store_folder, settings.serve_limit_s) as connection:
+            made = mapped.make(Path(os.environ[mapped.FOLDER]) / "mapped", connection)
+        return Mapped(made) if made else None
 
     def _copied(self) -> tuple[Catalogue | None, tuple[str, Pictures] | None]:
         settings = self.settings
@@ -150,6 +166,11 @@ class Lookup:
         if self._catalogue is None:
             raise away("the live run is being copied", 1, "the server")
         return self._catalogue
+
+    def mapped(self) -> Mapped | None:
+        """The arrays of the live run, where they are at hand."""
+        served, at_hand = self.served, self._mapped
+        return at_hand if at_hand and served and at_hand.tag == served.tag else None
 
     def pictures(self) -> Pictures:
         """The pictures of the live run, or still of the one before. Raises Problem."""

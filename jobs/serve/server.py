@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from infra.errors import UserError
 from infra.settings import Settings, variables
+from jobs.serve.mapped import FOLDER
 from jobs.serve.photos import SOCKET
 
 COUNTED = "PROMETHEUS_MULTIPROC_DIR"
@@ -70,7 +71,7 @@ def run(settings: Settings) -> None:
     _check_address(settings.serve_host, settings.serve_port)
     folder = Path(tempfile.mkdtemp(prefix="lookalike-serve-"))  # of this user alone
     try:
-        os.environ |= variables(settings) | _told(settings) | {COUNTED: str(folder)}
+        os.environ |= variables(settings) | _told(settings) | {COUNTED: str(folder), FOLDER: str(folder)}
         if settings.serve_photos:
             os.environ[SOCKET] = str(folder / "photos")
         with _kept([sys.executable, "-m", "jobs.serve.searching", str(folder / "photos")], settings.serve_photos):

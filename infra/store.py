@@ -942,6 +942,17 @@ def named(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple
     return {product_id: (name, image) for product_id, name, image in rows}
 
 
+def vectors(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Embeddings of products of the live run, float32 (d,)."""
+    rows = connection.execute("SELECT * FROM lookalike.live_vectors(%s::text[])", (list(ids),)).fetchall()
+    return {product_id: _vector(sent) for product_id, sent in rows}
+
+
+def _vector(sent: bytes) -> np.ndarray:
+    """What `halfvec_send` writes: four bytes, then the entries."""
+    return np.frombuffer(sent, ">f2", offset=4).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Copied:
     """What a reader's copy of the live run holds, by position: see sql/functions/run_copy.sql.
@@ -1034,11 +1045,11 @@ def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arra
             raise UserError(
                 f"run {copy.run} was published by an earlier release", where="the store", remedy="publish another"
             )
-        heads, images, vectors = [], [], []
+        heads, images, embeddings = [], [], []
         for head, image, vector in _rows_of(connection, "run_vectors", copy.run_id):
             heads.append(head.encode())
             images.append(image)
-            vectors.append((np.frombuffer(vector, ">f2", offset=4).astype(np.float32) * 2048).astype(np.int16))
+            embeddings.append((_vector(vector) * 2048).astype(np.int16))
         items, filled = [], []
         for narrow, shortlist, filled_at in _rows_of(connection, "run_shortlists", copy.run_id):
             items.append(
@@ -1053,7 +1064,7 @@ def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arra
     return copy, Arrays(
         heads,
         images,
-        np.stack(vectors),
+        np.stack(embeddings),
         np.concatenate(items),
         np.cumsum([0, *map(len, items)]),
         np.stack(filled),

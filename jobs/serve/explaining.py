@@ -44,7 +44,7 @@ def explained(answer: Mapping[str, Any], manifest: Mapping, settings: Settings) 
 
 def parts(query: np.ndarray, item: np.ndarray, widths: Mapping[str, int]) -> dict[str, float]:
     """Block → what it adds to the score, exactly: float64 holds products of embeddings and their sums."""
-    products, at, told = query * item, 0, dict[str, float]()
+    products, at, told = query.astype(np.float64) * item, 0, dict[str, float]()
     for name, width in widths.items():
         told[name] = told.get(name, 0.0) + float(products[at : at + width].sum())
         at += width

@@ -31,6 +31,7 @@ from jobs.ids import to_text
 from jobs.layout import FILE
 from jobs.run import Run, open_live
 from jobs.serve import decoding
+from jobs.serve.explaining import parts, widths_of
 from ml import classifier, stages
 from ml.features import Extractor
 from ml.images import ImageError
@@ -83,7 +84,7 @@ class Sight:
         """
         self._limit = run.settings.image_max_bytes
         model = _backbone(run)
-        self._embedder = read_embedder(run)
+        self.embedder = read_embedder(run)
         self._classifier = read_classifier(run)
         self.labels = self._classifier.labels if self._classifier else []
         self._extractor = _extractor(run.lake.uri, model)
@@ -111,7 +112,7 @@ class Sight:
         if not pixels:
             return []
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        embeddings = self._embedder.apply(features)
+        embeddings = self.embedder.apply(features)
         if self._classifier is None:
             return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
@@ -175,6 +176,18 @@ class Searcher:
         with store.one_run(connection):
             answer = self._answer(connection, seen, filters, k, exclude)
             return answer, store.named(connection, [item.product_id for item in answer.items])
+
+    def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
+        """Of each item what the blocks of embeddings add to its score.
+
+        Raises:
+            TransientError: another run has gone live.
+        """
+        with store.one_run(connection):
+            self._check(connection, {})
+            vectors = store.vectors(connection, [item.product_id for item in answer.items])
+        widths = widths_of(self._sight.embedder)
+        return [parts(seen.embedding, vectors[item.product_id], widths) for item in answer.items]
 
     def _answer(
         self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]

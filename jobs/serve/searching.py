@@ -125,27 +125,31 @@ class Search:
         told = await loop.run_in_executor(self._thread, self._told, asked, pixels)
         return json.dumps(told, ensure_ascii=False).encode()
 
-    def _told(self, asked: Mapping[str, Any], pixels: Mapping) -> dict[str, object]:
+    def _told(self, asked: Mapping[str, Any], pixels: Mapping) -> dict[str, Any]:
         searcher = self._searcher
         if searcher is None:
             raise away(self._why, LOADING_S, "the models")
         (seen,) = _timed("model", searcher.look, [pixels])
         try:
             answer, named = _timed("search", self._answer, searcher, seen, asked)
+            blocks = searcher.parts(self._connected(), seen, answer) if asked.get("explain") else []
         except psycopg.OperationalError as error:
             self._connection = None
             raise TransientError("the store failed") from error
         except TransientError:
             self._searcher, self._why = None, "the models of the run that has gone live are being loaded"
             raise away(self._why, 3, "the models") from None
-        return told(searcher, answer, named)
+        found = told(searcher, answer, named)
+        for item, of_item in zip(found["items"], blocks, strict=False):
+            item["explain"] = {"blocks": of_item, "shared": {}, "differing": {}, "rank_without_filters": None}
+        return found
 
     def _answer(self, searcher: Searcher, seen: Seen, asked: Mapping[str, Any]) -> tuple[Answer, dict]:
         connection = self._connected()
         return searcher.answer_named(connection, seen, asked["filters"], asked["k"], asked["exclude"])
 
 
-def told(searcher: Searcher, answer: Answer, named: Mapping[str, tuple[str | None, str]]) -> dict[str, object]:
+def told(searcher: Searcher, answer: Answer, named: Mapping[str, tuple[str | None, str]]) -> dict[str, Any]:
     """The answer as it is sent."""
     items = [
         {

@@ -27,3 +27,12 @@ BEGIN
     FROM lookalike.cells c JOIN lookalike.numberings n ON n.run_id = c.run_id WHERE c.run_id = run_cells.asked ORDER BY c.cell;
 END $$;
 COMMENT ON FUNCTION lookalike.run_cells IS 'Precomputed cells of a run: base cells, depth, and the place among the widest';
+
+CREATE OR REPLACE FUNCTION lookalike.live_vectors(product_ids text[]) RETURNS TABLE (product_id text, embedding bytea)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT p.product_id, public.halfvec_send(p.embedding) FROM lookalike.catalogue p
+    WHERE p.run_id = (SELECT l.run_id FROM lookalike.live l) AND p.product_id = ANY (product_ids);
+END $$;
+COMMENT ON FUNCTION lookalike.live_vectors IS 'Embeddings of products of the live run, as halfvec_send writes them';

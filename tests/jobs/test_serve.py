@@ -428,7 +428,7 @@ def test_no_photo_is_left_on_the_disk(photos):
     assert not [file for file in photos.folder.rglob("*") if file.is_file() and b"left-on-disk?" in file.read_bytes()]
 
 
-# The page of examples --------------------------------------------------------------------------------------------------
+# The page of examples -------------------------------------------------------------------------------------------------
 
 API_PAGE = Path(__file__).resolve().parents[2] / "docs/api.md"
 EXAMPLES = re.findall(r"^## (.+)$|```(sh|python|sql)\n(.*?)```", API_PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -441,7 +441,7 @@ def examples() -> dict[str, list[tuple[str, str]]]:
     found, heading = {}, ""
     for title, kind, text in EXAMPLES:
         heading = title or heading
-        if kind:
+        if kind and heading:
             for theirs, ours in OURS.items():
                 text = text.replace(theirs, ours)
             found.setdefault(heading, []).append((kind, text))
@@ -456,7 +456,7 @@ def run_example(kind: str, text: str, photos, folder: Path) -> str:
         command.append(photos.uri)
     else:
         command = (
-            ["bash", "-ec", text.replace("export API=", "true ")] if kind == "sh" else [sys.executable, "-c", text]
+            ["bash", "-ec", text] if kind == "sh" else [sys.executable, "-c", text]
         )
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -478,7 +478,7 @@ def ids_in(kind: str, told: str) -> list[str]:
 def test_an_example_of_the_page_does_what_it_says(photos, tmp_path, heading):
     (tmp_path / "photo.jpg").write_bytes(photo(42, shift=3))
     told = [(kind, run_example(kind, text, photos, tmp_path)) for kind, text in examples()[heading]]
-    assert all(output.strip() or "export" in examples()[heading][0][1] for _, output in told)
+    assert all(output.strip() for _, output in told)
     assert "/problems" not in str(told)
     assert '"remedy"' not in str(told)
     if heading in ("The products most like one", "What somebody does not like"):

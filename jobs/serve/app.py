@@ -193,7 +193,8 @@ class Server:
         served = self.lookup.live()
         self.lookup.catalogue()
         run = {"run_id": served.run_id, "run": served.run}
-        return reply.answered(None, reply.as_json({"run": run, "photos": await self.photos.state()}), asked.headers)
+        told = {"run": run, "photos": await self.photos.state(), "mapped": self.lookup.mapped() is not None}
+        return reply.answered(None, reply.as_json(told), asked.headers)
 
 
 def _explain(answer: bytes, manifest: bytes, settings: Settings) -> dict[str, object]:
@@ -248,7 +249,7 @@ class Front:
         if answer is not None:
             status = answer.status
             await _sent(answer, send)
-        metrics.REQUESTS.labels(route, status).observe(perf_counter() - started)
+        metrics.of_route(route, status).observe(perf_counter() - started)
 
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""

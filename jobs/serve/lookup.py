@@ -8,6 +8,7 @@ the store answers for all else. Whatever is answered comes from one run, and say
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from contextlib import suppress
@@ -131,7 +132,10 @@ class Lookup:
         settings = self.settings
         with store.reader(settings.store, settings.store_folder, settings.serve_limit_s) as connection:
             made = mapped.make(Path(os.environ[mapped.FOLDER]) / "mapped", connection)
-        return Mapped(made) if made else None
+        found = Mapped(made) if made else None
+        gc.collect()
+        gc.freeze()  # what stays is not looked through again and again
+        return found
 
     def _copied(self) -> tuple[Catalogue | None, tuple[str, Pictures] | None]:
         settings = self.settings

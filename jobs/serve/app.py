@@ -172,7 +172,7 @@ class Server:
         asking.read(asked.query, ())
         ((_, run_id, run, runs),) = await self.lookup.slow.ask("runs")
         live = b"null" if run_id is None else b'{"run_id":%b,"run":%b}' % (run_id, run or b"null")
-        return reply.answered(None, b'{"run":%b,"runs":%b}' % (live, runs), asked.headers)
+        return reply.answered(None, b'{"run":%b,"runs":%b}' % (live, runs or b"[]"), asked.headers)
 
     async def compare(self, a: str, b: str, asked: Asked) -> Reply:
         """Two runs side by side."""

@@ -14,6 +14,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -185,7 +186,7 @@ class Lookup:
 
     async def many(self, product_ids: bytes, filters: bytes, k: int, exclude: bytes) -> tuple[bytes, bytes]:
         """The tag and the answer of a batch."""
-        rows = await self.slow.ask("many", product_ids, filters, b"%d" % k, exclude)
+        rows: list[Any] = await self.slow.ask("many", product_ids, filters, b"%d" % k, exclude)
         run_id, run, tag = rows[0][:3]
         answers = [
             b'{"product_id":%b,"items":%b,"scanned":%b}' % (product_id, items, scanned)

@@ -178,7 +178,7 @@ def _write(folder: Path, copy: Copied, arrays: Arrays) -> None:
     derived = {"id_order": order, "starts": starts}
     derived["base_cells"] = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
     for name in NAMES:
-        np.save(folder / f"{name}.npy", derived.get(name, getattr(arrays, name, None)), allow_pickle=False)
+        np.save(folder / f"{name}.npy", derived[name] if name in derived else getattr(arrays, name), allow_pickle=False)
     ids = [product[1] for product in copy.products]
     run = json.dumps(copy.run, ensure_ascii=False)
     rest = {

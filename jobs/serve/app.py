@@ -39,6 +39,8 @@ OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/photo", "
 OPEN_BELOW = ("/assets/", "/images/", "/p/")
 """What needs no key: the page itself, what says how the server is, and images, whose names nobody guesses."""
 BATCH_MAX_BYTES = 1 << 20
+COMPARED_MAX = 32
+"""Comparisons of two whole runs that are remembered."""
 LIMIT, LIMIT_MAX = 60, 200
 """Products of a page of products."""
 HEALTHY = Reply(200, b'{"status":"ok"}', [reply.JSON, *reply.NOTHING, (b"cache-control", b"no-store")])
@@ -71,6 +73,7 @@ class Server:
         self.lookup = Lookup(settings)
         self.guard = Guard(settings, self._is_key)
         self.photos = photos.Photos(settings)
+        self._compared: dict[tuple, asyncio.Task[tuple[bytes | None, bytes]]] = {}
 
     async def _is_key(self, sha256: bytes) -> bool:
         ((key_id,),) = await self.lookup.quick.ask("key", b"\\x" + sha256.hex().encode())
@@ -184,9 +187,25 @@ class Server:
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
         values = *runs, asked_for, asking.as_json(question.filters), b"%d" % k
-        ((tag, answer),) = await self.lookup.slow.ask("compared", *values)
-        body = await asyncio.to_thread(_without_nulls, answer or b"{}")
+        tag, body = await (self._of_product(values) if product else self._of_runs(values))
         return reply.answered(tag, body, asked.headers)
+
+    async def _of_product(self, values: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+        ((tag, answer),) = await self.lookup.slow.ask("compared", *values)
+        return tag, await asyncio.to_thread(_without_nulls, answer or b"{}")
+
+    async def _of_runs(self, values: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+        """Two whole runs, which take seconds: once for all who ask while one run is live."""
+        key = self.lookup.live().tag, *values[:2]
+        if key not in self._compared:
+            while len(self._compared) >= COMPARED_MAX:
+                self._compared.pop(next(iter(self._compared)))
+            self._compared[key] = asyncio.create_task(self._of_product(values))
+        try:
+            return await asyncio.shield(self._compared[key])
+        except Exception:
+            self._compared.pop(key, None)
+            raise
 
     async def ready(self, asked: Asked) -> Reply:
         """Whether it can answer."""

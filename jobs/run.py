@@ -58,6 +58,7 @@ APPENDED = ("images", "features", "embedders")
 PUBLISHED = ("products", "embeddings", "cells", "shortlists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots", "image_hosts"}
 UNRECORDED |= {"airflow_home", "spark", "port", "image_connections", "image_connections_a_host", "image_contact"}
+UNRECORDED |= {name for name in Settings.model_fields if name.startswith("serve_")}
 """Settings that decide no result, but for what `rejects` tells: places, some of which hold passwords or say what is
 inside a network, as whoever may read the store reads what is recorded; and how one machine's commands run and ask."""
 

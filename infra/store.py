@@ -978,10 +978,13 @@ def named(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple
     return {product_id: (name, image) for product_id, name, image in rows}
 
 
-def vectors(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Embeddings of products of the live run, float32 (d,)."""
+def vectors(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Embeddings of products of the live run, float32 (d,), of all images that are compared, the main one first."""
     rows = connection.execute("SELECT * FROM lookalike.live_vectors(%s::text[])", (list(ids),)).fetchall()
-    return {product_id: _vector(sent) for product_id, sent in rows}
+    found: dict[str, list[np.ndarray]] = {}
+    for product_id, sent in rows:
+        found.setdefault(product_id, []).append(_vector(sent))
+    return found
 
 
 def _vector(sent: bytes) -> np.ndarray:
@@ -1009,12 +1012,14 @@ class Copied:
 class Value:
     """A value of a field, None: no value, '': all that are rare together; and who has it.
 
-    `base_cells` int (x,), and `cells` int (y,) of the precomputed ones that have such a member, by number.
+    `base_cells` int (x,), and of the precomputed ones, by number, `cells` int (y,) that have such a member, and `held`
+    int (z,) that have no other, where a product may have several values.
     """
 
     value: str | None
     base_cells: np.ndarray
     cells: np.ndarray
+    held: np.ndarray
     is_rare: bool
 
 
@@ -1033,9 +1038,10 @@ def _copied(connection: psycopg.Connection) -> Copied | None:
     products = connection.execute("SELECT * FROM lookalike.run_products(%s)", (run_id,)).fetchall()
     rows = connection.execute("SELECT * FROM lookalike.run_values(%s)", (run_id,)).fetchall()
     values: dict[str, list[Value]] = {field: [] for field in fields}
-    for field, value, bits, places, cells in rows:
+    for field, value, bits, places, cells, held in rows:
         base_cells = np.array(places, np.int64) if bits is None else _ones(bits)
-        values[field].append(Value(value, base_cells, _ones(cells), bits is None))
+        holding = np.empty(0, np.int64) if held is None else _ones(held)
+        values[field].append(Value(value, base_cells, _ones(cells), holding, bits is None))
     return Copied(run_id, run, tag, products, np.array(starts or [0], np.int64), values)
 
 
@@ -1066,7 +1072,7 @@ class Arrays:
 
 
 def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arrays] | None:
-    """The live run and its arrays, all of one run; None where no run is live.
+    """The live run and its arrays, all of one run; None where no run is live, or one by the best pair of images.
 
     Raises:
         UserError: its layout is an earlier release's.
@@ -1075,6 +1081,8 @@ def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arra
         connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{int(1000 * limit_s)}ms",))
         copy = _copied(connection)
         if copy is None:
+            return None
+        if connection.execute("SELECT lookalike.run_by_best_pair(%s)", (copy.run_id,)).fetchone() == (True,):
             return None
         n = len(copy.products)
         if not n:

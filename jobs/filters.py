@@ -67,7 +67,7 @@ def write(filters: Filters) -> list[tuple[str, str]]:
     """The pairs that `read` makes these filters of."""
     pairs = []
     for field, condition in filters.items():
-        for complement, values in _parts(condition):
+        for complement, values in parts(condition):
             pairs.append((f"{field}!" if complement else field, join(values)))
     return pairs
 
@@ -80,17 +80,16 @@ def join(values: Iterable[str | None]) -> str:
 def passing(rows: pa.Table, filters: Filters) -> pa.Table:
     """The rows that pass the filters; null, "" and no values are no value."""
     for field, condition in filters.items():
-        for complement, values in _parts(condition):
+        for complement, values in parts(condition):
             mask = _has_one(rows[field], pa.array([value or "" for value in values], pa.string()))
             rows = rows.filter(pc.invert(mask) if complement else mask)
     return rows
 
 
-def _parts(condition: Any) -> list[tuple[bool, list[str | None]]]:
+def parts(condition: Any) -> list[tuple[bool, list[str | None]]]:
     """What a condition asks for: values of which one is to be had, and after True those of which none is."""
-    parts = condition if isinstance(condition, Mapping) else {"is": condition}
-    listed = ((name == "not", values if isinstance(values, list) else [values]) for name, values in parts.items())
-    return list(listed)
+    named = condition if isinstance(condition, Mapping) else {"is": condition}
+    return [(name == "not", values if isinstance(values, list) else [values]) for name, values in named.items()]
 
 
 def _has_one(column: pa.ChunkedArray, wanted: pa.Array) -> pa.ChunkedArray | pa.Array:

@@ -46,6 +46,7 @@ BEGIN
         -- What `lookalike serve` asks: it is a reader.
         GRANT EXECUTE ON FUNCTION lookalike.served_run, lookalike.stored_runs, lookalike.similar_as_json, lookalike.similar_of_many,
             lookalike.similar_explained, lookalike.product_as_json, lookalike.run_products, lookalike.run_values, lookalike.run_starts,
+            lookalike.run_by_best_pair,
             lookalike.run_vectors, lookalike.run_shortlists, lookalike.run_cells, lookalike.live_vectors,
             lookalike.compared_runs, lookalike.api_key TO lookalike_reader;
     END IF;

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.store import Copied, Value
-from jobs.filters import Filters
+from jobs.filters import Filters, parts
 from jobs.serve.problems import Problem, wrong
 
 TEXT_MAX, WORDS_MAX = 200, 8
@@ -136,7 +135,7 @@ class Catalogue:
             for other, mask in masks.items():
                 if other != name:
                     left = left * mask
-            fields.append({"field": name, **_ranked(field, field.counts(left), _named(filters.get(name)))})
+            fields.append({"field": name, **_ranked(field, field.counts(left), _named(filters.get(name, [])))})
         return {"run": self.run, "fields": fields}
 
     def _passing(self, filters: Filters, text: str) -> np.ndarray:
@@ -158,8 +157,10 @@ class Catalogue:
                     place="query",
                     remedy=f"known fields: {', '.join(self._fields)}",
                 )
-            having = self._fields[name].having(_named(condition), len(self._sizes))
-            masks[name] = ~having if isinstance(condition, Mapping) else having
+            masks[name] = np.ones(len(self._sizes), bool)
+            for complement, wanted in parts(condition):
+                having = self._fields[name].having([value for value in wanted if value != ""], len(self._sizes))
+                masks[name] &= ~having if complement else having
         return masks
 
     def _matching(self, text: str) -> np.ndarray:
@@ -183,11 +184,9 @@ def _begins_a_word(names: pa.Array, word: str) -> pa.Array:
     return pc.match_substring_regex(names, rf"(^|[^\pL\pN_]){re.escape(word)}")
 
 
-def _named(condition: Any) -> list[str | None]:
+def _named(condition: object) -> list[str | None]:
     """The values that a condition names; "" is none that a product has."""
-    told = condition["not"] if isinstance(condition, Mapping) else condition
-    values: list[str | None] = told if isinstance(told, list) else [told]
-    return [value for value in values if value != ""]
+    return [value for _, wanted in parts(condition) for value in wanted if value != ""]
 
 
 def _ranked(field: _Field, counts: np.ndarray, named: Collection[str | None]) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,24 @@ def explained(answer: Mapping[str, Any], manifest: Mapping, settings: Settings) 
     """
     run = Run(str(answer["run"]["run"]), settings, Lake(settings.lake), manifest or None)
     widths = _widths(run)
-    names, ours = answer["names"], answer["attributes"]
-    query = _vector(answer["embedding"])
+    names, lists = answer["names"], answer["lists"] or ()
+    ours, images = _values(names, lists, answer["attributes"]), _vectors(answer["embeddings"])
     items = []
     for item, rank in zip(answer["items"], answer["ranks"], strict=True):
         told = {name: item[name] for name in ("rank", "product_id", "name", "score", "image")}
-        blocks = parts(query, _vector(item["embedding"]), widths)
-        shared, differing = compared(names, ours, item["attributes"])
+        blocks = parts(*best_pair(images, _vectors(item["embeddings"])), widths)
+        shared, differing = compared(names, ours, _values(names, lists, item["attributes"]))
         why = {"blocks": blocks, "shared": shared, "differing": differing, "rank_without_filters": rank}
         items.append(told | {"explain": why})
     made_with = run.result("embed").figures
     model = {"backbone": made_with.get("backbone"), "embedder": made_with.get("embedder")}
     head = {name: answer[name] for name in ("run", "product_id")}
     return head | {"items": items, "scanned": answer["scanned"], "model": model}
+
+
+def best_pair(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The most alike pair of embeddings of two products' images."""
+    return max(((own, other) for own in ours for other in theirs), key=lambda pair: float(pair[0] @ pair[1]))
 
 
 def parts(query: np.ndarray, item: np.ndarray, widths: Mapping[str, int]) -> dict[str, float]:
@@ -52,7 +58,7 @@ def parts(query: np.ndarray, item: np.ndarray, widths: Mapping[str, int]) -> dic
 
 
 def compared(
-    names: Sequence[str], ours: Sequence[str | None], theirs: Sequence[str | None]
+    names: Sequence[str], ours: Sequence[object], theirs: Sequence[object]
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Attributes that two products share, and those in which they differ; what neither has is neither."""
     shared, differing = dict[str, object](), dict[str, object]()
@@ -64,9 +70,14 @@ def compared(
     return shared, differing
 
 
-def _vector(sent: str) -> np.ndarray:
+def _values(names: Sequence[str], lists: Collection[str], sent: Sequence[str | None]) -> list[object]:
+    """Attributes as they are: those that are lists come as JSON."""
+    return [json.loads(value) if value and name in lists else value for name, value in zip(names, sent, strict=True)]
+
+
+def _vectors(sent: Sequence[str]) -> list[np.ndarray]:
     """What `halfvec_send` writes, in hex, of which text would be rounded: four bytes, then the entries."""
-    return np.frombuffer(bytes.fromhex(sent), ">f2", offset=4).astype(np.float64)
+    return [np.frombuffer(bytes.fromhex(vector), ">f2", offset=4).astype(np.float64) for vector in sent]
 
 
 def _widths(run: Run) -> dict[str, int]:

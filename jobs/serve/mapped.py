@@ -10,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ import psycopg
 from infra import store
 from infra.compiled import find_place
 from infra.store import Arrays, Copied, Value
-from jobs.filters import Filters
+from jobs.filters import Filters, parts
 
 FOLDER = "LOOKALIKE_SERVE_FOLDER"
 """Variable by which the server tells its processes where their common files lie."""
@@ -44,8 +44,7 @@ class Mapped:
         from ml.answering import best_items  # numba takes its time to load
 
         self._best_items = best_items
-        with (folder / "rest.pickle").open("rb") as file:  # written by a process of this server, in its own folder
-            rest = pickle.load(file)  # noqa: S301
+        rest = json.loads((folder / "rest.json").read_bytes())
         self.tag: str = rest["tag"]
         self._head: str = rest["head"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in NAMES}
@@ -55,9 +54,9 @@ class Mapped:
         self._heads: list[str] = rest["heads"]
         self._tails: list[str] = rest["tails"]
         self._quoted: list[str] = rest["quoted"]
-        self._place: dict[str, int] = rest["place"]
+        self._place: dict[str, int] = {product_id: at for at, product_id in enumerate(rest["ids"])}
         shape = arrays["members"].shape
-        self._fields = {field: _Field(values, *shape) for field, values in rest["values"].items()}
+        self._fields = {field: _Field(values, *shape) for field, values in _read_values(folder, rest["values"])}
         self._all = np.ones(shape[1], bool), np.ones(shape[0], bool)
         self.similar("", {}, 1, [])  # compiled by now
 
@@ -87,11 +86,9 @@ class Mapped:
             field = self._fields.get(name)
             if field is None:
                 return None
-            complement = isinstance(condition, Mapping)
-            told = condition["not"] if complement else condition
-            wanted = {value for value in (told if isinstance(told, list) else [told]) if value != ""}
-            having, left = field.passing(wanted, complement)
-            passing, inside = passing & having, inside & left
+            for complement, wanted in parts(condition):
+                having, left = field.passing({value for value in wanted if value != ""}, complement)
+                passing, inside = passing & having, inside & left
         return passing, inside
 
 
@@ -123,7 +120,7 @@ class _Field:
         for value in wanted:
             if value in self._values and not self._values[value].is_rare:
                 had[self._values[value].cells] += 1
-        return ~lacking, self._present == had
+        return ~lacking, (self._present == had) | self._held(wanted)
 
     def _of(self, value: str | None, complement: bool) -> tuple[np.ndarray, np.ndarray]:
         found = self._values.get(value)
@@ -133,7 +130,15 @@ class _Field:
         if complement:
             return ~having, ~cells
         counted = cells if found is not None and not found.is_rare else np.zeros(self._cells, bool)
-        return having, self._present == counted
+        return having, (self._present == counted) | self._held([value])
+
+    def _held(self, wanted: Iterable[str | None]) -> np.ndarray:
+        """The cells all of whose members have one of these values, bool (c,), where products may have several."""
+        held = np.zeros(self._cells, bool)
+        for value in wanted:
+            if value in self._values:
+                held[self._values[value].held] = True
+        return held
 
 
 def _number(score: float) -> str:
@@ -187,8 +192,19 @@ def _write(folder: Path, copy: Copied, arrays: Arrays) -> None:
         "heads": arrays.heads,
         "tails": [f',"image":"/images/{image.hex()}"}}' for image in arrays.images],
         "quoted": [head.removeprefix('"product_id":').partition(',"name":')[0] for head in arrays.heads],
-        "place": {product_id: at for at, product_id in enumerate(ids)},
-        "values": copy.values,
+        "ids": ids,
+        "values": {field: [[each.value, each.is_rare] for each in values] for field, values in copy.values.items()},
     }
-    with (folder / "rest.pickle").open("wb") as file:
-        pickle.dump(rest, file, protocol=pickle.HIGHEST_PROTOCOL)
+    (folder / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
+    sets = [(each.base_cells, each.cells, each.held) for values in copy.values.values() for each in values]
+    flat = [np.empty(0, np.int64), *(places for of_value in sets for places in of_value)]
+    np.savez(folder / "values.npz", places=np.concatenate(flat), ends=np.cumsum([0, *map(len, flat[1:])]))
+
+
+def _read_values(folder: Path, told: Mapping[str, Sequence]) -> Iterator[tuple[str, list[Value]]]:
+    """The values of each field, as `_write` wrote them."""
+    with np.load(folder / "values.npz", allow_pickle=False) as stored:
+        places, ends = stored["places"], stored["ends"]
+    sets = iter([places[start:end] for start, end in pairwise(ends.tolist())])
+    for field, values in told.items():
+        yield field, [Value(value, next(sets), next(sets), next(sets), is_rare) for value, is_rare in values]

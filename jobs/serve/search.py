@@ -31,7 +31,7 @@ from jobs.ids import to_text
 from jobs.layout import FILE
 from jobs.run import Run, open_live
 from jobs.serve import decoding
-from jobs.serve.explaining import parts, widths_of
+from jobs.serve.explaining import best_pair, parts, widths_of
 from ml import classifier, stages
 from ml.features import Extractor
 from ml.images import ImageError
@@ -187,7 +187,8 @@ class Searcher:
             self._check(connection, {})
             vectors = store.vectors(connection, [item.product_id for item in answer.items])
         widths = widths_of(self._sight.embedder)
-        return [parts(seen.embedding, vectors[item.product_id], widths) for item in answer.items]
+        pairs = (best_pair([seen.embedding], vectors[item.product_id]) for item in answer.items)
+        return [parts(*pair, widths) for pair in pairs]
 
     def _answer(
         self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]

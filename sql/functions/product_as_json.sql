@@ -15,8 +15,13 @@ BEGIN
     END IF;
     SELECT '{"product_id":' || to_json(p.product_id) || ',"name":' || coalesce(to_json(p.name)::text, 'null')
         || ',"kind":' || coalesce(to_json(p.attributes[array_position(n.attributes, n.kind)])::text, 'null')
-        || ',"attributes":' || json_object(n.attributes, p.attributes)
-        || ',"image":"/images/' || encode(p.image_sha256, 'hex') || '","images":["/images/' || encode(p.image_sha256, 'hex') || '"]}}'
+        || ',"attributes":{' || coalesce((
+            SELECT string_agg(to_json(a.name) || ':' || coalesce(
+                CASE WHEN a.name = ANY (n.lists) THEN a.value ELSE to_json(a.value)::text END, 'null'), ',' ORDER BY a.at)
+            FROM unnest(n.attributes, p.attributes) WITH ORDINALITY AS a(name, value, at)), '')
+        || '},"image":"/images/' || encode(p.image_sha256, 'hex') || '","images":["/images/' || encode(p.image_sha256, 'hex') || '"' || coalesce((
+            SELECT string_agg(',"/images/' || encode(o.image_sha256, 'hex') || '"', '' ORDER BY o.number)
+            FROM lookalike.other_images o WHERE o.run_id = live_id AND o.position = p.position), '') || ']}}'
     INTO product
     FROM lookalike.catalogue p JOIN lookalike.attribute_names n ON n.run_id = live_id
     WHERE p.run_id = live_id AND p.product_id = product_as_json.product_id;

@@ -32,7 +32,13 @@ CREATE OR REPLACE FUNCTION lookalike.live_vectors(product_ids text[]) RETURNS TA
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT p.product_id, public.halfvec_send(p.embedding) FROM lookalike.catalogue p
+    RETURN QUERY SELECT p.product_id, public.halfvec_send(i.embedding)
+    FROM lookalike.catalogue p CROSS JOIN LATERAL (
+        SELECT p.embedding
+        UNION ALL
+        SELECT o.embedding FROM lookalike.other_images o
+        WHERE o.run_id = p.run_id AND o.position = p.position AND o.embedding IS NOT NULL) i
     WHERE p.run_id = (SELECT l.run_id FROM lookalike.live l) AND p.product_id = ANY (product_ids);
 END $$;
-COMMENT ON FUNCTION lookalike.live_vectors IS 'Embeddings of products of the live run, as halfvec_send writes them';
+COMMENT ON FUNCTION lookalike.live_vectors IS
+    'Embeddings of products of the live run, of all images that are compared, as halfvec_send writes them';

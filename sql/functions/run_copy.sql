@@ -10,15 +10,16 @@ END $$;
 COMMENT ON FUNCTION lookalike.run_products IS 'Products of a run by position: place of the id in the order of ids, id, name, kind, image';
 
 -- Which base cells, and precomputed cells, have a value of a field: bits for some, numbers for those that are rare, which the value ''
--- stands for together. And where base cells begin.
-CREATE OR REPLACE FUNCTION lookalike.run_values(asked int) RETURNS TABLE (field text, value text, bits bytea, places int[], cells bytea)
+-- stands for together; `held` as field_values has it. And where base cells begin.
+CREATE OR REPLACE FUNCTION lookalike.run_values(asked int) 
+RETURNS TABLE (field text, value text, bits bytea, places int[], cells bytea, held bytea)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT v.field, v.value, varbit_send(v.base_cells), NULL::int[], varbit_send(v.cells) FROM lookalike.field_values v
+    SELECT v.field, v.value, varbit_send(v.base_cells), NULL::int[], varbit_send(v.cells), varbit_send(v.held) FROM lookalike.field_values v
     WHERE v.run_id = run_values.asked
     UNION ALL
-    SELECT v.field, v.value, NULL, v.base_cells, varbit_send(v.cells) FROM lookalike.rare_values v WHERE v.run_id = run_values.asked;
+    SELECT v.field, v.value, NULL, v.base_cells, varbit_send(v.cells), NULL FROM lookalike.rare_values v WHERE v.run_id = run_values.asked;
 END $$;
 COMMENT ON FUNCTION lookalike.run_values IS 'Values of a run''s fields with the base cells that have them, as varbit_send writes them or by number';
 
@@ -28,3 +29,10 @@ BEGIN
     RETURN (SELECT n.starts FROM lookalike.numberings n WHERE n.run_id = run_starts.asked);
 END $$;
 COMMENT ON FUNCTION lookalike.run_starts IS 'The position at which each base cell of a run begins, and the number of products';
+
+CREATE OR REPLACE FUNCTION lookalike.run_by_best_pair(asked int) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce((SELECT n.best_pair FROM lookalike.numberings n WHERE n.run_id = run_by_best_pair.asked), false);
+END $$;
+COMMENT ON FUNCTION lookalike.run_by_best_pair IS 'Whether products of a run are compared by the best pair of their images';

@@ -1,5 +1,6 @@
 -- The answer of similar_items with what explains it: of the product and of each item the attributes, the embedding, and the rank that
--- an item has without filters, for which all products of the run are compared.
+-- an item has without filters, for which all products of the run are compared; not where they are by the best pair of images: then it
+-- has the embeddings of all images, and no ranks.
 CREATE OR REPLACE FUNCTION lookalike.similar_explained(
     product_id text, filters jsonb, k int, exclude text[], OUT tag text, OUT answer json, OUT manifest jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -14,6 +15,7 @@ DECLARE
     distances float8[];
     orders int[];
     ranks int[];
+    best_pair boolean;
 BEGIN
     SELECT r.run_id, s.tag, r.manifest INTO live_id, similar_explained.tag, similar_explained.manifest
     FROM lookalike.served_run() s JOIN lookalike.runs r ON r.run_id = s.run_id;
@@ -22,13 +24,17 @@ BEGIN
     SELECT array_agg(i.embedding OPERATOR(public.<#>) query ORDER BY s.rank), array_agg(i.id_order ORDER BY s.rank), min(s.scanned),
         json_agg(json_build_object(
             'rank', s.rank, 'product_id', s.item, 'name', i.name, 'score', s.score::float8,
-            'image', '/images/' || encode(i.image_sha256, 'hex'), 'attributes', i.attributes, 'embedding', encode(public.halfvec_send(i.embedding), 'hex')
+            'image', '/images/' || encode(i.image_sha256, 'hex'), 'attributes', i.attributes, 'embeddings', (
+                SELECT json_agg(encode(public.halfvec_send(e.embedding), 'hex')) FROM (
+                    SELECT i.embedding UNION ALL SELECT o.embedding FROM lookalike.other_images o
+                    WHERE o.run_id = live_id AND o.position = i.position AND o.embedding IS NOT NULL) e)
         ) ORDER BY s.rank)
     INTO distances, orders, compared, items
     FROM lookalike.similar_items(similar_explained.product_id, filters, k, exclude) s
     LEFT JOIN lookalike.catalogue i ON i.run_id = live_id AND i.product_id = s.item;
+    best_pair := lookalike.run_by_best_pair(live_id);
     -- Of each product the first item that it does not rank behind, of an item that itself: ranks are sums of how many these are.
-    ranks := ARRAY(
+    ranks := CASE WHEN best_pair THEN array_fill(NULL::int, ARRAY[cardinality(distances)]) ELSE ARRAY(
         SELECT (sum(coalesce(before.n, 0)) OVER (ORDER BY u.at))::int
         FROM generate_series(1, cardinality(distances)) AS u(at)
         LEFT JOIN (
@@ -41,11 +47,14 @@ BEGIN
                 WHERE (p.distance, p.id_order) <= (distances[cardinality(distances)], orders[cardinality(orders)])
             ) first GROUP BY first.at
         ) before ON before.at = u.at
-        ORDER BY u.at);
+        ORDER BY u.at) END;
     SELECT json_build_object(
         'run', json_build_object('run_id', s.run_id, 'run', s.run), 'product_id', similar_explained.product_id,
         'items', coalesce(items, '[]'), 'scanned', CASE WHEN items IS NULL THEN 0 ELSE compared END,
-        'names', n.attributes, 'ranks', ranks, 'attributes', p.attributes, 'embedding', encode(public.halfvec_send(p.embedding), 'hex'))
+        'names', n.attributes, 'lists', n.lists, 'ranks', ranks, 'attributes', p.attributes, 'embeddings', (
+            SELECT json_agg(encode(public.halfvec_send(e.embedding), 'hex')) FROM (
+                SELECT p.embedding UNION ALL SELECT o.embedding FROM lookalike.other_images o
+                WHERE o.run_id = live_id AND o.position = place AND o.embedding IS NOT NULL) e))
     INTO answer
     FROM lookalike.served_run() s JOIN lookalike.attribute_names n ON n.run_id = live_id
     JOIN lookalike.catalogue p ON p.run_id = live_id AND p.product_id = similar_explained.product_id;

@@ -112,11 +112,18 @@ def load_run() -> Callable[..., int]:
         }
         numbering = number(fields, len(ids))
         order = by_id[numbering.order]
-        texts = {name: [values[name][i] or None for i in order] if name in columns else None for name in ATTRIBUTES}
+        known = dict.fromkeys([*ATTRIBUTES, *columns])
+        texts = {name: [values[name][i] or None for i in order] if name in columns else None for name in known}
+        is_list = {name: any(isinstance(value, list) for value in column or ()) for name, column in texts.items()}
         empty = pa.nulls(len(ids), pa.string())
         products = pa.table(
             {"product_id": ids[order]}
-            | {name: empty if column is None else pa.array(column, pa.string()) for name, column in texts.items()}
+            | {
+                name: empty
+                if column is None
+                else pa.array(column, pa.list_(pa.string()) if is_list[name] else pa.string())
+                for name, column in texts.items()
+            }
             | {"image_sha256": ["0" * 64] * len(ids)}
         )
         base_cells = numbering.base_cells

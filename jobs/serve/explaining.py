@@ -28,11 +28,11 @@ def explained(answer: Mapping[str, Any], manifest: Mapping, settings: Settings) 
     run = Run(str(answer["run"]["run"]), settings, Lake(settings.lake), manifest or None)
     widths = _widths(run)
     names, lists = answer["names"], answer["lists"] or ()
-    ours, images = _values(names, lists, answer["attributes"]), _vectors(answer["embeddings"])
+    ours, images = _values(names, lists, answer["attributes"]), vectors_of(answer["embeddings"])
     items = []
     for item, rank in zip(answer["items"], answer["ranks"], strict=True):
         told = {name: item[name] for name in ("rank", "product_id", "name", "score", "image")}
-        blocks = parts(*best_pair(images, _vectors(item["embeddings"])), widths)
+        blocks = parts(*best_pair(images, vectors_of(item["embeddings"])), widths)
         shared, differing = compared(names, ours, _values(names, lists, item["attributes"]))
         why = {"blocks": blocks, "shared": shared, "differing": differing, "rank_without_filters": rank}
         items.append(told | {"explain": why})
@@ -75,7 +75,7 @@ def _values(names: Sequence[str], lists: Collection[str], sent: Sequence[str | N
     return [json.loads(value) if value and name in lists else value for name, value in zip(names, sent, strict=True)]
 
 
-def _vectors(sent: Sequence[str]) -> list[np.ndarray]:
+def vectors_of(sent: Sequence[str]) -> list[np.ndarray]:
     """What `halfvec_send` writes, in hex, of which text would be rounded: four bytes, then the entries."""
     return [np.frombuffer(bytes.fromhex(vector), ">f2", offset=4).astype(np.float64) for vector in sent]
 

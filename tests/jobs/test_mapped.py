@@ -8,11 +8,22 @@ import pytest
 from infra import store
 from jobs.serve import mapped
 from jobs.serve.asking import as_array, as_json
+from jobs.serve.catalogue import Catalogue
+from jobs.serve.explaining import best_pair, vectors_of
 from ml.similarity import to_embedding
 
 N = 400
 FIELDS = {"gender": ["Men", "Women", ""], "baseColour": ["Red", "Blue", "Green", "Black", ""], "season": list("abcdef")}
-CELLS = [{}, {"gender": "Men"}, {"gender": "Women"}, {"baseColour": "Red"}, {"gender": "Men", "baseColour": "Blue"}]
+TAGS = ["new", "sale", "warm"]
+CELLS = [
+    {},
+    {"tags": "new"},
+    {"tags": "sale"},
+    {"gender": "Men"},
+    {"gender": "Women"},
+    {"baseColour": "Red"},
+    {"gender": "Men", "baseColour": "Blue"},
+]
 
 
 def ids_of(n):
@@ -21,6 +32,7 @@ def ids_of(n):
 
 def catalogue(rng, n=N):
     values = {field: rng.choice(labels, n).tolist() for field, labels in FIELDS.items()}
+    values["tags"] = [rng.choice(TAGS, rng.integers(0, 3), replace=False).tolist() for _ in range(n)]
     values["usage"] = [f"rare {i % 350}" for i in range(n)]  # of which most are stored by number
     centres = rng.normal(size=(20, 16))
     vectors = to_embedding(centres[rng.integers(20, size=n)] + 0.4 * rng.normal(size=(n, 16)))
@@ -30,11 +42,13 @@ def catalogue(rng, n=N):
 
 def question(rng, ids):
     filters = {}
-    for field in rng.choice([*FIELDS, "usage"], rng.integers(0, 4), replace=False).tolist():
-        labels = [*FIELDS.get(field, ["rare 1", "rare 2", "rare 3"]), "absent"]
+    for field in rng.choice([*FIELDS, "usage", "tags"], rng.integers(0, 4), replace=False).tolist():
+        labels = [*(FIELDS | {"tags": [*TAGS, ""]}).get(field, ["rare 1", "rare 2", "rare 3"]), "absent"]
         some = [label or None for label in rng.choice(labels, rng.integers(1, 4), replace=False).tolist()]
         one = some[0] if len(some) == 1 else some
         filters[field] = {"not": one} if rng.random() < 0.4 else one
+        if rng.random() < 0.2:
+            filters[field] = {"is": one, "not": str(rng.choice(labels)) or None}
     exclude = rng.choice([*ids, "unknown"], rng.integers(0, 6), replace=False).tolist() if rng.random() < 0.5 else []
     return str(rng.choice(ids)), filters, int(rng.choice([1, 5, 10, 10, 10, 25, 100])), exclude
 
@@ -87,3 +101,24 @@ def test_the_files_of_a_run_are_made_once_and_go_with_the_next(connection, load_
 def test_a_store_without_a_run_has_nothing_to_map(connection, tmp_path):
     assert mapped.make(tmp_path / "mapped", connection) is None
     assert store.copied(connection) is None
+
+
+def test_a_run_by_the_best_pair_of_images_is_answered_by_the_store(connection, load_run, tmp_path):
+    images = [np.array([[1, 0], [0, 1]], np.float32), np.array([[0, 1]], np.float32)]
+    load_run(connection, "a", ["1", "2"], images, {"tags": [["new", "sale"], []]})
+    assert mapped.make(tmp_path / "mapped", connection) is None
+    (told,) = connection.execute("SELECT answer FROM lookalike.similar_explained('1', '{}', 10, '{}')").fetchone()
+    (item,) = told["items"]
+    pair = best_pair(*([np.array(vectors) for vectors in vectors_of(side["embeddings"])] for side in (told, item)))
+    assert (item["score"], float(pair[0] @ pair[1]), told["ranks"], told["lists"]) == (1.0, 1.0, [None], ["tags"])
+    (product,) = connection.execute("SELECT answer FROM lookalike.product_as_json('1')").fetchone()
+    product = json.loads(product)["product"]
+    assert product["attributes"]["tags"] == ["new", "sale"]
+    assert product["attributes"]["season"] is None
+    assert product["images"] == [product["image"], f"/images/{'1' * 64}"]
+    browsed = Catalogue(store.copied(connection))
+    assert [
+        row["product_id"] for row in browsed.page({"tags": {"is": "new", "not": "warm"}}, "", 9, "")["products"]
+    ] == ["1"]
+    counts = {of["field"]: of["values"] for of in browsed.facets({}, "")["fields"]}
+    assert counts["tags"] == [{"value": value, "count": 1} for value in ("new", "sale", None)]

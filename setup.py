@@ -19,7 +19,11 @@ setup(
         "infra.sql.migrations",
     ],
     package_dir={"infra.sql": "sql"},
-    package_data={"jobs": ["report.html.j2"], "": ["*.sql"]},
+    package_data={
+        "jobs": ["report.html.j2"],
+        "jobs.serve": ["page/*", "page/assets/*", "page/assets/fonts/*"],
+        "": ["*.sql"],
+    },
     install_requires=[
         "aiohttp",
         "apache-airflow==3.3.2",

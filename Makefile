@@ -13,7 +13,7 @@ TESTERS ?= 2
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean chaos
+.PHONY: help setup java refresh serve test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean chaos
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ java: $(STAMP)
 
 refresh: setup ## Refresh a catalogue through Airflow: make refresh [DATASET=path|uri] [RUN=2026-01-31]
 	@$(BIN)/lookalike refresh $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")
+
+serve: setup ## Show the live run as a page, and answer over HTTP: make serve [LOOKALIKE_SERVE_PORT=8000]
+	@$(BIN)/lookalike serve
 
 test: setup ## Check style, types and layers, and run every test: make test [TESTERS=2]
 	@$(MAKE) -s lint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -73,6 +74,31 @@ class Settings(BaseSettings):
     """Spark's master for the commands of one machine: `local[*]`, `spark://host:7077`, `k8s://https://host`, `yarn`."""
     port: int = Field(default=8080, ge=1, le=65535)
     """Port of the UI that `up` starts, on this machine's loopback address."""
+
+    serve_host: str = "127.0.0.1"
+    """Address that `serve` listens on; anything but loopback asks for keys."""
+    serve_port: int = Field(default=8000, ge=0, le=65535)
+    """Port of `serve`; 0: any that is free."""
+    serve_workers: int = Field(default=2, ge=1, le=256)
+    """Processes of `serve` that answer; photos have one more."""
+    serve_connections: int = Field(default=2, ge=1, le=64)
+    """Connections to the store that each of them keeps for short questions; two more are for long ones."""
+    serve_limit_s: float = Field(default=20, gt=0, le=600)
+    """Longest that the store may take for an answer of `serve`, in seconds."""
+    serve_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For tells the client's address; with one, keys are asked."""
+    serve_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins of other pages that may ask (CORS): `https://shop.example`, …, or `*`."""
+    serve_rate: str = "1000/second"
+    """Questions that one key, or an address without one, may ask while keys are asked for; a batch counts for more."""
+    serve_photo_rate: str = "60/minute"
+    """Photos that one key may search for."""
+    serve_mapped: bool = True
+    """Whether look-alikes are answered from a copy of the live run in files, 4 kB a product; else the store answers."""
+    serve_photos: bool = True
+    """Whether `serve` loads the models and answers photos."""
+    serve_images_max_bytes: int = Field(default=8 * 2**30, gt=0)
+    """Most that copies of the lake's images may take in `scratch`, which `serve` reads pictures from, in bytes."""
 
     fields: Annotated[tuple[str, ...], NoDecode] = (
         "gender",
@@ -214,6 +240,26 @@ class Settings(BaseSettings):
         named = tuple(entry.strip() for entry in entries if entry.strip())
         Allowed.of(named)
         return named
+
+    @field_validator("serve_proxies", "serve_origins", mode="before")
+    @classmethod
+    def _listed(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        entries = value.split(",") if isinstance(value, str) else value
+        return tuple(entry.strip() for entry in entries if entry.strip())
+
+    @field_validator("serve_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            ipaddress.ip_network(entry, strict=False)  # says itself what is wrong
+        return value
+
+    @field_validator("serve_rate", "serve_photo_rate")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9]\d{0,8} ?/ ?(second|minute|hour|day)", value):
+            raise ValueError("it is no rate such as 100/second or 60/minute")
+        return value
 
     @field_validator("photo_roots", mode="before")
     @classmethod

@@ -67,6 +67,8 @@ LIMIT_EXCEEDED = "54"
 """Class of Postgres' SQLSTATEs for what is too long, too deep or too many."""
 DDL_WAIT = "5s"
 """Longest that a migration waits for readers, who wait behind it."""
+WATCHED = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 8000}
+"""Of a connection that is kept: seconds, and milliseconds, by which a server that is gone without a word is told."""
 READERS_WAIT_S = 0.5
 """Longest that a flip, and each step of pruning, waits for readers, who don't wait for it; below deadlock_timeout, so
 that no lookup becomes a deadlock's victim."""
@@ -128,11 +130,7 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
         TransientError: it cannot be reached, or the connection broke. No message holds a password.
     """
     place = _place(uri) if uri else str(folder)
-    try:
-        connection = psycopg.connect(uri or embedded.uri(folder), autocommit=True, connect_timeout=20)
-    except psycopg.OperationalError as error:
-        raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
-    with connection:
+    with _opened(uri, folder) as connection:
         try:
             if prepares:
                 prepare(connection)
@@ -143,7 +141,8 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
             raise UserError(
                 f"user {connection.info.user} may not do this in the store: {_first_line(error)}",
                 where=place,
-                remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask",
+                remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask, of "
+                "lookalike_keys to change keys",
             ) from error
         except psycopg.OperationalError as error:
             if (error.sqlstate or "").startswith(LIMIT_EXCEEDED):  # whoever asks again asks too much again
@@ -153,6 +152,41 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
                     remedy="ask for less at once",
                 ) from error
             raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
+
+
+def _opened(uri: str, folder: Path, **options: object) -> psycopg.Connection:
+    try:
+        return psycopg.connect(uri or embedded.uri(folder), autocommit=True, connect_timeout=20, **options)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        place = _place(uri) if uri else str(folder)
+        raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
+
+
+def reader(uri: str, folder: Path, limit_s: float) -> psycopg.Connection:
+    """A connection to keep, for asking alone: as the role lookalike_reader where the login may become that.
+
+    A statement of it ends after `limit_s`, and a server that no longer answers is given up within seconds.
+
+    Raises:
+        UserError, TransientError: as `connect` does.
+    """
+    if uri:
+        _place(uri)
+    connection = _opened(uri, folder, **WATCHED)
+    try:
+        _refuse_older(_prepared(connection), _files())
+        member = "SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = 'lookalike_reader'"
+        if connection.execute(member).fetchone() == (True,):
+            connection.execute("SET ROLE lookalike_reader")
+        connection.execute("SET default_transaction_read_only = on")
+        connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{int(1000 * limit_s)}ms",))
+    except psycopg.OperationalError as error:
+        connection.close()
+        raise TransientError(f"the store failed: {_first_line(error)}") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def check(uri: str, folder: Path) -> None:
@@ -899,3 +933,197 @@ def product_names(connection: psycopg.Connection, ids: Sequence[str]) -> dict[st
     with _no_run_where_not_prepared():
         rows = connection.execute(query, (list(ids),)).fetchall()
     return {product_id: name or "" for product_id, name in rows}
+
+
+def named(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+    """Name and SHA-256 (hex) of the image of products of the live run."""
+    query = "SELECT product_id, name, image_sha256 FROM lookalike.live_products WHERE product_id = ANY(%s::text[])"
+    rows = connection.execute(query, (list(ids),)).fetchall()
+    return {product_id: (name, image) for product_id, name, image in rows}
+
+
+def vectors(connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Embeddings of products of the live run, float32 (d,)."""
+    rows = connection.execute("SELECT * FROM lookalike.live_vectors(%s::text[])", (list(ids),)).fetchall()
+    return {product_id: _vector(sent) for product_id, sent in rows}
+
+
+def _vector(sent: bytes) -> np.ndarray:
+    """What `halfvec_send` writes: four bytes, then the entries."""
+    return np.frombuffer(sent, ">f2", offset=4).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a reader's copy of the live run holds, by position: see sql/functions/run_copy.sql.
+
+    `values` maps each field to its values; `starts` int (b + 1,) is the position at which each base cell begins, and
+    the number of products.
+    """
+
+    run_id: int
+    run: str
+    tag: str
+    products: list[tuple[int, str, str | None, str | None, bytes]]
+    starts: np.ndarray
+    values: dict[str, list[Value]]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of a field, None: no value, '': all that are rare together; and who has it.
+
+    `base_cells` int (x,), and `cells` int (y,) of the precomputed ones that have such a member, by number.
+    """
+
+    value: str | None
+    base_cells: np.ndarray
+    cells: np.ndarray
+    is_rare: bool
+
+
+def copied(connection: psycopg.Connection) -> Copied | None:
+    """The live run's products and filters, all of one run; None where no run is live."""
+    with one_run(connection):
+        return _copied(connection)
+
+
+def _copied(connection: psycopg.Connection) -> Copied | None:
+    row = connection.execute("SELECT run_id, run, tag, fields FROM lookalike.served_run()").fetchone()
+    if row is None:
+        return None
+    run_id, run, tag, fields = row
+    (starts,) = connection.execute("SELECT lookalike.run_starts(%s)", (run_id,)).fetchone() or (None,)
+    products = connection.execute("SELECT * FROM lookalike.run_products(%s)", (run_id,)).fetchall()
+    rows = connection.execute("SELECT * FROM lookalike.run_values(%s)", (run_id,)).fetchall()
+    values: dict[str, list[Value]] = {field: [] for field in fields}
+    for field, value, bits, places, cells in rows:
+        base_cells = np.array(places, np.int64) if bits is None else _ones(bits)
+        values[field].append(Value(value, base_cells, _ones(cells), bits is None))
+    return Copied(run_id, run, tag, products, np.array(starts or [0], np.int64), values)
+
+
+def _ones(sent: bytes) -> np.ndarray:
+    """The places of the ones in a string of bits as `varbit_send` writes it: its length, four bytes, then the bits."""
+    bits = np.unpackbits(np.frombuffer(sent, np.uint8, offset=4), count=int.from_bytes(sent[:4], "big"))
+    return np.flatnonzero(bits)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What `similar_items` answers from, of the live run, by position: see `ml.answering`.
+
+    `heads` are how products begin as items over HTTP, and `images` SHA-256; `embeddings` int16 (n, d) in units of
+    2⁻¹¹; of shortlists all `items` int32, their `ends` int64 (n + 1,) and `filled_at` int16 (n, w); of the cells their
+    `members` bool (c, b), `depths` int32 (c,), and the `widest` int32 (w,).
+    """
+
+    heads: list[bytes]
+    images: list[bytes]
+    embeddings: np.ndarray
+    items: np.ndarray
+    ends: np.ndarray
+    filled_at: np.ndarray
+    members: np.ndarray
+    depths: np.ndarray
+    widest: np.ndarray
+
+
+def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arrays] | None:
+    """The live run and its arrays, all of one run; None where no run is live.
+
+    Raises:
+        UserError: its layout is an earlier release's.
+    """
+    with one_run(connection):
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{int(1000 * limit_s)}ms",))
+        copy = _copied(connection)
+        if copy is None:
+            return None
+        n = len(copy.products)
+        if not n:
+            raise UserError(
+                f"run {copy.run} was published by an earlier release", where="the store", remedy="publish another"
+            )
+        heads, images, embeddings = [], [], []
+        for head, image, vector in _rows_of(connection, "run_vectors", copy.run_id):
+            heads.append(head.encode())
+            images.append(image)
+            embeddings.append((_vector(vector) * 2048).astype(np.int16))
+        items, filled = [], []
+        for narrow, shortlist, filled_at in _rows_of(connection, "run_shortlists", copy.run_id):
+            items.append(
+                _elements(shortlist, "i2" if narrow else "i4").astype(np.int32) + (NARROW // 2 if narrow else 0)
+            )
+            filled.append(_elements(filled_at, "i2").astype(np.int16))
+        cells = list(_rows_of(connection, "run_cells", copy.run_id))
+    members = np.zeros((len(cells), len(copy.starts) - 1), bool)
+    for number, (bits, *_) in enumerate(cells):
+        members[number, _ones(bits)] = True
+    by_place = sorted((nth, number) for number, (_, _, is_widest, nth) in enumerate(cells) if is_widest)
+    return copy, Arrays(
+        heads,
+        images,
+        np.stack(embeddings),
+        np.concatenate(items),
+        np.cumsum([0, *map(len, items)]),
+        np.stack(filled),
+        members,
+        np.array([depth for _, depth, _, _ in cells], np.int32),
+        np.array([number for _, number in by_place], np.int32),
+    )
+
+
+def _rows_of(connection: psycopg.Connection, function: str, run_id: int) -> Iterator[tuple[Any, ...]]:
+    """Rows of one of the functions about a run, a few thousand in memory at a time."""
+    with connection.cursor(function, binary=True) as cursor:
+        cursor.itersize = BATCH
+        cursor.execute(sql.SQL("SELECT * FROM {}(%s)").format(_table(function)), (run_id,))
+        yield from cursor
+
+
+def _elements(sent: bytes, kind: str) -> np.ndarray:
+    """The elements of an array as `array_send` writes it: a head, then of each its length and itself."""
+    if len(sent) <= 20:  # no dimension
+        return np.empty(0, kind)
+    return np.frombuffer(sent, np.dtype([("length", ">i4"), ("element", f">{kind}")]), offset=20)["element"]
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the HTTP server; the key itself is not stored."""
+
+    key_id: str
+    name: str
+    added_at: datetime.datetime
+    revoked_at: datetime.datetime | None
+
+
+def add_key(connection: psycopg.Connection, key_id: str, name: str, sha256: bytes) -> None:
+    """Store a key by the SHA-256 of its text."""
+    connection.execute(
+        "INSERT INTO lookalike.api_keys (key_id, name, sha256) VALUES (%s, %s, %s)", (key_id, name, sha256)
+    )
+
+
+def keys(connection: psycopg.Connection) -> list[Key]:
+    """All keys, the newest first."""
+    cursor = connection.cursor(row_factory=class_row(Key))
+    query = "SELECT key_id, name, added_at, revoked_at FROM lookalike.api_keys ORDER BY added_at DESC, key_id"
+    return cursor.execute(query).fetchall()
+
+
+def revoke_key(connection: psycopg.Connection, key_id: str) -> None:
+    """End a key; servers know within seconds.
+
+    Raises:
+        UserError: there is no such key, or it has ended already.
+    """
+    query = "UPDATE lookalike.api_keys SET revoked_at = clock_timestamp() WHERE key_id = %s AND revoked_at IS NULL"
+    if connection.execute(query, (key_id,)).rowcount != 1:
+        raise UserError(
+            f"there is no key {key_id} to revoke", where="the store", remedy="`lookalike key list` shows the keys"
+        )

@@ -180,6 +180,7 @@ def _report_success(watch: Watch, run: Run, seconds: float) -> None:
     asked = [*option, "--", product] if product.startswith("-") else [product, *option]
     out.print(f"report:  {report}")
     out.print(f"try:     {_command('lookalike')} query {shlex.join(asked)}")
+    out.print("page:    make serve")
 
 
 def _again(dataset: str, run: str) -> str:
@@ -295,7 +296,8 @@ def search(
 def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, k: int, exclude: Sequence[str]) -> None:
     """Search for one photo, and show what it is taken for and the products."""
     from infra import store
-    from jobs.serve.search import Searcher, normalised
+    from jobs.serve.decoding import normalised
+    from jobs.serve.search import Searcher
     from ml.images import ImageError
 
     limit = run.settings.image_max_bytes
@@ -308,7 +310,9 @@ def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, 
         answer = searcher.search(connection, data, filters, k, exclude)
     except ImageError as error:
         raise UserError(
-            f"the photo cannot be used: {error}", where=photo, remedy="give a JPEG, PNG, WEBP, GIF or BMP image"
+            f"the photo cannot be used: {error}",
+            where=photo,
+            remedy="give a JPEG, PNG, WEBP, GIF, BMP, HEIC or AVIF image",
         ) from None
     ended = time.perf_counter()
     _show_answer(photo, answer, store.product_names(connection, [item.product_id for item in answer.items]))
@@ -616,6 +620,73 @@ def doctor(context: typer.Context) -> None:
     _say_ignored(context.obj)
     for name, found in _look_around(settings, airflow.environment(settings, ROOT / "dags")):
         out.print(f"{name:<9} {found}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback asks for keys.")] = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; default: 8000.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that answer; default: 2.")] = 0,
+) -> None:
+    """Serve the page and the API: products, their look-alikes under any filter, photos."""
+    from infra.settings import read_settings
+    from jobs.serve import server
+    from jobs.serve.guard import is_loopback
+
+    given = {"serve_host": host, "serve_port": port, "serve_workers": workers}
+    settings = read_settings(**{name: value for name, value in given.items() if value})
+    shown = settings.serve_host if ":" not in settings.serve_host else f"[{settings.serve_host}]"
+    out.print(f"page:     http://{shown}:{settings.serve_port}/\nAPI:      http://{shown}:{settings.serve_port}/docs")
+    if settings.serve_proxies or not is_loopback(settings.serve_host):
+        out.print(f"keys:     are asked for; `{_command('lookalike')} key add NAME` makes one")
+    out.print("stop:     Ctrl-C")
+    server.run(settings)
+
+
+keys_app = typer.Typer(help="Keys of those who ask the server over the network.", no_args_is_help=True)
+app.add_typer(keys_app, name="key")
+
+
+@keys_app.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(callback=_is_text, help="Whom the key is for; list shows it.")],
+) -> None:
+    """Make a key and show it, once: the store keeps its hash alone."""
+    from infra import store
+    from infra.settings import read_settings
+    from jobs.serve.guard import draw
+
+    key_id, key, sha256 = draw()
+    with _store(read_settings()) as connection:
+        store.add_key(connection, key_id, name, sha256)
+    out.print(f"key {key_id} for {name}; it is not shown again:", style="dim")
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List the keys by their ids."""
+    from infra import store
+    from infra.settings import read_settings
+
+    with _store(read_settings()) as connection:
+        keys = store.keys(connection)
+    table = plain_table("id", "name", "added", "revoked")
+    for key in keys:
+        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+        table.add_row(key.key_id, Text(key.name), f"{key.added_at:%Y-%m-%d %H:%M}", revoked)
+    out.print(table if keys else f"there is no key; `{_command('lookalike')} key add NAME` makes one")
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(callback=_is_text, help="Id of the key.")]) -> None:
+    """End a key; servers know within seconds."""
+    from infra import store
+    from infra.settings import read_settings
+
+    with _store(read_settings()) as connection:
+        store.revoke_key(connection, key_id)
+    out.print(f"revoked: key {key_id}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,6 +57,7 @@ APPENDED = ("images", "features", "embedders")
 PUBLISHED = ("products", "embeddings", "cells", "shortlists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots"}
 UNRECORDED |= {"airflow_home", "spark", "port", "image_connections", "image_connections_a_host", "image_contact"}
+UNRECORDED |= {name for name in Settings.model_fields if name.startswith("serve_")}
 """Settings that decide no result: places, some of which hold passwords, and how one machine's commands run and ask."""
 
 

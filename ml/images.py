@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+register_heif_opener()  # HEIC; AVIF is Pillow's own
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
 """Decoders that may run on users' bytes; Pillow has many more, rarely used and less tested."""
 MAX_PIXELS = 64_000_000
 LONG_SIDE = 512

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from infra import store
 from infra.errors import TransientError, UserError
+from infra.lake import Lake
 from infra.settings import Settings
 from infra.store import Item
 from jobs.champion import read_embedder
@@ -29,7 +30,9 @@ from jobs.filters import Filters, passing
 from jobs.ids import to_text
 from jobs.layout import FILE
 from jobs.run import Run, open_live
-from ml import classifier, images, stages
+from jobs.serve import decoding
+from jobs.serve.explaining import parts, widths_of
+from ml import classifier, stages
 from ml.features import Extractor
 from ml.images import ImageError
 from ml.stages import Guess, Nearest
@@ -38,6 +41,8 @@ BATCH = 8
 """Images a call of the backbone. A photo takes a third of the time that a call for the catalogue's 32 does, and has the
 same features to the bit, which it has not in a batch of one (efficientnet-lite0 on two cores)."""
 K = 10
+ALTERNATIVES = 5
+"""SubCategories beside the likeliest that an answer names."""
 KIND = ("gender", "articleType")
 """The parts that make a derivedType."""
 NEEDED = (*KIND, "subCategory")
@@ -64,6 +69,8 @@ class Answer:
     subcategory: Guess | None
     derived_type: Guess | None
     items: list[Item]
+    alternatives: list[tuple[str, float]]
+    """Other subCategories that the filters leave, with the classifier's probabilities, likeliest first."""
 
 
 class Sight:
@@ -77,39 +84,35 @@ class Sight:
         """
         self._limit = run.settings.image_max_bytes
         model = _backbone(run)
-        self._embedder = read_embedder(run)
+        self.embedder = read_embedder(run)
         self._classifier = read_classifier(run)
         self.labels = self._classifier.labels if self._classifier else []
-        self._extractor = Extractor(build(run.lake, model), BATCH)
-        self._sizes = {"backbone": (model.height, model.width)}
+        self._extractor = _extractor(run.lake.uri, model)
+        self.sizes = {"backbone": (model.height, model.width)}
+        """Height and width of the pixels that `look` takes."""
         if self._classifier and self._classifier.size:
-            self._sizes["classifier"] = self._classifier.size
-        (seen,) = self._look([{name: np.zeros((*size, 3), np.uint8) for name, size in self._sizes.items()}])
+            self.sizes["classifier"] = self._classifier.size
+        (seen,) = self.look([{name: np.zeros((*size, 3), np.uint8) for name, size in self.sizes.items()}])
         _check_width(run, len(seen.embedding))
 
     def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
         """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is."""
         decoded = [photo if isinstance(photo, ImageError) else self._decode(photo) for photo in photos]
-        seen = iter(self._look([each for each in decoded if not isinstance(each, ImageError)]))
+        seen = iter(self.look([each for each in decoded if not isinstance(each, ImageError)]))
         return [each if isinstance(each, ImageError) else next(seen) for each in decoded]
 
     def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
-        """Pixels for each model that takes them, uint8 (h, w, 3), as the catalogue would have them of this photo.
-
-        A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most.
-        """
         try:
-            stored = normalised(photo, self._limit)
-            return {name: images.load(stored, *size) for name, size in self._sizes.items()}
+            return decoding.pixels(photo, self._limit, self.sizes)
         except ImageError as error:
             return error
 
-    def _look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
-        """What the models make of up to `BATCH` decoded photos."""
+    def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
+        """What the models make of up to `BATCH` photos whose pixels are of `sizes`."""
         if not pixels:
             return []
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        embeddings = self._embedder.apply(features)
+        embeddings = self.embedder.apply(features)
         if self._classifier is None:
             return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
@@ -150,12 +153,41 @@ class Searcher:
         """As `Sight.see`, with the models of the live run."""
         return self._sight.see(photos)
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Height and width of the pixels that `look` takes."""
+        return self._sight.sizes
+
+    def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
+        """As `Sight.look`, with the models of the live run."""
+        return self._sight.look(pixels)
+
     def answer(
         self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()
     ) -> Answer:
         """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
         with store.one_run(connection):
             return self._answer(connection, seen, filters, k, exclude)
+
+    def answer_named(
+        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]
+    ) -> tuple[Answer, dict[str, tuple[str | None, str]]]:
+        """The same, with the name and the image's SHA-256 of each item."""
+        with store.one_run(connection):
+            answer = self._answer(connection, seen, filters, k, exclude)
+            return answer, store.named(connection, [item.product_id for item in answer.items])
+
+    def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
+        """Of each item what the blocks of embeddings add to its score.
+
+        Raises:
+            TransientError: another run has gone live.
+        """
+        with store.one_run(connection):
+            self._check(connection, {})
+            vectors = store.vectors(connection, [item.product_id for item in answer.items])
+        widths = widths_of(self._sight.embedder)
+        return [parts(seen.embedding, vectors[item.product_id], widths) for item in answer.items]
 
     def _answer(
         self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]
@@ -169,7 +201,14 @@ class Searcher:
         elif decision.stage == stages.SUBCATEGORY and decision.subcategory:
             chosen = {self._catalogue.group: decision.subcategory.value}
         items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k, exclude)
-        return Answer(decision.stage, decision.why, decision.subcategory, decision.derived_type, items)
+        guess = decision.subcategory
+        others = self._alternatives(seen, around, guess.value) if guess else []
+        return Answer(decision.stage, decision.why, guess, decision.derived_type, items, others)
+
+    def _alternatives(self, seen: Seen, around: _Around, taken: str) -> list[tuple[str, float]]:
+        probability = dict(zip(self._sight.labels, seen.probabilities.tolist(), strict=True))
+        left = [name for name in around.subcategories if name != taken and name in probability]
+        return [(name, probability[name]) for name in sorted(left, key=lambda name: -probability[name])[:ALTERNATIVES]]
 
     def _check(self, connection: psycopg.Connection, filters: Filters) -> None:
         check_fields(self.run, filters)
@@ -178,13 +217,6 @@ class Searcher:
             raise TransientError(
                 f"run {live.run if live else 'none'} went live after run {self.run.name} was loaded to search in"
             )
-
-
-def normalised(photo: bytes, limit: int) -> bytes:
-    """A photo of at most `limit` bytes, as the catalogue would store it. Raises ImageError where it is none."""
-    if len(photo) > limit:
-        raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-    return images.normalise(photo, draft=True)[0]
 
 
 def check_fields(run: Run, filters: Iterable[str]) -> None:
@@ -233,6 +265,12 @@ def _backbone(run: Run) -> Model:
             remedy="set them as they were for that run, or refresh with the new ones first",
         )
     return replace(model, tuned=str(made_with["tuned"]))
+
+
+@lru_cache(maxsize=1)
+def _extractor(lake: str, model: Model) -> Extractor:
+    """The built backbone, which the next run mostly has too: it takes longest to load."""
+    return Extractor(build(Lake(lake), model), BATCH)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_the_file_is_valid_by_the_compose_specification():
 def test_the_parts_of_a_whole_deployment_are_there():
     assert {
         *("airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "airflow-worker"),
-        *("metadata", "store", "s3", "spark-master", "spark-worker", "prometheus", "grafana"),
+        *("metadata", "store", "s3", "spark-master", "spark-worker", "prometheus", "grafana", "server"),
     } <= set(SERVICES)
     assert {name for name, service in SERVICES.items() if service.get("profiles") == ["gpu"]} == {"spark-worker-gpu"}
 
@@ -82,7 +82,7 @@ def test_what_runs_once_is_awaited_by_something_that_stays_or_compose_up_wait_wo
 
 def test_ports_are_published_to_this_host_only_unless_somebody_says_otherwise():
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(re.match(r"\$\{\w+_ADDRESS:-127\.0\.0\.1\}:\d+:\d+$", port) for port in published)
 
 
@@ -104,9 +104,11 @@ def test_only_the_services_that_need_a_secret_are_given_it():
             holders.setdefault(secret, set()).add(name)
     assert holders["STORE_ADMIN_PASSWORD"] == {"store", "init-store"}
     assert holders["STORE_LOADER_PASSWORD"] == {"init-store", "airflow-worker"}
-    assert holders["STORE_READER_PASSWORD"] == {"init-store", "grafana"}
+    assert holders["STORE_READER_PASSWORD"] == {"init-store", "grafana", "server"}
     assert "airflow-worker" not in holders["METADATA_PASSWORD"] | holders["AIRFLOW_JWT_SECRET"]
-    assert holders["S3_SECRET_KEY"] == {"s3", "init-lake", "airflow-worker", "spark-worker", "spark-worker-gpu"}
+    assert holders["S3_SECRET_KEY"] == {
+        *("s3", "init-lake", "airflow-worker", "spark-worker", "spark-worker-gpu", "server")
+    }
 
 
 def test_the_image_builds_from_a_lock_that_agrees_with_the_projects(tmp_path):

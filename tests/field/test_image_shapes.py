@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "webp-cut": (lambda: one(encoded("WEBP", PLAIN.resize((300, 400)))[:-200], "webp"), without("damaged")),
     "all-white": (lambda: images(blank(60, 80), range(1, 6)), ALL),
     "transparent-all": (lambda: one(encoded("PNG", Image.new("RGBA", (60, 80), (0, 0, 0, 0))), "png"), ALL),
-    "git-lfs-pointers": (lambda: images(b"version https://git-lfs.github.com/spec/v1\n", range(1, N)), stopped(19, "not an image", "no JPEG, PNG, WEBP, GIF, BMP; it begins with b'version '")),
+    "git-lfs-pointers": (lambda: images(b"version https://git-lfs.github.com/spec/v1\n", range(1, N)), stopped(19, "not an image", "no JPEG, PNG, WEBP, GIF, BMP, AVIF, HEIF; it begins with b'version '")),
     "zero-byte-half": (lambda: images(b"", range(1, 11)), stopped(10, "empty", "the file has no bytes")),
 }  # fmt: skip
 

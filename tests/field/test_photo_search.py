@@ -24,7 +24,7 @@ from tests.field.outcomes import command_line, error_line
 
 FIELDS = "gender, masterCategory, subCategory, articleType, baseColour, season, usage"
 NO_TABLE = "give a folder, or a CSV or Parquet table with the column image"
-NO_IMAGE = "give a JPEG, PNG, WEBP, GIF or BMP image"
+NO_IMAGE = "give a JPEG, PNG, WEBP, GIF, BMP, HEIC or AVIF image"
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_a_table_of_photos(search, tmp_path, name, data, expected):
 COMMANDS = {
     "single-heic": (
         ["heic.jpg"],
-        "64: the photo cannot be used: not an image: no JPEG, PNG, WEBP, GIF, BMP; it begins with "
+        "64: the photo cannot be used: not an image: no JPEG, PNG, WEBP, GIF, BMP, AVIF, HEIF; it begins with "
         rf"b'\x00\x00\x00\x18ftyp' | heic.jpg | {NO_IMAGE}",
     ),
     "single-mpo": (["mpo large.JPG"], "mpo large.JPG; 10 listed"),

@@ -35,6 +35,8 @@ def plain(size=(40, 60), colour=RED, mode="RGB") -> Image.Image:
         ("RGB", "PNG", RED),
         ("RGB", "WEBP", RED),
         ("RGB", "BMP", RED),
+        ("RGB", "AVIF", RED),
+        ("RGB", "HEIF", RED),
         ("P", "GIF", RED),
         ("P", "PNG", RED),
         ("CMYK", "JPEG", RED),
@@ -48,6 +50,14 @@ def test_every_kind_of_image_becomes_rgb(mode, kind, expected):
     assert pixels.shape == (60, 40, 3)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - expected).max() <= 12
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_kinds_that_phones_write_are_stored_as_jpeg(kind):
+    stored, width, height = normalise(encoded(plain((60, 40)), kind))
+    assert (Image.open(io.BytesIO(stored)).format, width, height) == ("JPEG", 60, 40)
+    with pytest.raises(ImageError, match="damaged|not an image"):
+        decode(encoded(plain((60, 40)), kind)[:-60])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

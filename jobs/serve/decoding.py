@@ -1,0 +1,170 @@
+"""A photo → the pixels that models take, in a process of its own: where a decoder crashes, one answer is lost.
+
+The process reads photos from its input, one at a time, and writes arrays to its output. It holds no connection and no
+key, may write no file, and has bounded memory; whoever started it ends it where a photo takes too long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ml import images
+from ml.images import ImageError
+
+MEMORY = 3 * 2**30
+"""Address space that the process may take, in bytes: a photo of 64 megapixels with transparency takes a third."""
+LIMIT_S = 15.0
+"""Longest that a photo may take."""
+_LENGTH = struct.Struct("!II")
+Sizes = Mapping[str, tuple[int, int]]
+
+
+class DecoderEndedError(Exception):
+    """The process ended at a photo, or had to be ended."""
+
+
+def pixels(photo: bytes, limit: int, sizes: Sizes) -> dict[str, np.ndarray]:
+    """Pixels of each size (height, width), uint8 (h, w, 3), as the catalogue would have them of this photo.
+
+    A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most.
+
+    Raises:
+        ImageError: the bytes, of which at most `limit` may be, give no image.
+    """
+    stored = normalised(photo, limit)
+    return {name: images.load(stored, *size) for name, size in sizes.items()}
+
+
+def normalised(photo: bytes, limit: int) -> bytes:
+    """A photo of at most `limit` bytes, as the catalogue would store it. Raises ImageError where it is none."""
+    if len(photo) > limit:
+        raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
+    return images.normalise(photo, draft=True)[0]
+
+
+class Decoder:
+    """The process, started when it is needed. For several threads, one photo at a time."""
+
+    def __init__(self, limit: int, sizes: Sizes) -> None:
+        """Of photos of at most `limit` bytes."""
+        self.sizes = dict(sizes)
+        self._question = {"limit": limit, "sizes": {name: list(size) for name, size in sizes.items()}}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, photo: bytes) -> dict[str, np.ndarray]:
+        """As `pixels`.
+
+        Raises:
+            ImageError: the bytes give no image.
+            DecoderEndedError: the process ended, or took too long.
+        """
+        with self._lock:
+            process = self._alive()
+            watch = threading.Timer(LIMIT_S, process.kill)
+            watch.start()
+            try:
+                _write(process.stdin, json.dumps(self._question).encode(), photo)  # type: ignore[arg-type]
+                head, data = _read(process.stdout)  # type: ignore[arg-type]
+            except (OSError, EOFError):
+                self.close()
+                raise DecoderEndedError from None
+            finally:
+                watch.cancel()
+        told = json.loads(head)
+        if "reason" in told:
+            raise ImageError(told["reason"], told["detail"])
+        return _arrays(told["shapes"], data)
+
+    def _alive(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            env = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+            env["OPENBLAS_NUM_THREADS"] = "1"
+            root = Path(__file__).resolve().parents[2]
+            env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
+            command = [sys.executable, "-m", "jobs.serve.decoding"]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)
+        return self._process
+
+    def start(self) -> None:
+        """Have the process there before the first photo comes."""
+        with self._lock:
+            self._alive()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def _arrays(shapes: Mapping[str, list[int]], data: bytes) -> dict[str, np.ndarray]:
+    arrays, at = {}, 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape))
+        arrays[name] = np.frombuffer(data, np.uint8, size, at).reshape(shape)
+        at += size
+    return arrays
+
+
+def _write(stream: BinaryIO, head: bytes, data: bytes) -> None:
+    stream.write(_LENGTH.pack(len(head), len(data)))
+    stream.write(head)
+    stream.write(data)
+    stream.flush()
+
+
+def _read(stream: BinaryIO) -> tuple[bytes, bytes]:
+    lengths = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
+    head, data = (_exactly(stream, length) for length in lengths)
+    return head, data
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data
+
+
+def main() -> None:
+    """Decode what comes, until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # which would hold the photo
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    while True:
+        try:
+            head, photo = _read(stdin)
+        except EOFError:
+            return
+        _write(stdout, *_decoded(json.loads(head), photo))
+
+
+def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
+    try:
+        found = pixels(photo, question["limit"], {name: tuple(size) for name, size in question["sizes"].items()})
+    except ImageError as error:
+        return json.dumps({"reason": error.reason, "detail": error.detail}).encode(), b""
+    except MemoryError:
+        return json.dumps({"reason": "too many pixels", "detail": "it takes too much memory"}).encode(), b""
+    shapes = {name: array.shape for name, array in found.items()}
+    return json.dumps({"shapes": shapes}).encode(), b"".join(array.tobytes() for array in found.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Who may ask, and how often: keys and rates, off only while nobody but this machine can ask.
+
+A key is drawn at random, so its plain SHA-256 is all that the store keeps of it and all that is compared. Addresses of
+clients are counted by, in memory and hashed under a secret of the process, and neither stored nor logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from infra.settings import Settings
+from jobs.serve.problems import Problem
+
+TRUSTED_S = 5
+"""How long what the store said of a key counts: a revoked one ends by then."""
+KNOWN_MAX = 10_000
+"""Most keys, true and wrong ones, that are remembered."""
+PREFIX = "lookalike_"
+"""How a key begins, so that those who search code for secrets find it."""
+LOCAL_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
+
+
+def draw() -> tuple[str, str, bytes]:
+    """A new key: its id, the key, and the SHA-256 that is stored."""
+    key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+    key = f"{PREFIX}{key_id}_{secret}"
+    return key_id, key, hashlib.sha256(key.encode()).digest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address that a server is bound to."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """What a process asks of those who ask."""
+
+    def __init__(self, settings: Settings, known: Callable[[bytes], Awaitable[bool]]) -> None:
+        """Decide by the settings whether to guard; `known` asks the store for a key by its SHA-256."""
+        self.guarded = bool(settings.serve_proxies) or not is_loopback(settings.serve_host)
+        self._known, self._seen = known, dict[bytes, tuple[bool, float]]()
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        # Each process counts for itself, and connections are spread over all of them.
+        self._rate, self._photo_rate = (
+            _share(parse(rate), settings.serve_workers) for rate in (settings.serve_rate, settings.serve_photo_rate)
+        )
+        self._secret = secrets.token_bytes(16)
+
+    async def admit(self, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, needs_key: bool) -> str:
+        """Let a question in; returns whom its cost is counted for.
+
+        Raises:
+            Problem: there is no key, a wrong one, or too much was asked.
+        """
+        if not self.guarded:
+            _check_host(headers)
+            return ""
+        who = f"address {self._hidden(client[0] if client else '')}"
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        if given or needs_key:
+            key = given[7:].strip() if given[:7].lower() == b"bearer " else b""
+            sha256 = hashlib.sha256(key).digest()
+            if not key or not await self._is_key(sha256):
+                self.count(who, 10)  # whoever tries keys has few tries
+                raise _no_key(bool(given))
+            who = f"key {sha256.hex()}"
+        self.count(who, 1)
+        return who
+
+    async def _is_key(self, sha256: bytes) -> bool:
+        now = time.monotonic()
+        is_key, until = self._seen.get(sha256, (False, 0.0))
+        if until < now:
+            is_key = await self._known(sha256)
+            if len(self._seen) >= KNOWN_MAX:
+                self._seen.clear()
+            self._seen[sha256] = is_key, now + TRUSTED_S
+        return is_key
+
+    def count(self, who: str, cost: int, photo: bool = False) -> None:
+        """Count a cost for somebody. Raises Problem where it is too much."""
+        if not self.guarded or not who:
+            return
+        rate = self._photo_rate if photo else self._rate
+        cost = min(cost, rate.amount)
+        if not self._limiter.hit(rate, "photo" if photo else "asked", who, cost=cost):
+            reset = self._limiter.get_window_stats(rate, "photo" if photo else "asked", who).reset_time
+            wait = max(1, round(reset - time.time()))
+            raise Problem(
+                429,
+                "too much is asked",
+                place="the rate of " + ("photos" if photo else "questions"),
+                remedy=f"wait {wait} s",
+                headers={"Retry-After": str(wait)},
+            )
+
+    def _hidden(self, address: str) -> str:
+        return hashlib.blake2b(address.encode(), key=self._secret, digest_size=12).hexdigest()
+
+
+def _share(rate: RateLimitItem, workers: int) -> RateLimitItem:
+    return type(rate)(max(1, -(-rate.amount // workers)), rate.multiples)
+
+
+def _no_key(given: bool) -> Problem:
+    return Problem(
+        401,
+        "the key is not known, or was revoked" if given else "there is no key",
+        place="header Authorization",
+        remedy="send `Authorization: Bearer <key>`; `lookalike key add NAME` makes a key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _check_host(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse names that are not this machine's: a page of another host could have its name point here."""
+    for name, value in headers:
+        if name == b"host":
+            host = value.rpartition(b":")[0] if not value.endswith(b"]") and b":" in value else value
+            if host.lower() not in LOCAL_NAMES:
+                raise Problem(
+                    421,
+                    "this server is for this machine alone",
+                    value=value.decode("latin-1"),
+                    place="header Host",
+                    remedy="ask for localhost, or bind the server to another address",
+                )

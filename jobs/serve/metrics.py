@@ -1,0 +1,21 @@
+"""What the server counts and times, for Prometheus: no path, no filter, no address, only routes and stages."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Variable that names the folder in which the processes of a server count together; set before this is imported."""
+BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4, 8, 16)
+REQUESTS = Histogram(
+    "lookalike_request_seconds", "Seconds an answer took, by route and status.", ["route", "status"], buckets=BUCKETS
+)
+STAGES = Histogram("lookalike_stage_seconds", "Seconds a stage of an answer took.", ["stage"], buckets=BUCKETS)
+CRASHES = Counter("lookalike_decoder_ends_total", "Photos at which the process that decodes them ended.")
+
+
+def shown() -> tuple[bytes, str]:
+    """All that the processes have counted, and its media type."""
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST

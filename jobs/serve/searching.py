@@ -1,0 +1,240 @@
+"""The process that searches for photos: `python -m jobs.serve.searching SOCKET`, one a server, with the only models.
+
+It listens on a Unix socket, loads the live run's models in the background, and again once another run goes live; until
+they are there it says so. It ends when its input ends, which the server holds open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import structlog
+
+from infra import store
+from infra.errors import TransientError, UserError
+from infra.settings import Settings, read_settings
+from jobs.serve import metrics
+from jobs.serve.decoding import Decoder, DecoderEndedError
+from jobs.serve.photos import AT_ONCE, LENGTHS, PHOTO_MAX_BYTES
+from jobs.serve.problems import Problem, away, of
+from jobs.serve.search import Answer, Searcher, Seen
+from ml.images import ImageError
+from ml.stages import Guess
+
+WATCH_S, AGAIN_S = 1.0, 10.0
+"""Between two looks at which run is live, and between two attempts to load one."""
+LOADING_S = 10
+"""What clients are told to wait while models load."""
+WAITING_MAX = 4 * AT_ONCE
+
+
+class Search:
+    """Answers photos. Models, and the connection, are used by one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is loaded yet."""
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, "models")
+        self._decoding = ThreadPoolExecutor(AT_ONCE, "decoding")
+        self._connection: psycopg.Connection | None = None
+        self._searcher: Searcher | None = None
+        self._decoder: Decoder | None = None
+        self._why, self._waiting = "the models are being loaded", 0
+
+    @property
+    def state(self) -> str:
+        """`ready`, or why not."""
+        return "ready" if self._searcher else self._why
+
+    async def keep(self) -> None:
+        """Load what the live run needs, and again whenever another one goes live."""
+        loop = asyncio.get_running_loop()
+        while True:
+            wait = await loop.run_in_executor(self._thread, self._follow)
+            await asyncio.sleep(wait)
+
+    def _follow(self) -> float:
+        """Load the live run where it is another than the one loaded; returns seconds until the next look."""
+        try:
+            connection = self._connected()
+            live = store.live(connection)
+            if live is None:
+                self._searcher, self._why = None, "no run is live"
+            elif self._searcher is None or self._searcher.run_id != live.run_id:
+                self._searcher, self._why = None, "the models are being loaded"
+                self._load(connection)
+            return WATCH_S
+        except (TransientError, psycopg.OperationalError):  # what is loaded stays
+            self._connection = None
+            return WATCH_S
+        except Exception as error:
+            self._searcher, self._connection = None, None
+            self._why = error.problem if isinstance(error, UserError) else "the models cannot be loaded"
+            structlog.get_logger().warning("photos cannot be searched for", why=str(error))
+            return AGAIN_S
+
+    def _load(self, connection: psycopg.Connection) -> None:
+        started = time.perf_counter()
+        searcher = Searcher(connection, self._settings)
+        if self._decoder is None or self._decoder.sizes != searcher.sizes:
+            if self._decoder:
+                self._decoder.close()
+            limit = min(PHOTO_MAX_BYTES, self._settings.image_max_bytes)
+            self._decoder = Decoder(limit, searcher.sizes)
+        self._decoder.start()
+        self._searcher = searcher
+        structlog.get_logger().info("photos can be searched for", run=searcher.run.name, s=_ms(started) / 1000)
+
+    def _connected(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            settings = self._settings
+            self._connection = store.reader(settings.store, settings.store_folder, settings.serve_limit_s)
+        return self._connection
+
+    async def answer(self, asked: Mapping[str, Any], photo: bytes) -> tuple[int, bytes]:
+        """Status and JSON: an answer, or a problem."""
+        if asked.get("state"):
+            return 200, json.dumps({"state": self.state}).encode()
+        try:
+            if self._waiting >= WAITING_MAX:
+                raise away("too many photos are searched for at once", 1)
+            self._waiting += 1
+            try:
+                return 200, await self._found(asked, photo)
+            finally:
+                self._waiting -= 1
+        except Exception as error:
+            return _problem(error)
+
+    async def _found(self, asked: Mapping[str, Any], photo: bytes) -> bytes:
+        decoder = self._decoder
+        if self._searcher is None or decoder is None:
+            raise away(self._why, LOADING_S, "the models")
+        loop = asyncio.get_running_loop()
+        pixels = await loop.run_in_executor(self._decoding, _timed, "decode", decoder, photo)
+        told = await loop.run_in_executor(self._thread, self._told, asked, pixels)
+        return json.dumps(told, ensure_ascii=False).encode()
+
+    def _told(self, asked: Mapping[str, Any], pixels: Mapping) -> dict[str, Any]:
+        searcher = self._searcher
+        if searcher is None:
+            raise away(self._why, LOADING_S, "the models")
+        (seen,) = _timed("model", searcher.look, [pixels])
+        try:
+            answer, named = _timed("search", self._answer, searcher, seen, asked)
+            blocks = searcher.parts(self._connected(), seen, answer) if asked.get("explain") else []
+        except psycopg.OperationalError as error:
+            self._connection = None
+            raise TransientError("the store failed") from error
+        except TransientError:
+            self._searcher, self._why = None, "the models of the run that has gone live are being loaded"
+            raise away(self._why, 3, "the models") from None
+        found = told(searcher, answer, named)
+        for item, of_item in zip(found["items"], blocks, strict=False):
+            item["explain"] = {"blocks": of_item, "shared": {}, "differing": {}, "rank_without_filters": None}
+        return found
+
+    def _answer(self, searcher: Searcher, seen: Seen, asked: Mapping[str, Any]) -> tuple[Answer, dict]:
+        connection = self._connected()
+        return searcher.answer_named(connection, seen, asked["filters"], asked["k"], asked["exclude"])
+
+
+def told(searcher: Searcher, answer: Answer, named: Mapping[str, tuple[str | None, str]]) -> dict[str, Any]:
+    """The answer as it is sent."""
+    items = [
+        {
+            "rank": rank,
+            "product_id": item.product_id,
+            "name": named[item.product_id][0],
+            "score": item.score,
+            "image": f"/images/{named[item.product_id][1]}",
+        }
+        for rank, item in enumerate(answer.items, 1)
+    ]
+    return {
+        "run": {"run_id": searcher.run_id, "run": searcher.run.name},
+        "stage": answer.stage,
+        "why": answer.why,
+        "subcategory": _guess(answer.subcategory),
+        "derived_type": _guess(answer.derived_type),
+        "alternatives": [{"value": value, "confidence": confidence} for value, confidence in answer.alternatives],
+        "group": searcher.run.layout.group,
+        "items": items,
+    }
+
+
+def _guess(guess: Guess | None) -> dict[str, object] | None:
+    return guess and {"value": guess.value, "confidence": guess.confidence}
+
+
+def _timed(stage: str, call: Callable, *arguments: Any) -> Any:
+    started = time.perf_counter()
+    try:
+        return call(*arguments)
+    finally:
+        metrics.STAGES.labels(stage).observe(time.perf_counter() - started)
+
+
+def _ms(started: float) -> int:
+    return round(1000 * (time.perf_counter() - started))
+
+
+def _problem(error: Exception) -> tuple[int, bytes]:
+    if isinstance(error, ImageError):
+        status = {"too many pixels": 413, "file too large": 413, "not an image": 415, "empty": 400}.get(
+            error.reason, 422
+        )
+        remedy = "send a JPEG, PNG, WEBP, GIF, BMP, HEIC or AVIF of at most 64 megapixels"
+        error = Problem(status, f"the photo cannot be used: {error.reason}", place="body", remedy=remedy)
+    elif isinstance(error, DecoderEndedError):
+        metrics.CRASHES.inc()
+        error = Problem(422, "the photo cannot be decoded", place="body", remedy="save it as a JPEG and send that")
+    problem = of(error)
+    if problem.status == 500:
+        structlog.get_logger().error("a photo was not answered", error=type(error).__name__)
+    retry = int(problem.headers.get("Retry-After", 0))
+    return problem.status, json.dumps(problem.told() | {"retry_s": retry}).encode()
+
+
+async def serve(path: str, settings: Settings) -> None:
+    """Listen until cancelled."""
+    search = Search(settings)
+    keeping = asyncio.create_task(search.keep())
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head, size = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+            if size <= PHOTO_MAX_BYTES:
+                asked = json.loads(await reader.readexactly(head))
+                status, body = await search.answer(asked, await reader.readexactly(size))
+                writer.writelines([LENGTHS.pack(status, len(body)), body])
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, path, limit=2**24):
+        await keeping
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Search for photos until the input ends."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    asyncio.run(serve(sys.argv[1], read_settings()))
+
+
+if __name__ == "__main__":
+    main()

@@ -83,6 +83,7 @@ setup(
             "kubernetes-validate",
             "moto[server]",
             "mypy",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

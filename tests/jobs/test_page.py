@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +21,14 @@ from infra.lake import Lake
 from jobs.sample import COLUMNS, sample
 from jobs.step import execute
 from tests.catalogues import extracted, open_run, serve
+from tests.jobs.test_photo_search import SIZE
+from tests.jobs.test_serve import Served
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium to test the page in: apt install chromium")
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
 N = 200
-SIZE = {"input_height": 64, "input_width": 48}
 WIDTHS = {"desk": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 
 
@@ -57,35 +53,10 @@ def server(postgres, tmp_path_factory) -> Iterator[str]:
         execute("classify", run)
         execute("candidates", run)
         serve(run)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "LOOKALIKE_STORE": uri,
-        "LOOKALIKE_LAKE": lake.uri,
-        "LOOKALIKE_INPUT_HEIGHT": "64",
-        "LOOKALIKE_INPUT_WIDTH": "48",
-    }
-    command = [str(Path(sys.executable).parent / "lookalike"), "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=os.environ | settings, cwd=tmp_path_factory.mktemp("served"))
-    address = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 120
-    while not is_ready(address):
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < until, "the server is not ready"
-        time.sleep(0.2)
-    yield address
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-
-
-def is_ready(address: str) -> bool:
-    """Whether a server answers, photos too."""
-    try:
-        answer = requests.get(f"{address}/readyz", timeout=5)
-        return answer.ok and answer.json()["photos"] == "ready"
-    except requests.ConnectionError:
-        return False
+    served = Served(uri, run, tmp_path_factory.mktemp("served"), serve_photos="true")
+    served.wait(lambda: served.client.get("/readyz").json()["photos"] == "ready")
+    yield f"http://127.0.0.1:{served.port}"
+    served.stop()
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ export function home() {
         if (unable) {
           heading.textContent = text.home.count(0);
           feed.say(unable);
+          redraw(set);
           return;
         }
         const list = new List(pairs);
@@ -76,8 +77,12 @@ export function home() {
         await list.more(signal);
         if (signal.aborted) return;
         tell(address, list.total);
-        if (list.products.length) feed.show(list);
-        else feed.say(nothingLeft(address, text.home));
+        if (list.products.length) {
+          feed.show(list);
+        } else {
+          redraw(set); // the notice has them
+          feed.say(nothingLeft(address, text.home));
+        }
         performance.mark("first-view");
       } catch (problem) {
         if (signal.aborted) return;

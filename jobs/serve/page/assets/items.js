@@ -56,6 +56,7 @@ export function results(heading) {
         const unable = await contradicting(address);
         const answer = unable ? null : await ask(signal);
         if (signal.aborted) return;
+        if (!answer?.items.length) redraw(set); // the notice has them
         redraw(list, unable ?? itemList(answer.items, address));
         said.textContent = answer ? saying(answer, address) : "";
         announce(answer ? text.items.found(answer.items.length) : "");

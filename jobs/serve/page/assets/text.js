@@ -81,7 +81,7 @@ export const text = {
     fewer: "Fewer",
     find: (field) => `Find in ${field}`,
     rest: (number) => `and ${count(number)} more`,
-    nothing: "No such value",
+    nothing: "No value left",
     show: (number) => (number === undefined ? "Show" : `Show ${products(number)}`),
     had: (field, value) => [`${field}: `, value],
     not: (field, value) => [`${field}: not `, value],

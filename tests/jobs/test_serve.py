@@ -455,9 +455,7 @@ def run_example(kind: str, text: str, photos, folder: Path) -> str:
         command = [psql, "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", "SET ROLE lookalike_reader", "-c", text]
         command.append(photos.uri)
     else:
-        command = (
-            ["bash", "-ec", text] if kind == "sh" else [sys.executable, "-c", text]
-        )
+        command = ["bash", "-ec", text] if kind == "sh" else [sys.executable, "-c", text]
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -65,9 +65,10 @@ export function query(pairs) {
   return pairs.length ? `?${pairs.map((pair) => pair.map(encode).join("=")).join("&")}` : "";
 }
 
-export function split(text) {
+/** The values of a list as it is written. */
+export function split(written) {
   const values = [""];
-  for (const [sign] of text.matchAll(/\\[,\\]|[^]/gu)) {
+  for (const [sign] of written.matchAll(/\\[,\\]|[^]/gu)) {
     if (sign === ",") values.push("");
     else values[values.length - 1] += /^\\./u.test(sign) ? sign.slice(1) : sign;
   }
@@ -80,12 +81,12 @@ function join(values) {
 
 function readFilters(pairs) {
   const filters = new Map();
-  for (const [key, text] of pairs) {
+  for (const [key, written] of pairs) {
     if (OURS.has(key)) continue;
     const name = key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key;
     const field = name.endsWith("!") ? name.slice(0, -1) : name;
     const condition = filters.get(field) ?? { had: [], not: [] };
-    condition[name.endsWith("!") ? "not" : "had"].push(...split(text));
+    condition[name.endsWith("!") ? "not" : "had"].push(...split(written));
     filters.set(field, condition);
   }
   return filters;

@@ -29,7 +29,7 @@ export async function ask(path, pairs = [], { signal, body } = {}) {
     answer = await fetch(path + query(pairs), { method: body ? "POST" : "GET", body, headers, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, { heading: text.problem.away, detail: text.problem.awayDetail }, 5);
+    throw new Problem(0, { heading: text.problem.away, detail: text.problem.awayDetail }, 2);
   }
   if (!answer.ok) throw await problemOf(answer);
   const content = await answer.json();

@@ -13,7 +13,7 @@ import { count, label, named, text } from "./text.js";
 const FEW = 8;
 const FIND_FROM = 16;
 const MOST = 200;
-const OPEN = 4;
+const OPEN = 5;
 const opened = new Map();
 const expanded = new Set();
 const sought = new Map();
@@ -141,12 +141,11 @@ function valueRow(address, field, { value, count: number }, coloured) {
         class: "pick",
         data: { key: `had ${field} ${value}` },
         "aria-pressed": String(state === "had"),
-        "aria-label": text.filters.pick(name, number),
         onclick: turn("had"),
       },
       coloured && h("span", { class: colour ? "swatch" : "swatch several", style: colour ? { "--colour": colour } : {} }),
       h("span", { class: value === null ? "name soft" : "name" }, name),
-      h("span", { class: "count" }, count(number)),
+      h("span", { class: "count" }, count(number), h("span", { class: "unseen" }, text.filters.products(number))),
     ),
     h(
       "button",

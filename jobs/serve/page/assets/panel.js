@@ -26,7 +26,6 @@ export function dislikesPanel(button) {
     const number = dislikedValues().length + dislikedProducts().length;
     badge.textContent = number || "";
     badge.hidden = !number;
-    button.setAttribute("aria-label", text.dislikes.open(number));
     redraw(body, content());
   };
   const open = () => {

@@ -72,7 +72,7 @@ export const text = {
   filters: {
     title: "Filters",
     titleOf: (number) => (number ? `Filters (${number})` : "Filters"),
-    pick: (value, number) => `${value}, ${products(number)}`,
+    products: (number) => (number === 1 ? " product" : " products"),
     except: (value) => `Not ${value}`,
     notPicked: (value) => `${value}: left out in this view. Press to let it in`,
     disliked: (value) => `${value}: one of your dislikes. Press to show it again`,
@@ -174,7 +174,6 @@ export const text = {
 
   dislikes: {
     title: "Dislikes",
-    open: (number) => (number ? `Dislikes, ${number}` : "Dislikes"),
     lead: "Left out of every list. They are kept in this browser only and are in no link, unless you copy one that has them.",
     none: "Nothing yet. Press Never beside a value, or the crossed eye on a product, and it is left out of every list.",
     values: "Values",

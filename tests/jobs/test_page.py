@@ -256,7 +256,6 @@ def test_a_products_ten_are_the_servers_and_follow_filters_and_dislikes(visit, s
     assert ten(tab) == answered()
     sync_api.expect(tab.locator(".about")).to_contain_text(product["attributes"]["baseColour"])
     set_filter(tab, re.compile(r"^Men ?\d"))
-    sync_api.expect(tab.locator(".said")).not_to_contain_text("No ")
     tab.wait_for_url("**?gender=Men")
     assert ten(tab) == answered(gender="Men")
     colour = product["attributes"]["baseColour"]
@@ -414,10 +413,12 @@ def test_a_photo_may_be_dropped_or_pasted_on_any_view(visit, server, way):
     assert urlsplit(tab.url).path == "/photo"
 
 
-def test_a_photo_over_the_limit_is_made_smaller_before_it_is_sent(visit):
+def test_a_photo_over_the_limit_is_made_smaller_before_it_is_sent(visit, tmp_path):
     tab = visit("/photo")
+    large = tmp_path / "large.bmp"
+    large.write_bytes(large_photo(10_000_000))
     with tab.expect_request("**/search*") as sent:
-        choose(tab, "large.bmp", large_photo(10_000_000), "image/bmp")
+        tab.locator("input[type=file]").first.set_input_files(large)
     headers = sent.value.all_headers()
     assert int(headers["content-length"]) <= 10_000_000
     assert headers["content-type"] == "image/jpeg"
@@ -448,6 +449,7 @@ def test_two_runs_are_compared_as_a_whole_and_for_a_product(visit, server, width
     sync_api.expect(tab.locator(".items .card").first).to_contain_text(f"{first['kept']} of 10 kept")
     tab.locator(".items .card-link").first.click()
     tab.wait_for_url(f"**/compare?product={first['product_id']}")
+    assert tab.evaluate("scrollY") == 0
     lists = get(server, f"/runs/{a}/compare/{b}", product=first["product_id"])["product"]
     tab.locator(".two-lists").wait_for()
     for column, items in zip(tab.locator(".two-lists section").all(), (lists["a"], lists["b"]), strict=True):

@@ -15,7 +15,7 @@ const SIZES = "(min-width: 64rem) 200px, 33vw";
 export function comparePage() {
   const panel = facets();
   const place = filterPlace(panel, { always: true });
-  const choice = h("div", { class: "choice" });
+  const choice = h("div", { class: "run-choice" });
   const set = h("div", { class: "chips" });
   const body = h("div", { class: "compared" });
   place.button.hidden = true;

@@ -37,8 +37,8 @@ export function results(heading) {
       { class: "main-column" },
       h("header", { class: "bar" }, h("h2", {}, heading), h("div", { class: "bar-buttons" }, place.button, explain)),
       set,
-      said,
       list,
+      said,
     ),
     place.sheet,
   );
@@ -146,7 +146,7 @@ function blockBar(blocks) {
       "ul",
       { class: "legend", role: "list" },
       parts.map(([name, value], at) =>
-        h("li", {}, h("span", { class: `dot block-${at % 6}` }), `${name} `, h("strong", {}, part(value))),
+        h("li", {}, h("span", { class: `dot block-${at % 6}` }), h("span", {}, `${name} `, h("strong", {}, part(value)))),
       ),
     ),
   ];

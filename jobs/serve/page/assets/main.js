@@ -28,11 +28,11 @@ function show({ back = false } = {}) {
     main.replaceChildren(made.root);
     if (!first && !back) scrollTo({ top: 0, behavior: "instant" });
     if (!first && document.activeElement !== search) main.focus({ preventScroll: true });
-  } else if (address.id !== current.id && !back) {
+  } else if (shownIn(address) !== current.shown && !back) {
     scrollTo({ top: 0, behavior: "instant" });
     main.focus({ preventScroll: true });
   }
-  current.id = address.id;
+  current.shown = shownIn(address);
   if (document.activeElement !== search) search.value = address.text;
   for (const link of document.querySelectorAll("[data-view]")) {
     link.toggleAttribute("data-here", link.dataset.view === address.view);
@@ -41,6 +41,11 @@ function show({ back = false } = {}) {
   const done = current.update(address, { back });
   document.title = text.pageOf(current.title());
   return done;
+}
+
+/** The product that a view is about. */
+function shownIn({ id, product }) {
+  return id || product;
 }
 
 function follow(event) {

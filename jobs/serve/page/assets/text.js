@@ -8,7 +8,7 @@ const exact = new Intl.NumberFormat(LANGUAGE, { minimumFractionDigits: 4, maximu
 const short = new Intl.NumberFormat(LANGUAGE, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 
 export const count = (number) => whole.format(number);
-export const percent = (part) => share.format(part);
+export const percent = (part) => (part > 0 && part < 0.005 ? `<${share.format(0.01)}` : share.format(part));
 export const score = (number) => exact.format(number);
 export const part = (number) => short.format(number);
 

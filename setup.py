@@ -35,7 +35,6 @@ setup(
         "fastapi<0.137",  # Airflow 3.3's plugin apps fail with newer ones
         "jinja2",
         "kagglehub",
-        "httptools",
         "keras",
         "limits",
         "matplotlib",
@@ -61,8 +60,7 @@ setup(
         "tensorflow; platform_machine != 'x86_64'",
         "typer",
         "urllib3",
-        "uvicorn",
-        "uvloop; platform_system != 'Windows'",
+        "uvicorn[standard]",
         "yarl",
         "zstandard",
     ],

@@ -1018,7 +1018,7 @@ class Arrays:
     `members` bool (c, b), `depths` int32 (c,), and the `widest` int32 (w,).
     """
 
-    heads: list[bytes]
+    heads: list[str]
     images: list[bytes]
     embeddings: np.ndarray
     items: np.ndarray
@@ -1047,7 +1047,7 @@ def arrays(connection: psycopg.Connection, limit_s: float) -> tuple[Copied, Arra
             )
         heads, images, embeddings = [], [], []
         for head, image, vector in _rows_of(connection, "run_vectors", copy.run_id):
-            heads.append(head.encode())
+            heads.append(head)
             images.append(image)
             embeddings.append((_vector(vector) * 2048).astype(np.int16))
         items, filled = [], []

@@ -39,6 +39,8 @@ OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/photo", "
 OPEN_BELOW = ("/assets/", "/images/", "/p/")
 """What needs no key: the page itself, what says how the server is, and images, whose names nobody guesses."""
 BATCH_MAX_BYTES = 1 << 20
+COMPARED_MAX = 32
+"""Comparisons of two whole runs that are remembered."""
 LIMIT, LIMIT_MAX = 60, 200
 """Products of a page of products."""
 HEALTHY = Reply(200, b'{"status":"ok"}', [reply.JSON, *reply.NOTHING, (b"cache-control", b"no-store")])
@@ -71,6 +73,7 @@ class Server:
         self.lookup = Lookup(settings)
         self.guard = Guard(settings, self._is_key)
         self.photos = photos.Photos(settings)
+        self._compared: dict[tuple, asyncio.Task[tuple[bytes | None, bytes]]] = {}
 
     async def _is_key(self, sha256: bytes) -> bool:
         ((key_id,),) = await self.lookup.quick.ask("key", b"\\x" + sha256.hex().encode())
@@ -172,7 +175,7 @@ class Server:
         asking.read(asked.query, ())
         ((_, run_id, run, runs),) = await self.lookup.slow.ask("runs")
         live = b"null" if run_id is None else b'{"run_id":%b,"run":%b}' % (run_id, run or b"null")
-        return reply.answered(None, b'{"run":%b,"runs":%b}' % (live, runs), asked.headers)
+        return reply.answered(None, b'{"run":%b,"runs":%b}' % (live, runs or b"[]"), asked.headers)
 
     async def compare(self, a: str, b: str, asked: Asked) -> Reply:
         """Two runs side by side."""
@@ -184,16 +187,33 @@ class Server:
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
         values = *runs, asked_for, asking.as_json(question.filters), b"%d" % k
-        ((tag, answer),) = await self.lookup.slow.ask("compared", *values)
-        body = await asyncio.to_thread(_without_nulls, answer or b"{}")
+        tag, body = await (self._of_product(values) if product else self._of_runs(values))
         return reply.answered(tag, body, asked.headers)
+
+    async def _of_product(self, values: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+        ((tag, answer),) = await self.lookup.slow.ask("compared", *values)
+        return tag, await asyncio.to_thread(_without_nulls, answer or b"{}")
+
+    async def _of_runs(self, values: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+        """Two whole runs, which take seconds: once for all who ask while one run is live."""
+        key = self.lookup.live().tag, *values[:2]
+        if key not in self._compared:
+            while len(self._compared) >= COMPARED_MAX:
+                self._compared.pop(next(iter(self._compared)))
+            self._compared[key] = asyncio.create_task(self._of_product(values))
+        try:
+            return await asyncio.shield(self._compared[key])
+        except Exception:
+            self._compared.pop(key, None)
+            raise
 
     async def ready(self, asked: Asked) -> Reply:
         """Whether it can answer."""
         served = self.lookup.live()
         self.lookup.catalogue()
         run = {"run_id": served.run_id, "run": served.run}
-        return reply.answered(None, reply.as_json({"run": run, "photos": await self.photos.state()}), asked.headers)
+        told = {"run": run, "photos": await self.photos.state(), "mapped": self.lookup.mapped() is not None}
+        return reply.answered(None, reply.as_json(told), asked.headers)
 
 
 def _explain(answer: bytes, manifest: bytes, settings: Settings) -> dict[str, object]:
@@ -248,7 +268,7 @@ class Front:
         if answer is not None:
             status = answer.status
             await _sent(answer, send)
-        metrics.REQUESTS.labels(route, status).observe(perf_counter() - started)
+        metrics.of_route(route, status).observe(perf_counter() - started)
 
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,16 +68,17 @@ class Catalogue:
         """Arrange what the store gave."""
         self.run: dict[str, object] = {"run_id": copied.run_id, "run": copied.run}
         self.tag = copied.tag
-        order, ids, self.names, self.kinds, self.images = (
-            zip(*copied.products, strict=True) if copied.products else [()] * 5
-        )
-        self.ids: Sequence[str] = ids
+        order = [product[0] for product in copied.products]
+        self.ids = [product[1] for product in copied.products]
+        self.names = [product[2] for product in copied.products]
+        self.kinds = [product[3] for product in copied.products]
+        self.images = [product[4] for product in copied.products]
         self._by_id = np.argsort(np.array(order, np.int64), kind="stable")
         self._sizes = np.diff(copied.starts)
         self._base_cells = np.repeat(np.arange(len(self._sizes)), self._sizes)
         self._fields = {field: _Field.of(values) for field, values in copied.values.items()}
         self._lowered = pc.utf8_lower(pa.array(self.names, pa.string()))
-        self._ids = pa.array(ids, pa.string())
+        self._ids = pa.array(self.ids, pa.string())
 
     def page(self, filters: Filters, text: str, limit: int, cursor: str) -> dict[str, object]:
         """The products that pass, in the order of ids, from where a cursor says on."""
@@ -181,10 +183,11 @@ def _begins_a_word(names: pa.Array, word: str) -> pa.Array:
     return pc.match_substring_regex(names, rf"(^|[^\pL\pN_]){re.escape(word)}")
 
 
-def _named(condition: object) -> list[str | None]:
+def _named(condition: Any) -> list[str | None]:
     """The values that a condition names; "" is none that a product has."""
     told = condition["not"] if isinstance(condition, Mapping) else condition
-    return [value for value in (told if isinstance(told, list) else [told]) if value != ""]
+    values: list[str | None] = told if isinstance(told, list) else [told]
+    return [value for value in values if value != ""]
 
 
 def _ranked(field: _Field, counts: np.ndarray, named: Collection[str | None]) -> dict[str, object]:

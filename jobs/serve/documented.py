@@ -325,8 +325,8 @@ ROUTES: dict[str, dict[str, Any]] = {
     "GET /healthz": {"summary": "The process is there", "responses": {200: {"description": "It is"}}},
     "GET /readyz": _route(
         "The store and the copy of the live run are at hand",
-        _object({"run": RUN, "photos": TEXT}),
-        {"run": EXAMPLE_RUN, "photos": "ready"},
+        _object({"run": RUN, "photos": TEXT, "mapped": {"type": "boolean"}}),
+        {"run": EXAMPLE_RUN, "photos": "ready", "mapped": True},
         [],
     ),
     "GET /metrics": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,8 +64,9 @@ def compared(
     return shared, differing
 
 
-def _vector(text: str) -> np.ndarray:
-    return np.array(json.loads(text), np.float64)
+def _vector(sent: str) -> np.ndarray:
+    """What `halfvec_send` writes, in hex, of which text would be rounded: four bytes, then the entries."""
+    return np.frombuffer(bytes.fromhex(sent), ">f2", offset=4).astype(np.float64)
 
 
 def _widths(run: Run) -> dict[str, int]:

@@ -8,11 +8,13 @@ the store answers for all else. Whatever is answered comes from one run, and say
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -131,7 +133,10 @@ class Lookup:
         settings = self.settings
         with store.reader(settings.store, settings.store_folder, settings.serve_limit_s) as connection:
             made = mapped.make(Path(os.environ[mapped.FOLDER]) / "mapped", connection)
-        return Mapped(made) if made else None
+        found = Mapped(made) if made else None
+        gc.collect()
+        gc.freeze()  # what stays is not looked through again and again
+        return found
 
     def _copied(self) -> tuple[Catalogue | None, tuple[str, Pictures] | None]:
         settings = self.settings
@@ -181,7 +186,7 @@ class Lookup:
 
     async def many(self, product_ids: bytes, filters: bytes, k: int, exclude: bytes) -> tuple[bytes, bytes]:
         """The tag and the answer of a batch."""
-        rows = await self.slow.ask("many", product_ids, filters, b"%d" % k, exclude)
+        rows: list[Any] = await self.slow.ask("many", product_ids, filters, b"%d" % k, exclude)
         run_id, run, tag = rows[0][:3]
         answers = [
             b'{"product_id":%b,"items":%b,"scanned":%b}' % (product_id, items, scanned)

@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ FOLDER = "LOOKALIKE_SERVE_FOLDER"
 """Variable by which the server tells its processes where their common files lie."""
 UNIT = 2.0**-22
 """Of similarities: that of embeddings, squared."""
+SETS_BYTES = 32 * 2**20
+"""What sets of base cells that single values of a field have may take in memory."""
 LIMIT_S = 600.0
 """Longest that the store may take to give a whole run."""
 NAMES = ("embeddings", "items", "ends", "filled_at", "members", "depths", "widest", "id_order", "base_cells", "starts")
@@ -44,18 +47,17 @@ class Mapped:
         with (folder / "rest.pickle").open("rb") as file:  # written by a process of this server, in its own folder
             rest = pickle.load(file)  # noqa: S301
         self.tag: str = rest["tag"]
-        self._head: bytes = rest["head"]
+        self._head: str = rest["head"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in NAMES}
         self._products = tuple(arrays[name] for name in ("embeddings", "id_order", "base_cells", "starts"))
         self._shortlists = tuple(arrays[name] for name in ("items", "ends", "filled_at"))
         self._cells = tuple(arrays[name] for name in ("members", "depths", "widest"))
-        self._heads: list[bytes] = rest["heads"]
-        self._tails: list[bytes] = rest["tails"]
-        self._quoted: list[bytes] = rest["quoted"]
+        self._heads: list[str] = rest["heads"]
+        self._tails: list[str] = rest["tails"]
+        self._quoted: list[str] = rest["quoted"]
         self._place: dict[str, int] = rest["place"]
-        self._values: dict[str, list[Value]] = rest["values"]
-        self._by_value = {field: {each.value: each for each in values} for field, values in self._values.items()}
         shape = arrays["members"].shape
+        self._fields = {field: _Field(values, *shape) for field, values in rest["values"].items()}
         self._all = np.ones(shape[1], bool), np.ones(shape[0], bool)
         self.similar("", {}, 1, [])  # compiled by now
 
@@ -65,55 +67,79 @@ class Mapped:
         passing = self._passing(filters)
         if place is None or passing is None:
             return None
-        out = [place]
-        for other in exclude:
-            at = self._place.get(other)
-            if at is not None and at not in out:
-                out.append(at)
-        left_out = np.array(out, np.int64)
+        out = dict.fromkeys([place, *(self._place[other] for other in exclude if other in self._place)])
         positions, scores, compared = self._best_items(
-            place, k, left_out, *passing, self._products, self._shortlists, self._cells
+            place, k, np.array(list(out), np.int64), *passing, self._products, self._shortlists, self._cells
         )
+        heads, tails = self._heads, self._tails
         items = [
-            b'{"rank":%d,%b%b%b' % (rank, self._heads[at], _number(score * UNIT), self._tails[at])
-            for rank, (at, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True), 1)
+            f'{{"rank":{rank},{heads[at]}{_number(score)}{tails[at]}'
+            for rank, (at, score) in enumerate(zip(positions.tolist(), (scores * UNIT).tolist(), strict=True), 1)
         ]
-        parts = self._head, self._quoted[place], b",".join(items), compared if items else 0
-        return b'%b"product_id":%b,"items":[%b],"scanned":%d}' % parts
+        scanned = compared if items else 0
+        listed = f'{self._head}"product_id":{self._quoted[place]},"items":[{",".join(items)}],"scanned":{scanned}}}'
+        return listed.encode()
 
     def _passing(self, filters: Filters) -> tuple[np.ndarray, np.ndarray] | None:
         """The base cells that pass, bool (b,), and the cells that lie inside, bool (c,): sql/functions/passing.sql."""
         passing, inside = self._all
-        for field, condition in filters.items():
-            values = self._by_value.get(field)
-            if values is None:
+        for name, condition in filters.items():
+            field = self._fields.get(name)
+            if field is None:
                 return None
             complement = isinstance(condition, Mapping)
             told = condition["not"] if complement else condition
             wanted = {value for value in (told if isinstance(told, list) else [told]) if value != ""}
-            having = np.zeros(len(passing), bool)
-            for value in wanted:
-                if value in values:
-                    having[values[value].base_cells] = True
-            left = np.ones(len(inside), bool)
-            for value in _leaving_out(self._values[field], values, wanted, complement):
-                left[value.cells] = False
-            passing, inside = passing & (~having if complement else having), inside & left
+            having, left = field.passing(wanted, complement)
+            passing, inside = passing & having, inside & left
         return passing, inside
 
 
-def _leaving_out(
-    all_values: Sequence[Value], by_value: Mapping[str | None, Value], wanted: set[str | None], complement: bool
-) -> list[Value]:
-    """The values of which a cell that lies inside has no member; for what is wanted rare ones count as one."""
-    if complement:
-        return [by_value[value] for value in wanted if value in by_value]
-    return [value for value in all_values if not value.is_rare and value.value not in wanted]
+class _Field:
+    """A field's values, and the sets of base cells and of cells that conditions leave."""
+
+    def __init__(self, values: Sequence[Value], cells: int, base_cells: int) -> None:
+        self._values = {each.value: each for each in values}
+        self._base_cells, self._cells = base_cells, cells
+        self._present = np.zeros(cells, np.int64)
+        for each in values:
+            if not each.is_rare:  # rare ones count as one
+                self._present[each.cells] += 1
+        # Of one value each: a set of a byte a base cell, and there are as many as fields have values.
+        self._single = lru_cache(max(16, SETS_BYTES // base_cells))(self._of)
+
+    def passing(self, wanted: set[str | None], complement: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The base cells that pass a condition, bool (b,), and the cells that have no other member, bool (c,)."""
+        if len(wanted) == 1:
+            return self._single(next(iter(wanted)), complement)
+        sets = [self._single(value, True) for value in wanted]
+        lacking, without = np.ones(self._base_cells, bool), np.ones(self._cells, bool)
+        for of_base_cells, of_cells in sets:
+            lacking &= of_base_cells
+            without &= of_cells
+        if complement:
+            return lacking, without
+        had = np.zeros(self._cells, np.int64)
+        for value in wanted:
+            if value in self._values and not self._values[value].is_rare:
+                had[self._values[value].cells] += 1
+        return ~lacking, self._present == had
+
+    def _of(self, value: str | None, complement: bool) -> tuple[np.ndarray, np.ndarray]:
+        found = self._values.get(value)
+        having, cells = np.zeros(self._base_cells, bool), np.zeros(self._cells, bool)
+        if found is not None:
+            having[found.base_cells], cells[found.cells] = True, True
+        if complement:
+            return ~having, ~cells
+        counted = cells if found is not None and not found.is_rare else np.zeros(self._cells, bool)
+        return having, self._present == counted
 
 
-def _number(score: float) -> bytes:
+def _number(score: float) -> str:
     """A number as Postgres writes it."""
-    return repr(score).removesuffix(".0").encode()
+    text = repr(score)
+    return text[:-2] if text.endswith(".0") else text
 
 
 def make(folder: Path, connection: psycopg.Connection) -> Path | None:
@@ -152,15 +178,15 @@ def _write(folder: Path, copy: Copied, arrays: Arrays) -> None:
     derived = {"id_order": order, "starts": starts}
     derived["base_cells"] = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
     for name in NAMES:
-        np.save(folder / f"{name}.npy", derived.get(name, getattr(arrays, name, None)), allow_pickle=False)
+        np.save(folder / f"{name}.npy", derived[name] if name in derived else getattr(arrays, name), allow_pickle=False)
     ids = [product[1] for product in copy.products]
     run = json.dumps(copy.run, ensure_ascii=False)
     rest = {
         "tag": copy.tag,
-        "head": f'{{"run":{{"run_id":{copy.run_id},"run":{run}}},'.encode(),
+        "head": f'{{"run":{{"run_id":{copy.run_id},"run":{run}}},',
         "heads": arrays.heads,
-        "tails": [b',"image":"/images/%b"}' % image.hex().encode() for image in arrays.images],
-        "quoted": [head.removeprefix(b'"product_id":').partition(b',"name":')[0] for head in arrays.heads],
+        "tails": [f',"image":"/images/{image.hex()}"}}' for image in arrays.images],
+        "quoted": [head.removeprefix('"product_id":').partition(',"name":')[0] for head in arrays.heads],
         "place": {product_id: at for at, product_id in enumerate(ids)},
         "values": copy.values,
     }

@@ -133,7 +133,7 @@ class _Form:
         self.photo: bytearray | None = None
         self._field, self._value, self._is_photo = bytearray(), bytearray(), False
 
-    def callbacks(self) -> dict[str, Any]:
+    def callbacks(self) -> Any:  # MultipartCallbacks, which does not allow for methods
         """What the parser calls."""
         return {
             "on_part_begin": self._begin,

@@ -17,14 +17,17 @@ RELEASE = hashlib.sha256(release().encode()).hexdigest()[:6]
 """Part of every tag: another release may answer in other words."""
 Header = tuple[bytes, bytes]
 JSON = (b"content-type", b"application/json")
+NOTHING: list[Header] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+"""Headers of what is no page: it is what its type says, loads nothing and stands in no frame."""
 ALWAYS: list[Header] = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
 ]
-NOTHING: list[Header] = [*ALWAYS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
-"""Headers of what is no page: it may load nothing and stand in no frame."""
 PAGE: list[Header] = [
     *ALWAYS,
     (

@@ -174,7 +174,7 @@ def told(searcher: Searcher, answer: Answer, named: Mapping[str, tuple[str | Non
 
 
 def _guess(guess: Guess | None) -> dict[str, object] | None:
-    return guess and {"value": guess.value, "confidence": guess.confidence}
+    return {"value": guess.value, "confidence": guess.confidence} if guess else None
 
 
 def _timed(stage: str, call: Callable, *arguments: Any) -> Any:

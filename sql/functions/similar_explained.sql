@@ -22,7 +22,7 @@ BEGIN
     SELECT array_agg(i.embedding OPERATOR(public.<#>) query ORDER BY s.rank), array_agg(i.id_order ORDER BY s.rank), min(s.scanned),
         json_agg(json_build_object(
             'rank', s.rank, 'product_id', s.item, 'name', i.name, 'score', s.score::float8,
-            'image', '/images/' || encode(i.image_sha256, 'hex'), 'attributes', i.attributes, 'embedding', i.embedding::text
+            'image', '/images/' || encode(i.image_sha256, 'hex'), 'attributes', i.attributes, 'embedding', encode(public.halfvec_send(i.embedding), 'hex')
         ) ORDER BY s.rank)
     INTO distances, orders, compared, items
     FROM lookalike.similar_items(similar_explained.product_id, filters, k, exclude) s
@@ -45,7 +45,7 @@ BEGIN
     SELECT json_build_object(
         'run', json_build_object('run_id', s.run_id, 'run', s.run), 'product_id', similar_explained.product_id,
         'items', coalesce(items, '[]'), 'scanned', CASE WHEN items IS NULL THEN 0 ELSE compared END,
-        'names', n.attributes, 'ranks', ranks, 'attributes', p.attributes, 'embedding', p.embedding::text)
+        'names', n.attributes, 'ranks', ranks, 'attributes', p.attributes, 'embedding', encode(public.halfvec_send(p.embedding), 'hex'))
     INTO answer
     FROM lookalike.served_run() s JOIN lookalike.attribute_names n ON n.run_id = live_id
     JOIN lookalike.catalogue p ON p.run_id = live_id AND p.product_id = similar_explained.product_id;

@@ -165,7 +165,7 @@ def test_a_batch_answers_as_single_questions_do_and_tells_what_it_does_not_know(
 
 
 def test_a_score_is_explained_by_its_parts_and_its_rank_without_filters(served, get):
-    told = get("/products/4/similar?gender=Women&explain=true&k=5").json()
+    told = get("/products/4/similar?gender=Men&explain=true&k=5").json()
     unfiltered = [item["product_id"] for item in get("/products/4/similar?k=100").json()["items"]]
     assert told["model"]["embedder"] == "untrained"
     for item in told["items"]:
@@ -431,7 +431,7 @@ def test_no_photo_is_left_on_the_disk(photos):
 # The page of examples -------------------------------------------------------------------------------------------------
 
 API_PAGE = Path(__file__).resolve().parents[2] / "docs/api.md"
-EXAMPLES = re.findall(r"^## (.+)$|```(sh|python|sql)\n(.*?)```", API_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(r"^## ([^\n]+)$|```(sh|python|sql)\n(.*?)```", API_PAGE.read_text(), re.MULTILINE | re.DOTALL)
 OURS = {"15970": "42", "1163": "7", "1164": "8", "1166": "9"}
 """Products of the page's catalogue, and those that stand for them in the drawn one."""
 
@@ -519,7 +519,7 @@ def test_a_cursor_of_a_run_that_no_longer_answers_is_gone(served, get):
 @pytest.fixture(scope="module")
 def guarded(served, tmp_path_factory):
     """A server of the same store that asks for keys, since a proxy is declared."""
-    settings = {"serve_proxies": "127.0.0.1", "serve_rate": "40/minute", "serve_origins": "https://shop.example"}
+    settings = {"serve_proxies": "127.0.0.1", "serve_rate": "100/minute", "serve_origins": "https://shop.example"}
     server = Served(served.uri, served.run, tmp_path_factory.mktemp("guarded"), **settings)
     yield server
     server.stop()
@@ -557,7 +557,7 @@ def test_a_revoked_key_ends_within_seconds(guarded, key):
 
 def test_who_asks_too_much_is_told_to_wait_and_others_are_not(guarded):
     one, other = {"x-forwarded-for": "192.0.2.3"}, {"x-forwarded-for": "192.0.2.4"}
-    statuses = [guarded.client.get("/healthz", headers=one).status_code for _ in range(60)]
+    statuses = [guarded.client.get("/healthz", headers=one).status_code for _ in range(150)]
     assert statuses[0] == 200
     assert statuses[-1] == 429
     assert int(guarded.client.get("/healthz", headers=one).headers["retry-after"]) > 0

@@ -12,6 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from infra import store
+from infra.errors import UserError
 
 IDS = np.array([1, 2, 3])
 VECTORS = np.array([[1, 0], [0.75, 0.5], [0, 1]], np.float32)
@@ -159,3 +160,36 @@ def test_publishing_is_not_held_to_the_limit_of_readers(prepared, connection, tm
     with psycopg.connect(make_conninfo(prepared, user="loader")) as loader:
         store.lock(loader)
         loader.execute("SELECT pg_sleep(0.2)")
+
+
+def test_keys_are_written_by_members_of_a_role_of_their_own_and_readers_learn_none(connection, thief, empty_database):
+    connection.execute("DROP ROLE IF EXISTS test_keeper, test_asker")
+    connection.execute("CREATE ROLE test_keeper LOGIN IN ROLE lookalike_keys")
+    connection.execute("CREATE ROLE test_asker LOGIN IN ROLE lookalike_reader")
+    with psycopg.connect(make_conninfo(empty_database, user="test_keeper"), autocommit=True) as keeper:
+        store.add_key(keeper, "1f2e", "a shop", bytes(32))
+        for statement in (
+            "UPDATE lookalike.api_keys SET sha256 = decode(repeat('11', 32), 'hex')",
+            "DELETE FROM lookalike.api_keys",
+            "SELECT * FROM lookalike.runs",
+            "SELECT lookalike.similar_items('1')",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                keeper.execute(statement)
+    with psycopg.connect(make_conninfo(empty_database, user="test_asker"), autocommit=True) as asker:
+        asked = "SELECT lookalike.api_key(%s)"
+        assert asker.execute(asked, (bytes(32),)).fetchone() == ("1f2e",)
+        assert asker.execute(asked, (bytes(31) + b"1",)).fetchone() == (None,)
+        for login in (asker, thief):
+            for statement in (
+                "SELECT * FROM lookalike.api_keys",
+                "INSERT INTO lookalike.api_keys VALUES ('x', 'x', '')",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    login.execute(statement)
+    with psycopg.connect(make_conninfo(empty_database, user="test_keeper"), autocommit=True) as keeper:
+        store.revoke_key(keeper, "1f2e")
+        with pytest.raises(UserError, match="no key 1f2e to revoke"):
+            store.revoke_key(keeper, "1f2e")
+        assert [key.key_id for key in store.keys(keeper)] == ["1f2e"]
+    connection.execute("DROP ROLE test_keeper, test_asker")

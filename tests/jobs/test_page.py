@@ -16,8 +16,11 @@ import requests
 from PIL import Image
 from psycopg.conninfo import make_conninfo
 
+from infra import store
 from infra.lake import Lake
+from jobs.run import Run
 from jobs.sample import COLUMNS, sample
+from jobs.serve import guard
 from jobs.step import execute
 from tests.catalogues import extracted, open_run, serve
 from tests.jobs.test_photo_search import SIZE
@@ -40,8 +43,8 @@ def files(products) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def server(postgres, tmp_path_factory) -> Iterator[str]:
-    """Address of a server upon two nights of a drawn catalogue, of which the second lacks and has some products."""
+def live(postgres, tmp_path_factory) -> tuple[str, Run]:
+    """A store and its live run, after two nights of a drawn catalogue; the second lacks and has some products."""
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute("CREATE DATABASE page")
     uri = make_conninfo(postgres, dbname="page")
@@ -54,7 +57,13 @@ def server(postgres, tmp_path_factory) -> Iterator[str]:
             execute("classify", run)
             execute("candidates", run)
         serve(run)
-    served = Served(uri, run, tmp_path_factory.mktemp("served"), serve_photos="true")
+    return uri, run
+
+
+@pytest.fixture(scope="module")
+def server(live, tmp_path_factory) -> Iterator[str]:
+    """Address of a server of that run."""
+    served = Served(*live, tmp_path_factory.mktemp("served"), serve_photos="true")
     served.wait(lambda: served.client.get("/readyz").json()["photos"] == "ready")
     yield f"http://127.0.0.1:{served.port}"
     served.stop()
@@ -89,7 +98,7 @@ def visit(browser, server):
     for context in contexts:
         context.close()
     assert not faults
-    assert all(url.startswith((server, "blob:")) for url in asked)
+    assert {urlsplit(url).hostname for url in asked if not url.startswith("blob:")} <= {"127.0.0.1"}
 
 
 def refused_by_policy(said) -> bool:
@@ -346,6 +355,24 @@ def test_while_the_server_is_away_the_page_says_so_and_comes_back_by_itself(visi
     tab.context.set_offline(False)
     assert home(tab)
     assert product
+
+
+def test_a_server_that_asks_for_keys_is_given_one_that_the_tab_keeps(visit, live, tmp_path):
+    uri, _ = live
+    key_id, key, sha256 = guard.draw()
+    with store.connect(uri, tmp_path) as connection:
+        store.add_key(connection, key_id, "page", sha256)
+    served = Served(*live, tmp_path, serve_proxies="10.0.0.1")  # behind a proxy no address is trusted
+    tab = visit(f"http://127.0.0.1:{served.port}/")
+    notice = tab.get_by_role("alert")
+    sync_api.expect(notice).to_contain_text("asks for a key")
+    notice.get_by_label("Key").fill(key)
+    notice.get_by_role("button", name="Use it").click()
+    assert home(tab)
+    tab.reload()
+    assert home(tab)
+    assert key not in tab.url
+    served.stop()
 
 
 # A photo --------------------------------------------------------------------------------------------------------------

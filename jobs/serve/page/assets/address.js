@@ -66,7 +66,7 @@ export function query(pairs) {
 }
 
 /** The values of a list as it is written. */
-export function split(written) {
+function split(written) {
   const values = [""];
   for (const [sign] of written.matchAll(/\\[,\\]|[^]/gu)) {
     if (sign === ",") values.push("");

@@ -1,12 +1,14 @@
 /** Two runs beside each other: which lists changed most, and the two lists of one product. */
 
-import { ask, latest } from "./api.js";
 import { blank, write, writeFilters } from "./address.js";
+import { ask, latest } from "./api.js";
+import { chips, contradicting } from "./chips.js";
 import { liked, withDislikes } from "./dislikes.js";
 import { h, icon, picture, redraw } from "./dom.js";
-import { askFields, chips, contradicting, facets, filterPlace } from "./filters.js";
+import { askFields, facets } from "./filters.js";
 import { problemNotice } from "./problem.js";
 import { go, here } from "./route.js";
+import { filterPlace } from "./sheet.js";
 import { count, score, text, title } from "./text.js";
 
 const SIZES = "(min-width: 64rem) 200px, 33vw";
@@ -22,7 +24,12 @@ export function comparePage() {
   const root = h(
     "div",
     { class: "compare" },
-    h("header", { class: "bar" }, h("h1", { tabindex: "-1" }, text.compare.title), h("div", { class: "bar-buttons" }, place.button)),
+    h(
+      "header",
+      { class: "bar" },
+      h("h1", { tabindex: "-1" }, text.compare.title),
+      h("div", { class: "bar-buttons" }, place.button),
+    ),
     h("p", { class: "lead soft" }, text.compare.lead),
     choice,
     set,
@@ -103,7 +110,14 @@ function chooseRuns(runs, a, b) {
     go({ ...here(), a, b, product: input.value.trim() });
   };
   return [
-    h("p", { class: "runs" }, h("label", { for: "run-a" }, text.compare.from), select("a", a), h("label", { for: "run-b" }, text.compare.with), select("b", b)),
+    h(
+      "p",
+      { class: "runs" },
+      h("label", { for: "run-a" }, text.compare.from),
+      select("a", a),
+      h("label", { for: "run-b" }, text.compare.with),
+      select("b", b),
+    ),
     h(
       "form",
       { class: "inline", onsubmit: find },
@@ -115,7 +129,9 @@ function chooseRuns(runs, a, b) {
 }
 
 function tooFew(runs) {
-  const [words, why] = runs.length ? [text.compare.one, text.compare.oneWhy] : [text.compare.none, text.compare.noneWhy];
+  const [words, why] = runs.length
+    ? [text.compare.one, text.compare.oneWhy]
+    : [text.compare.none, text.compare.noneWhy];
   return h("div", { class: "notice" }, h("h2", {}, words), h("p", {}, why));
 }
 
@@ -132,11 +148,9 @@ function figures({ a, b, products }) {
 
 function changedLists(answer) {
   const changed = liked(answer.changed ?? [], here());
-  if (!changed.length) return h("div", { class: "notice" }, h("h2", {}, text.compare.same), h("p", {}, text.compare.sameWhy));
-  return [
-    h("h2", {}, text.compare.changed),
-    h("ol", { class: "items", role: "list" }, changed.map(changedCard)),
-  ];
+  if (!changed.length)
+    return h("div", { class: "notice" }, h("h2", {}, text.compare.same), h("p", {}, text.compare.sameWhy));
+  return [h("h2", {}, text.compare.changed), h("ol", { class: "items", role: "list" }, changed.map(changedCard))];
 }
 
 function changedCard(product) {
@@ -159,7 +173,16 @@ function sideBySide(product, { a, b, product: answered }) {
   const lists = { a: liked(answered.a ?? [], here()), b: liked(answered.b ?? [], here()) };
   const kept = lists.a.filter((item) => lists.b.some((other) => other.product_id === item.product_id)).length;
   return [
-    h("p", {}, h("a", { class: "back", href: write({ ...here(), product: "", filters: new Map(), exclude: [] }) }, icon("back"), text.compare.back)),
+    h(
+      "p",
+      {},
+      h(
+        "a",
+        { class: "back", href: write({ ...here(), product: "", filters: new Map(), exclude: [] }) },
+        icon("back"),
+        text.compare.back,
+      ),
+    ),
     h(
       "div",
       { class: "compared-product" },
@@ -183,7 +206,11 @@ function column(run, items, others, later) {
     { "aria-label": text.run(run.run) },
     h("h3", {}, text.run(run.run)),
     !items.length && h("p", { class: "soft" }, text.compare.absent),
-    h("ol", { class: "ranked", role: "list" }, items.map((item) => rankedItem(item, place.get(item.product_id), later))),
+    h(
+      "ol",
+      { class: "ranked", role: "list" },
+      items.map((item) => rankedItem(item, place.get(item.product_id), later)),
+    ),
   );
 }
 
@@ -197,7 +224,12 @@ function rankedItem(item, other, later) {
       "a",
       { href: write(blank("product", { id: item.product_id })) },
       picture(item.image, { sizes: "72px" }),
-      h("span", { class: "ranked-words" }, h("span", { class: "card-name" }, title(item)), h("span", { class: "soft small" }, score(item.score))),
+      h(
+        "span",
+        { class: "ranked-words" },
+        h("span", { class: "card-name" }, title(item)),
+        h("span", { class: "soft small" }, score(item.score)),
+      ),
     ),
     words && h("span", { class: "mark" }, words),
   );

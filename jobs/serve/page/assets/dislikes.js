@@ -1,4 +1,4 @@
-/** What somebody does not like: values of fields and products, kept in this browser alone and left out of every list. */
+/** What somebody does not like: values and products, kept in this browser alone and left out of every list. */
 
 import { knownFields } from "./api.js";
 import { without } from "./address.js";

@@ -57,7 +57,8 @@ export function redraw(node, ...children) {
   const scrolled = node.scrollTop;
   node.replaceChildren(...children.flat(Infinity).filter(Boolean));
   node.scrollTop = scrolled;
-  if (key) [...node.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key)?.focus({ preventScroll: true });
+  if (key)
+    [...node.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key)?.focus({ preventScroll: true });
 }
 
 /** Say something to a screen reader. */
@@ -69,8 +70,7 @@ export function announce(words) {
 export function toast(words, undo) {
   const place = document.getElementById("toast");
   const close = () => node.remove();
-  const button =
-    undo && h("button", { type: "button", class: "plain", onclick: () => (undo(), close()) }, text.undo);
+  const button = undo && h("button", { type: "button", class: "plain", onclick: () => (undo(), close()) }, text.undo);
   const node = h("div", { class: "toast" }, h("span", {}, words), button);
   place.replaceChildren(node);
   setTimeout(close, 8000);

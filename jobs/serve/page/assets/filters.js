@@ -1,11 +1,9 @@
-/** Setting filters: the fields with their values and counts, what is set as chips, and the sheet of a small screen. */
+/** The fields with their values and counts: pressing a value sets a filter. */
 
+import { conditions, contradiction, stateOf, withState, writeFilters } from "./address.js";
 import { ask } from "./api.js";
-import { blank, conditions, contradiction, stateOf, withState, writeFilters } from "./address.js";
 import { colourOf, isColours } from "./colours.js";
-import {
-  dislikeValue, dislikedProducts, dislikedValues, isDisliked, likeValue, withDislikes,
-} from "./dislikes.js";
+import { dislikeValue, isDisliked, likeValue, withDislikes } from "./dislikes.js";
 import { h, icon, redraw, toast } from "./dom.js";
 import { go, here } from "./route.js";
 import { count, label, named, text } from "./text.js";
@@ -30,7 +28,11 @@ export async function askFields(address, signal) {
 export function facets() {
   const root = h("div", { class: "facets" });
   let fields = [];
-  const draw = () => redraw(root, fields.map((each, at) => facet(here(), each, at, draw)));
+  const draw = () =>
+    redraw(
+      root,
+      fields.map((each, at) => facet(here(), each, at, draw)),
+    );
   return {
     root,
     show(found) {
@@ -117,7 +119,11 @@ function expander(field, wide, number, draw) {
   };
   const words = wide ? text.filters.fewer : text.filters.all(number);
   const name = { "aria-expanded": String(wide), "aria-label": `${words}: ${label(field)}` };
-  return h("button", { type: "button", class: "plain small", data: { key: `all ${field}` }, onclick: turn, ...name }, words);
+  return h(
+    "button",
+    { type: "button", class: "plain small", data: { key: `all ${field}` }, onclick: turn, ...name },
+    words,
+  );
 }
 
 function valueRow(address, field, { value, count: number }, coloured) {
@@ -143,7 +149,8 @@ function valueRow(address, field, { value, count: number }, coloured) {
         "aria-pressed": String(state === "had"),
         onclick: turn("had"),
       },
-      coloured && h("span", { class: colour ? "swatch" : "swatch several", style: colour ? { "--colour": colour } : {} }),
+      coloured &&
+        h("span", { class: colour ? "swatch" : "swatch several", style: colour ? { "--colour": colour } : {} }),
       h("span", { class: value === null ? "name soft" : "name" }, name),
       h("span", { class: "count" }, count(number), h("span", { class: "unseen" }, text.filters.products(number))),
     ),
@@ -171,127 +178,4 @@ export function setValue(field, value, state) {
   }
   const address = here();
   go({ ...address, filters: withState(address.filters, field, value, state) });
-}
-
-// Chips ---------------------------------------------------------------------------------------------------------------
-
-/** What is set in an address and what is disliked, each with a button to take it away. */
-export function chips(address) {
-  const own = ownChips(address);
-  const products = dislikedProducts().length;
-  return [
-    own,
-    dislikedValues().map(([field, value]) =>
-      chip(text.filters.never(label(field), named(value)), () => likeValue(field, value), { kind: "never" }),
-    ),
-    products > 0 &&
-      h("button", { type: "button", class: "chip never", onclick: openDislikes }, icon("hide"), text.filters.hidden(products)),
-    own.length > 1 &&
-      h(
-        "button",
-        { type: "button", class: "plain small", data: { key: "clear" }, onclick: () => go(cleared(here())) },
-        text.clear,
-      ),
-  ].flat();
-}
-
-function openDislikes() {
-  dispatchEvent(new Event("dislikes"));
-}
-
-function cleared({ view, id, a, b, product, explain, k }) {
-  return blank(view, { id, a, b, product, explain, k });
-}
-
-/** The chips of what an address itself sets. */
-export function ownChips(address) {
-  const words = address.view === "home" && address.text;
-  const take = (field, value) => () => setValue(field, value, "");
-  const many = address.exclude.length > 3;
-  const excluded = many ? [address.exclude] : address.exclude.map((id) => [id]);
-  return [
-    words ? [chip(text.filters.text(words), () => go({ ...here(), text: "" }), {})] : [],
-    conditions(address.filters).map(([field, value, state]) => {
-      const always = state === "not" && value !== null && alwaysButton(field, value);
-      return chip(text.filters[state](label(field), named(value)), take(field, value), { always });
-    }),
-    excluded.map((ids) => {
-      const left = () => go({ ...here(), exclude: here().exclude.filter((id) => !ids.includes(id)) });
-      return chip(many ? text.filters.withoutMany(ids.length) : text.filters.without(ids[0]), left, {});
-    }),
-  ].flat();
-}
-
-function alwaysButton(field, value) {
-  const always = () => {
-    dislikeValue(field, value);
-    setValue(field, value, "");
-  };
-  return h("button", { type: "button", class: "always", title: text.filters.alwaysTitle(value), onclick: always }, text.filters.always);
-}
-
-function chip([before, value], take, { kind = "", always = false }) {
-  const words = before + value;
-  return h(
-    "span",
-    { class: `chip ${kind}` },
-    kind === "never" && icon("hide"),
-    h("span", {}, before, h("strong", {}, value)),
-    always,
-    h(
-      "button",
-      { type: "button", class: "take", data: { key: `chip ${words}` }, "aria-label": text.filters.takeOff(words), onclick: take },
-      icon("close"),
-    ),
-  );
-}
-
-/** Why a list is empty, with the chips of all that could be taken away. */
-export function nothingLeft(address, { none, noneWhy, empty, emptyWhy }) {
-  const all = chips(address);
-  if (!all.length) return h("div", { class: "notice" }, h("h2", {}, empty ?? none), h("p", {}, emptyWhy));
-  return h("div", { class: "notice" }, h("h2", {}, none), h("p", {}, noneWhy), h("p", { class: "chips" }, all));
-}
-
-/** The same where a field is asked to have only what it is not to have; null where none is. */
-export async function contradicting(address) {
-  const field = contradiction((await withDislikes(address)).filters);
-  if (field === null) return null;
-  const { title, why } = text.contradiction;
-  return nothingLeft(address, { none: title(label(field)), noneWhy: why(label(field)) });
-}
-
-// The sheet of small screens ------------------------------------------------------------------------------------------
-
-/** A place for the panel beside a list, and the button and sheet that hold it where there is no room: {aside, button}. */
-export function filterPlace(panel, { always = false } = {}) {
-  const aside = h("aside", { class: always ? "side hidden" : "side", "aria-label": text.filters.title }, panel.root);
-  const words = h("span", {}, text.filters.title);
-  const done = h("button", { type: "button", class: "button", onclick: () => sheet.close() }, text.filters.show());
-  const heading = h("h2", {}, text.filters.title);
-  const close = h("button", { type: "button", class: "round", "aria-label": text.close, onclick: () => sheet.close() }, icon("close"));
-  const body = h("div", { class: "sheet-body" });
-  const sheet = h("dialog", { class: "sheet", "aria-label": text.filters.title }, h("header", {}, heading, close), body, h("footer", {}, done));
-  const open = () => {
-    body.append(panel.root);
-    sheet.showModal();
-  };
-  sheet.addEventListener("close", () => aside.append(panel.root));
-  sheet.addEventListener("click", ({ target }) => target === sheet && sheet.close());
-  const button = h(
-    "button",
-    { type: "button", class: always ? "button filter-button" : "button filter-button narrow", onclick: open },
-    icon("filter"),
-    words,
-  );
-  return {
-    aside,
-    button,
-    sheet,
-    /** Say how many filters are set, and how many products they leave. */
-    tell(address, number) {
-      words.textContent = text.filters.titleOf(conditions(address.filters).length);
-      done.textContent = text.filters.show(number);
-    },
-  };
 }

@@ -1,13 +1,15 @@
 /** Browsing: all products that pass, as an endless grid of pictures beside the filters. */
 
-import { ask, latest } from "./api.js";
 import { write, writeFilters } from "./address.js";
+import { ask, latest } from "./api.js";
 import { card } from "./cards.js";
+import { chips, contradicting, nothingLeft } from "./chips.js";
 import { liked, withDislikes } from "./dislikes.js";
 import { announce, h, redraw, toast } from "./dom.js";
-import { askFields, chips, contradicting, facets, filterPlace, nothingLeft } from "./filters.js";
+import { askFields, facets } from "./filters.js";
 import { problemNotice } from "./problem.js";
 import { again, here } from "./route.js";
+import { filterPlace } from "./sheet.js";
 import { text } from "./text.js";
 
 const PAGE = 60; // whole rows in 2, 3, 4, 5 and 6 columns
@@ -114,7 +116,6 @@ class List {
     this.products.push(...answer.products);
     Object.assign(this, { total: answer.total, next: answer.next, begun: true });
   }
-
 }
 
 /** The grid: chunks of a page, of which only those near the window hold cards; their heights follow from CSS alone. */
@@ -124,8 +125,12 @@ class Feed {
     this.note = h("div");
     this.foot = h("div", { class: "foot soft" });
     this.root = h("div", {}, this.grid, this.note, this.foot);
-    this.near = new IntersectionObserver((entries) => entries.forEach((entry) => this.#turn(entry)), { rootMargin: "1500px" });
-    this.end = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#more(), { rootMargin: "2500px" });
+    this.near = new IntersectionObserver((entries) => entries.forEach((entry) => this.#turn(entry)), {
+      rootMargin: "1500px",
+    });
+    this.end = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#more(), {
+      rootMargin: "2500px",
+    });
     this.end.observe(this.foot);
     this.list = null;
     this.wait();
@@ -137,7 +142,9 @@ class Feed {
     if (this.list) return;
     this.grid.hidden = false;
     this.note.replaceChildren();
-    const shapes = Array.from({ length: 2 * FIRST }, () => h("div", { class: "card skeleton" }, h("span", { class: "tile" })));
+    const shapes = Array.from({ length: 2 * FIRST }, () =>
+      h("div", { class: "card skeleton" }, h("span", { class: "tile" })),
+    );
     this.grid.replaceChildren(h("div", { class: "chunk", style: { "--n": shapes.length } }, shapes));
     this.foot.textContent = "";
   }

@@ -2,10 +2,12 @@
 
 import { latest } from "./api.js";
 import { hideButton, productLink } from "./cards.js";
+import { chips, contradicting, nothingLeft } from "./chips.js";
 import { announce, h, icon, picture, redraw } from "./dom.js";
-import { askFields, chips, contradicting, facets, filterPlace, nothingLeft } from "./filters.js";
+import { askFields, facets } from "./filters.js";
 import { problemNotice } from "./problem.js";
 import { go, here } from "./route.js";
+import { filterPlace } from "./sheet.js";
 import { label, part, score, text, title } from "./text.js";
 
 const K = 10;
@@ -24,7 +26,11 @@ export function results(heading) {
   const list = h("div", { class: "items-place" }, skeletons());
   const explain = h(
     "button",
-    { type: "button", class: "button toggle", onclick: () => go({ ...here(), explain: !here().explain }, { replace: true }) },
+    {
+      type: "button",
+      class: "button toggle",
+      onclick: () => go({ ...here(), explain: !here().explain }, { replace: true }),
+    },
     icon("why"),
     text.items.explain,
   );
@@ -140,13 +146,20 @@ function blockBar(blocks) {
     h(
       "div",
       { class: "blocks", "aria-hidden": "true" },
-      parts.map(([, value], at) => h("span", { class: `block block-${at % 6}`, style: { "--part": Math.max(0, value) } })),
+      parts.map(([, value], at) =>
+        h("span", { class: `block block-${at % 6}`, style: { "--part": Math.max(0, value) } }),
+      ),
     ),
     h(
       "ul",
       { class: "legend", role: "list" },
       parts.map(([name, value], at) =>
-        h("li", {}, h("span", { class: `dot block-${at % 6}` }), h("span", {}, `${name} `, h("strong", {}, part(value)))),
+        h(
+          "li",
+          {},
+          h("span", { class: `dot block-${at % 6}` }),
+          h("span", {}, `${name} `, h("strong", {}, part(value))),
+        ),
       ),
     ),
   ];

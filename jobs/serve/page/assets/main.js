@@ -36,7 +36,9 @@ function show({ back = false } = {}) {
   if (document.activeElement !== search) search.value = address.text;
   for (const link of document.querySelectorAll("[data-view]")) {
     link.toggleAttribute("data-here", link.dataset.view === address.view);
-    link.dataset.view === address.view ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+    link.dataset.view === address.view
+      ? link.setAttribute("aria-current", "page")
+      : link.removeAttribute("aria-current");
   }
   const done = current.update(address, { back });
   document.title = text.pageOf(current.title());
@@ -50,7 +52,13 @@ function shownIn({ id, product }) {
 
 function follow(event) {
   const link = event.target.closest?.("a[href]");
-  const plain = !event.defaultPrevented && event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  const plain =
+    !event.defaultPrevented &&
+    event.button === 0 &&
+    !event.metaKey &&
+    !event.ctrlKey &&
+    !event.shiftKey &&
+    !event.altKey;
   if (!link || !plain || link.origin !== location.origin || link.target || link.hash) return;
   event.preventDefault();
   const target = link.pathname + link.search;
@@ -66,7 +74,8 @@ function searchFor(words) {
 
 /** Put the words into what index.html has: `data-text`, `data-label` for a screen reader, `data-hint` in a field. */
 function name(words) {
-  const each = (attribute, put) => document.querySelectorAll(`[data-${attribute}]`).forEach((node) => put(node, words[node.dataset[attribute]]));
+  const each = (attribute, put) =>
+    document.querySelectorAll(`[data-${attribute}]`).forEach((node) => put(node, words[node.dataset[attribute]]));
   each("text", (node, said) => (node.textContent = said));
   each("label", (node, said) => node.setAttribute("aria-label", said));
   each("hint", (node, said) => (node.placeholder = said));

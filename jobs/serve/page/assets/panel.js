@@ -2,7 +2,13 @@
 
 import { write } from "./address.js";
 import {
-  dislikedProducts, dislikedValues, likeEverything, likeProduct, likeValue, onDislikes, withDislikes,
+  dislikedProducts,
+  dislikedValues,
+  likeEverything,
+  likeProduct,
+  likeValue,
+  onDislikes,
+  withDislikes,
 } from "./dislikes.js";
 import { h, icon, picture, redraw, toast } from "./dom.js";
 import { here } from "./route.js";
@@ -11,7 +17,11 @@ import { label, text, title } from "./text.js";
 /** Wire the button in the page's head to its sheet. */
 export function dislikesPanel(button) {
   const body = h("div", { class: "sheet-body" });
-  const close = h("button", { type: "button", class: "round", "aria-label": text.close, onclick: () => sheet.close() }, icon("close"));
+  const close = h(
+    "button",
+    { type: "button", class: "round", "aria-label": text.close, onclick: () => sheet.close() },
+    icon("close"),
+  );
   const sheet = h(
     "dialog",
     { class: "sheet", "aria-labelledby": "dislikes-title" },
@@ -55,7 +65,12 @@ function content() {
     h(
       "p",
       { class: "actions" },
-      h("button", { type: "button", class: "button", data: { key: "copy" }, onclick: copy }, icon("link"), text.dislikes.copy),
+      h(
+        "button",
+        { type: "button", class: "button", data: { key: "copy" }, onclick: copy },
+        icon("link"),
+        text.dislikes.copy,
+      ),
       h("button", { type: "button", class: "plain", data: { key: "clear" }, onclick: likeEverything }, text.clear),
     ),
   ].flat();
@@ -81,7 +96,17 @@ function productRow(product) {
 }
 
 function likeButton(name, onclick) {
-  return h("button", { type: "button", class: "round", "aria-label": text.dislikes.like(name), title: text.dislikes.like(name), onclick }, icon("close"));
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "round",
+      "aria-label": text.dislikes.like(name),
+      title: text.dislikes.like(name),
+      onclick,
+    },
+    icon("close"),
+  );
 }
 
 async function copy() {

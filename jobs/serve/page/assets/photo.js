@@ -51,7 +51,7 @@ async function askSearch(sent, address, signal) {
 }
 
 /** Take up a photo: show it, make it smaller where it must be, and search with it. */
-export async function take(file) {
+async function take(file) {
   if (!file) return;
   const refuse = (heading, detail) => {
     const node = problemNotice(new Problem(400, { heading, detail }), { retry: false });
@@ -164,7 +164,16 @@ function otherwise({ group, alternatives, subcategory }) {
     { class: "otherwise", "aria-label": text.photo.else },
     chosen.length === 1 && [
       h("p", {}, text.photo.chosen(chosen[0] ?? "")),
-      h("button", { type: "button", class: "button", data: { key: "decide" }, onclick: () => go({ ...here(), filters: cleared(group) }) }, text.photo.back),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          data: { key: "decide" },
+          onclick: () => go({ ...here(), filters: cleared(group) }),
+        },
+        text.photo.back,
+      ),
     ],
     h("h2", { class: "small-title" }, text.photo.else),
     h(

@@ -19,12 +19,13 @@ export function problemNotice(problem, { retry = true } = {}) {
     where && h("p", { class: "soft small" }, where),
     problem.remedy && h("p", {}, sentence(problem.remedy)),
     problem.retryAfter && h("p", { class: "soft small" }, text.problem.soon(problem.retryAfter)),
-    retry && h(
-      "p",
-      { class: "actions" },
-      h("button", { type: "button", class: "button", onclick: again }, text.again),
-      problem.status === 404 && h("a", { class: "button", href: write(blank("home")) }, text.problem.home),
-    ),
+    retry &&
+      h(
+        "p",
+        { class: "actions" },
+        h("button", { type: "button", class: "button", onclick: again }, text.again),
+        problem.status === 404 && h("a", { class: "button", href: write(blank("home")) }, text.problem.home),
+      ),
   );
   if (problem.retryAfter) setTimeout(() => node.isConnected && again(), 1000 * problem.retryAfter);
   return node;

@@ -1,9 +1,15 @@
 /** A product's page: its pictures, what is written of it, and the ten that look most like it. */
 
-import { ask, knownFields, latest } from "./api.js";
 import { blank, excluding, stateOf, write, writeFilters } from "./address.js";
+import { ask, knownFields, latest } from "./api.js";
 import {
-  dislikeProduct, dislikeValue, dislikedProducts, isDisliked, likeProduct, likeValue, withDislikes,
+  dislikeProduct,
+  dislikeValue,
+  dislikedProducts,
+  isDisliked,
+  likeProduct,
+  likeValue,
+  withDislikes,
 } from "./dislikes.js";
 import { h, icon, picture, redraw, toast } from "./dom.js";
 import { setValue } from "./filters.js";
@@ -61,13 +67,17 @@ async function askSimilar(address, signal) {
 }
 
 function skeleton() {
-  return [h("div", { class: "gallery" }, h("span", { class: "tile" })), h("div", { class: "about" }, h("h1", { tabindex: "-1" }, "\u00a0"))];
+  return [
+    h("div", { class: "gallery" }, h("span", { class: "tile" })),
+    h("div", { class: "about" }, h("h1", { tabindex: "-1" }, "\u00a0")),
+  ];
 }
 
 function gallery(product) {
   const name = title(product);
   const all = product.images?.length ? product.images : [product.image];
-  const show = (at) => picture(all[at], { sizes: SIZES, alt: text.product.pictureOf(name, at + 1, all.length), eager: true });
+  const show = (at) =>
+    picture(all[at], { sizes: SIZES, alt: text.product.pictureOf(name, at + 1, all.length), eager: true });
   const main = h("div", { class: "main-picture" }, show(0));
   const turn = (at) => () => {
     main.replaceChildren(show(at));
@@ -79,7 +89,13 @@ function gallery(product) {
     all.map((source, at) =>
       h(
         "button",
-        { type: "button", class: "thumb", "aria-label": text.product.showPicture(at + 1), "aria-pressed": String(at === 0), onclick: turn(at) },
+        {
+          type: "button",
+          class: "thumb",
+          "aria-label": text.product.showPicture(at + 1),
+          "aria-pressed": String(at === 0),
+          onclick: turn(at),
+        },
         picture(source, { sizes: "72px", eager: true }),
       ),
     ),
@@ -95,7 +111,11 @@ function details(product, known) {
     product.kind && product.name && h("p", { class: "kicker" }, product.kind),
     h("h1", { tabindex: "-1" }, title(product)),
     h("p", { class: "soft" }, text.product.id(product.product_id)),
-    h("dl", { class: "attributes" }, given.map(([field, value]) => attribute(field, value, known.has(field)))),
+    h(
+      "dl",
+      { class: "attributes" },
+      given.map(([field, value]) => attribute(field, value, known.has(field))),
+    ),
     h("p", { class: "actions" }, hideAction(product), compareLink(product)),
   );
 }

@@ -1,6 +1,6 @@
 /** Photos that are larger than the server takes, made smaller before they are sent. */
 
-export const LIMIT = 10_000_000;
+const LIMIT = 10_000_000;
 const SIDES = [2400, 1600, 1000];
 
 /**

@@ -29,16 +29,15 @@ export const named = (value) => value ?? "none given";
 export const title = ({ name, kind, product_id }) => name || (kind ? `${kind} ${product_id}` : `Product ${product_id}`);
 
 /** Words of the server as a sentence. */
-export const sentence = (words) => (words ? `${words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}` : "");
+export const sentence = (words) =>
+  words ? `${words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}` : "";
 
 export const text = {
   undo: "Undo",
-  remove: "Remove",
   close: "Close",
   clear: "Clear all",
   again: "Try again",
   noPicture: "No picture",
-  loading: "Loading",
   pageOf: (name) => (name ? `${name} · Lookalike` : "Lookalike"),
   run: (run) => `Run ${run}`,
 
@@ -93,11 +92,9 @@ export const text = {
     always: "Always",
     alwaysTitle: (value) => `Never show ${value}, in any list`,
     takeOff: (words) => `Remove ${words}`,
-    label: "What this list leaves out",
   },
 
   product: {
-    title: "Product",
     id: (id) => `No. ${id}`,
     similar: "Looks most like it",
     only: (value) => `Only ${value}`,
@@ -151,7 +148,6 @@ export const text = {
     looking: "Looking at the photo",
     shrinking: "Making the photo smaller",
     shrunkFrom: (from, to) => `Made smaller to send it: ${megabytes(from)} to ${megabytes(to)}`,
-    warming: (seconds) => `The models are still loading. The photo is sent again in ${seconds} s.`,
     unreadable: "This photo is over 10 MB, and this browser cannot read it to make it smaller",
     unreadableRemedy: "Choose a smaller one, or save it as JPEG first.",
     notImage: "That is no picture",
@@ -161,7 +157,13 @@ export const text = {
     takenFor: "Taken for",
     unknown: "Something this catalogue has no word for",
     sure: (confidence) =>
-      confidence >= 0.9 ? "certain" : confidence >= 0.7 ? "quite sure" : confidence >= 0.4 ? "not quite sure" : "a guess",
+      confidence >= 0.9
+        ? "certain"
+        : confidence >= 0.7
+          ? "quite sure"
+          : confidence >= 0.4
+            ? "not quite sure"
+            : "a guess",
     confidence: (confidence) => `${percent(confidence)} sure`,
     chosen: (value) => `You said it is ${value}`,
     else: "Take it for something else instead",
@@ -174,7 +176,7 @@ export const text = {
 
   dislikes: {
     title: "Dislikes",
-    lead: "Left out of every list. They are kept in this browser only and are in no link, unless you copy one that has them.",
+    lead: "Left out of every list. They are kept in this browser only, and in no link unless you copy one with them.",
     none: "Nothing yet. Press Never beside a value, or the crossed eye on a product, and it is left out of every list.",
     values: "Values",
     products: "Products",
@@ -208,7 +210,6 @@ export const text = {
     gone: "gone",
     up: (places) => `up ${places}`,
     down: (places) => `down ${places}`,
-    stays: "same place",
     absent: "This run has no such product, or nothing passes the filters.",
     summary: (kept, of) => `${kept} of ${of} are in both lists.`,
     findProduct: "Product id",

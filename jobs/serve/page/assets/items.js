@@ -89,14 +89,15 @@ function skeletons() {
 function itemList(items, address) {
   if (!items.length) return nothingLeft(address, text.items);
   const explained = address.explain && items.some((item) => item.explain);
+  const filtered = chips(address).length > 0;
   return h(
     "ol",
     { class: explained ? "items explained" : "items", role: "list" },
-    items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address))),
+    items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, filtered))),
   );
 }
 
-function itemParts(item, address) {
+function itemParts(item, address, filtered) {
   return [
     productLink(
       item,
@@ -106,18 +107,19 @@ function itemParts(item, address) {
       h("span", { class: "card-name" }, title(item)),
     ),
     hideButton(item),
-    address.explain && item.explain && explanation(item, address.view),
+    address.explain && item.explain && explanation(item, { compared: address.view === "product", filtered }),
   ];
 }
 
-function explanation({ score: whole, rank, explain }, view) {
+/** Why an item is in a list; what it has in common with a product, and its place without filters where there are some. */
+function explanation({ score: whole, rank, explain }, { compared, filtered }) {
   return h(
     "div",
     { class: "reason" },
     h("p", { class: "score" }, h("span", { class: "soft" }, `${text.items.score} `), h("strong", {}, score(whole))),
     blockBar(explain.blocks),
-    view === "product" && comparison(explain),
-    view === "product" && h("p", { class: "soft small" }, text.items.place(rank, explain.rank_without_filters)),
+    compared && comparison(explain),
+    compared && filtered && h("p", { class: "soft small" }, text.items.place(rank, explain.rank_without_filters)),
   );
 }
 

@@ -77,8 +77,8 @@ class Settings(BaseSettings):
 
     serve_host: str = "127.0.0.1"
     """Address that `serve` listens on; anything but loopback asks for keys."""
-    serve_port: int = Field(default=8000, ge=0, le=65535)
-    """Port of `serve`; 0: any that is free."""
+    serve_port: int = Field(default=8000, ge=1, le=65535)
+    """Port of `serve`."""
     serve_workers: int = Field(default=2, ge=1, le=256)
     """Processes of `serve` that answer; photos have one more."""
     serve_connections: int = Field(default=2, ge=1, le=64)

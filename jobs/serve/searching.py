@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ from jobs.serve.decoding import Decoder, DecoderEndedError
 from jobs.serve.photos import AT_ONCE, LENGTHS, PHOTO_MAX_BYTES
 from jobs.serve.problems import Problem, away, of
 from jobs.serve.search import Answer, Searcher, Seen
+from jobs.serve.server import end_with_input
 from ml.images import ImageError
 from ml.stages import Guess
 
@@ -225,14 +224,9 @@ async def serve(path: str, settings: Settings) -> None:
         await keeping
 
 
-def _end_with_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
 def main() -> None:
     """Search for photos until the input ends."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    end_with_input()
     asyncio.run(serve(sys.argv[1], read_settings()))
 
 

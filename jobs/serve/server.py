@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from infra.errors import UserError
-from infra.settings import Settings, variables
+from infra.settings import Settings, read_settings, variables
 from jobs.serve.mapped import FOLDER
 from jobs.serve.photos import SOCKET
 
@@ -69,24 +70,40 @@ def run(settings: Settings) -> None:
         UserError: the address cannot be listened on.
     """
     _check_address(settings.serve_host, settings.serve_port)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     folder = Path(tempfile.mkdtemp(prefix="lookalike-serve-"))  # of this user alone
+    commands = [["jobs.serve.server"]] * settings.serve_workers
+    os.environ |= variables(settings) | _told(settings) | {COUNTED: str(folder), FOLDER: str(folder)}
+    if settings.serve_photos:
+        os.environ[SOCKET] = str(folder / "photos")
+        commands.append(["jobs.serve.searching", str(folder / "photos")])
     try:
-        os.environ |= variables(settings) | _told(settings) | {COUNTED: str(folder), FOLDER: str(folder)}
-        if settings.serve_photos:
-            os.environ[SOCKET] = str(folder / "photos")
-        with _kept([sys.executable, "-m", "jobs.serve.searching", str(folder / "photos")], settings.serve_photos):
-            uvicorn.run("jobs.serve.app:create", **_how(settings))
+        with ExitStack() as stack:
+            for command in commands:
+                stack.enter_context(_kept([sys.executable, "-m", *command]))
+            stop.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def answer(settings: Settings) -> None:
+    """Be one of the processes that answer. The kernel spreads connections over all of them."""
+    family, kind, _, _, address = socket.getaddrinfo(settings.serve_host, settings.serve_port, type=socket.SOCK_STREAM)[
+        0
+    ]
+    with socket.socket(family, kind) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(address)
+        uvicorn.Server(uvicorn.Config("jobs.serve.app:create", **_how(settings))).run([listening])
 
 
 def _how(settings: Settings) -> dict[str, Any]:
     """What uvicorn is told. A header tells the client's address where a proxy that is named sends it, nowhere else."""
     return {
         "factory": True,
-        "host": settings.serve_host,
-        "port": settings.serve_port,
-        "workers": settings.serve_workers,
         "http": "jobs.serve.server:Bounded",
         "ws": "none",
         "access_log": False,
@@ -124,19 +141,17 @@ def _check_address(host: str, port: int) -> None:
 
 
 @contextmanager
-def _kept(command: list[str], wanted: bool) -> Iterator[None]:
-    """A process that runs while the block does, and is started again where it ends; it ends when its input does."""
-    if not wanted:
-        yield
-        return
-    stopping, processes = threading.Event(), list[subprocess.Popen[bytes]]()
+def _kept(command: list[str]) -> Iterator[None]:
+    """A process that runs while the block does, and is started again where it ends.
+
+    Its input is a pipe that ends with this process, however that ends; the process is to end then.
+    """
+    stopping, running = threading.Event(), list[subprocess.Popen[bytes]]()
 
     def keep() -> None:
         while not stopping.is_set():
-            process = subprocess.Popen(command, stdin=subprocess.PIPE)
-            processes.append(process)
-            process.wait()
-            processes.remove(process)
+            running[:] = [subprocess.Popen(command, stdin=subprocess.PIPE)]
+            running[0].wait()
             stopping.wait(AGAIN_S)
 
     keeper = threading.Thread(target=keep, daemon=True)
@@ -145,9 +160,23 @@ def _kept(command: list[str], wanted: bool) -> Iterator[None]:
         yield
     finally:
         stopping.set()
-        for process in list(processes):
-            if process.stdin:
-                process.stdin.close()
+        for process in running:
+            process.terminate()
         keeper.join(STOP_S)
-        for process in list(processes):
+        for process in running:
             process.kill()
+
+
+def end_with_input() -> None:
+    """Let this process end with its parent, in whose hand the other end of its input is."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_input()
+    answer(read_settings())

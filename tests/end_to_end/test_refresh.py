@@ -93,6 +93,7 @@ def test_a_refresh_shows_a_line_a_step_a_table_and_what_to_try_next(sample):
     report = re.search(r"^report: +(\S+)$", shown, re.MULTILINE)[1]
     assert Path(report).stat().st_size > 10_000
     assert re.search(r"^try: .*lookalike query \d+ --filter baseColour=\w+$", shown, re.MULTILINE)
+    assert re.search(r"^page: +make serve$", shown, re.MULTILINE)
     assert {"rows", "rejects", "seconds"} <= set(shown.split())
 
 

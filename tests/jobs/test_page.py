@@ -161,7 +161,7 @@ def test_browsing_shows_products_with_pictures_and_filters_with_counts(visit, se
     assert count(tab) == get(server, "/products")["total"]
     assert home(tab)[:20] == [of["product_id"] for of in get(server, "/products", limit=20)["products"]]
     tab.wait_for_function(
-        "[...document.querySelectorAll('.feed img')].slice(0, 4).every((image) => image.naturalWidth)"
+        "() => [...document.querySelectorAll('.feed img')].slice(0, 4).every((image) => image.naturalWidth)"
     )
     set_filter(tab, re.compile(r"^Women ?\d"))
     tab.wait_for_url("**/?gender=Women")
@@ -219,7 +219,7 @@ def test_the_way_back_from_a_product_leads_to_the_same_place(visit, width):
     sync_api.expect(tab.locator("h1")).to_have_text(name)
     tab.go_back()
     tab.locator(".feed").wait_for()
-    tab.wait_for_function("scrollY === 1200")
+    tab.wait_for_function("() => scrollY === 1200")
     tab.go_forward()
     sync_api.expect(tab.locator("h1")).to_have_text(name)
 
@@ -539,7 +539,7 @@ def test_everything_can_be_reached_and_done_with_a_keyboard(visit, server):
     sync_api.expect(tab.locator("#search")).to_be_focused()
     tab.locator(".pick").first.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_function("document.activeElement.getAttribute('aria-pressed') === 'true'")  # it keeps the focus
+    tab.wait_for_function("() => document.activeElement.getAttribute('aria-pressed') === 'true'")  # it keeps the focus
     tab.keyboard.press("Tab")
     sync_api.expect(tab.locator(":focus")).to_have_class("except")
     tab.keyboard.press("Space")

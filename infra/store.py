@@ -165,7 +165,8 @@ def _opened(uri: str, folder: Path, **options: object) -> psycopg.Connection:
 def reader(uri: str, folder: Path, limit_s: float) -> psycopg.Connection:
     """A connection to keep, for asking alone: as the role lookalike_reader where the login may become that.
 
-    A statement of it ends after `limit_s`, and a server that no longer answers is given up within seconds.
+    A statement of it ends after `limit_s`, and a server that no longer answers is given up within seconds. Where the
+    role may say so, the server logs none of its errors.
 
     Raises:
         UserError, TransientError: as `connect` does.
@@ -175,6 +176,8 @@ def reader(uri: str, folder: Path, limit_s: float) -> psycopg.Connection:
     connection = _opened(uri, folder, **WATCHED)
     try:
         _refuse_older(_prepared(connection), _files())
+        with suppress(psycopg.errors.InsufficientPrivilege):  # errors repeat what was asked, which no log is to hold
+            connection.execute("SET log_min_messages = log")
         member = "SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = 'lookalike_reader'"
         if connection.execute(member).fetchone() == (True,):
             connection.execute("SET ROLE lookalike_reader")

@@ -20,6 +20,17 @@ EXCEPTION
         NULL;  -- another database of this server has just done it
 END $$;
 
+-- What a reader asks wrongly is told to it, and need not stand in the server's log.
+DO $$
+BEGIN
+    IF to_regrole('lookalike_reader') IS NOT NULL THEN
+        GRANT SET ON PARAMETER log_min_messages TO lookalike_reader;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege OR syntax_error THEN  -- no superuser, or a server before Postgres 15
+        RAISE NOTICE 'lookalike_reader may not keep what it asks wrongly out of the log';
+END $$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA lookalike FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lookalike, lookalike_numbers, lookalike_lists FROM PUBLIC;
 DO $$

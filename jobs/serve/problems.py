@@ -11,6 +11,8 @@ from infra.pool import RefusedError
 MEDIA_TYPE = b"application/problem+json"
 RETRY_S = 2
 """What clients are told to wait while the store is away."""
+UNKNOWN = ("has no product", "neither run has a product", "has no run")
+"""What SQL says of what is not there."""
 SHOWN = 200
 """Characters of a value that are repeated."""
 
@@ -84,7 +86,7 @@ def _of_refused(error: RefusedError) -> Problem:
         message, hint = error.message, error.hint or "see /docs"
         if message.startswith("no run is live"):
             return away(message, 10, "the store")
-        status = 404 if "no product" in message or "no run" in message else 400
+        status = 404 if any(words in message for words in UNKNOWN) else 400
         return Problem(status, message, place="the question", remedy=hint)
     if error.sqlstate[:2] in ("22", "54"):
         return wrong(error.message, place="the question", remedy="see /docs for what can be asked")

@@ -423,6 +423,18 @@ def test_requests_are_counted_by_route_and_stage_and_tell_of_nobody(photos, get)
     assert "Secretive" not in photos.log.read_text()
 
 
+def test_no_log_of_server_or_store_holds_what_was_asked(served, get):
+    assert get("/products/1/similar?Field of a person=Gaudy").status_code == 400
+    assert get("/products/id of a person/similar").status_code == 404
+    assert get("/runs/1/compare/1?product=id of a person").status_code == 404
+    body = {"product_ids": ["1"], "filters": {"gender": {"person": 1}}}
+    assert served.client.post("/products/similar", json=body).status_code == 400
+    with psycopg.connect(served.uri) as connection:
+        (folder,) = connection.execute("SHOW data_directory").fetchone()
+    for log in (Path(folder) / "log", served.log):
+        assert not re.findall(".*(?:person|Gaudy).*", log.read_text())
+
+
 def test_no_photo_is_left_on_the_disk(photos):
     photos.client.post("/search", content=photo(3, shift=1) + b"left-on-disk?" * 10)
     assert not [file for file in photos.folder.rglob("*") if file.is_file() and b"left-on-disk?" in file.read_bytes()]

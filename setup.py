@@ -81,6 +81,7 @@ setup(
             "kubernetes-validate",
             "moto[server]",
             "mypy",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -199,7 +199,7 @@ def wrk(paths: Path, folder: Path, seconds: int, seed: int = 0, delay: float = 0
 
 
 def different(run: Run, paths: list[str]) -> int:
-    """How many of 10,000 answers are not the store's to the byte, the last 5,000 of them while runs go live 20 times."""
+    """How many of 10,000 answers are not the store's to the byte; during the last 5,000, runs go live 20 times."""
     with store.connect(run.settings.store, Path()) as connection, requests.Session() as session:
         runs, wrong = [stored.run_id for stored in store.runs(connection)], 0
         for number, path in enumerate(paths[:CHECKED]):

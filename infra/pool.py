@@ -23,6 +23,7 @@ from infra.errors import TransientError, UserError
 
 RETRY_S = 0.5
 """Between two attempts to reach a store that is away."""
+NOT_PREPARED = "the store is not prepared"
 Row = tuple[bytes | None, ...]
 
 
@@ -83,7 +84,7 @@ class Pool:
             for name, statement in self._statements.items():
                 result = connection.pgconn.prepare(name.encode(), statement.encode())
                 if result.status != ExecStatus.COMMAND_OK:
-                    raise TransientError(f"the store is not prepared: {result.get_error_message()}")
+                    raise TransientError(f"{NOT_PREPARED}: {result.get_error_message()}")
         except psycopg.OperationalError as error:
             connection.close()
             raise TransientError(f"the store failed: {error}") from None

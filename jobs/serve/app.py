@@ -88,12 +88,15 @@ class Server:
         k, exclude = question.number("k", asking.K, asking.K_MAX), question.exclude
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
+        started = perf_counter()
         if mapped := self.lookup.mapped():
             answer = mapped.similar(product_id, question.filters, k, exclude)
             if answer is not None:
+                metrics.of_stage("mapped").observe(perf_counter() - started)
                 return reply.answered(mapped.tag.encode(), answer, asked.headers)
         values = asking.as_json(question.filters), b"%d" % k, asking.as_array(exclude)
         ((tag, answer),) = await self.lookup.quick.ask("similar", product_id.encode(), *values)
+        metrics.of_stage("store").observe(perf_counter() - started)
         return reply.answered(tag, answer or b"", asked.headers)
 
     async def _explained(self, product_id: str, question: asking.Question, asked: Asked) -> Reply:

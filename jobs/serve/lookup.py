@@ -20,8 +20,9 @@ import structlog
 
 from infra import store
 from infra.errors import TransientError, UserError
-from infra.pool import Place, Pool, RefusedError
+from infra.pool import NOT_PREPARED, Place, Pool, RefusedError
 from infra.settings import Settings
+from infra.store import OlderStoreError
 from jobs.run import Run, open_live
 from jobs.serve import mapped
 from jobs.serve.catalogue import Catalogue
@@ -96,7 +97,7 @@ class Lookup:
                 self.quick.drop("the store does not answer")
                 self.slow.drop("the store does not answer")
             except (TransientError, RefusedError):
-                self.served, self._why = None, away("the store cannot be reached", place="the store")
+                self.served, self._why = None, _why_away(self.quick.away)
             else:
                 self._follow(rows)
             await asyncio.sleep(WATCH_S)
@@ -195,6 +196,17 @@ class Lookup:
             for _, _, _, product_id, items, scanned in rows
         ]
         return tag, b'{"run":{"run_id":%b,"run":%b},"answers":[%b]}' % (run_id, run, b",".join(answers))
+
+
+def _why_away(error: Exception) -> Problem:
+    """Why the store does not answer, as far as it may be told: a place can name a host."""
+    headers = {"Retry-After": "10"}
+    if isinstance(error, OlderStoreError):
+        return Problem(503, error.problem, place="the store", remedy=error.remedy, headers=headers)
+    if str(error).startswith(NOT_PREPARED):
+        remedy = "publish a run with `make refresh`"
+        return Problem(503, "the store holds no run yet", place="the store", remedy=remedy, headers=headers)
+    return away("the store cannot be reached", place="the store")
 
 
 def _unknown(product_id: bytes) -> bytes:

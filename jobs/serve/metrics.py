@@ -22,6 +22,12 @@ def of_route(route: str, status: int) -> Histogram:
     return REQUESTS.labels(route, status)
 
 
+@lru_cache(maxsize=64)
+def of_stage(stage: str) -> Histogram:
+    """The histogram of a stage."""
+    return STAGES.labels(stage)
+
+
 def shown() -> tuple[bytes, str]:
     """All that the processes have counted, and its media type."""
     registry = CollectorRegistry()

@@ -181,7 +181,7 @@ def _timed(stage: str, call: Callable, *arguments: Any) -> Any:
     try:
         return call(*arguments)
     finally:
-        metrics.STAGES.labels(stage).observe(time.perf_counter() - started)
+        metrics.of_stage(stage).observe(time.perf_counter() - started)
 
 
 def _ms(started: float) -> int:

@@ -638,6 +638,7 @@ def test_the_scores_are_multiples_of_the_grid(get):
 def test_no_question_that_the_description_allows_makes_the_server_fail(photos):
     command = [Path(sys.executable).parent / "schemathesis", "run", f"{photos.client.base_url}/openapi.json"]
     command += ["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--max-examples", "6"]
-    done = subprocess.run([*command, "--workers", "2", "--seed", "7", "--no-color"], capture_output=True, text=True)
+    command += ["--workers", "2", "--seed", "7", "--no-color"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=photos.folder)  # it keeps files where it runs
     assert done.returncode == 0, done.stdout
     assert "12 selected / 12 total" in done.stdout

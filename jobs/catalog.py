@@ -42,7 +42,7 @@ from ml import images, pictures
 from ml.images import ImageError, Stored
 
 CODE_VERSION = 6
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of two files for one id, the first suffix wins
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic")  # of two files for one id, the first suffix wins
 TABLE = "styles"
 """What the catalogue's table is called, but for its ending."""
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".gz")

@@ -83,7 +83,7 @@ def without(reason: str) -> str:
 
 
 def unknown(name: str) -> str:
-    return f"{NONE}20 × unknown kind of file (such as images/{name}: images end in .jpg, .jpeg, .png, .webp){MEND}"
+    return f"{NONE}20 × unknown kind of file (such as images/{name}: images end in .jpg, .jpeg, .png, .webp, .avif, .heic){MEND}"
 
 
 def no_row(count: int, name: str) -> str:
@@ -101,7 +101,7 @@ def stopped(count: int, reason: str, detail: str) -> str:
 CASES: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "mpo-as-jpg": (lambda: one(encoded("MPO", **FRAMES)), ALL),
     "mpo-12-megapixels": (lambda: one(encoded("MPO", PLAIN.resize((3000, 4000)), **FRAMES)), ALL),
-    "avif-as-jpg": (lambda: one(encoded("AVIF")), without("not an image")),
+    "avif-as-jpg": (lambda: one(encoded("AVIF")), ALL),
     "heic-as-jpg": (lambda: one(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)), without("not an image")),
     "webp-as-jpg": (lambda: one(encoded("WEBP")), ALL),
     "gif-as-jpg": (lambda: one(encoded("GIF")), ALL),
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "gif-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".gif")), unknown("1.gif")),
     "jfif-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".jfif")), unknown("1.jfif")),
     "jpe-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".jpe")), unknown("1.jpe")),
-    "avif-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".avif")), unknown("1.avif")),
+    "avif-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".avif")), ALL),
     "bmp-suffix": (lambda: renamed(lambda name: name.replace(".jpg", ".bmp")), unknown("1.bmp")),
     "no-suffix": (lambda: renamed(lambda name: name.removesuffix(".jpg")), unknown("1")),
     "jpg-jpg": (lambda: renamed(lambda name: name + ".jpg"), no_row(20, "1.jpg.jpg")),

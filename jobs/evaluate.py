@@ -93,6 +93,7 @@ def evaluate(run: Run) -> StepResult:
             "judged_against": live and live.stored.content_hash,
             "protocol": reference.PROTOCOL,
             "new_catalogue": live and reference.why_new(run, live, len(known.ids)),
+            "fields_changed": (live and reference.fields_changed(run, live)) or None,
         },
     )
 

@@ -11,7 +11,7 @@ HEADLINE = {
     "classify": ("test_accuracy", "classes", "epochs", "classifier"),
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "shortlist_items"),
-    "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates"),
+    "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates", "fields_changed"),
     "publish": ("products", "load_s", "live"),
 }
 """The figures of a step that its line shows."""

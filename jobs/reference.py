@@ -125,6 +125,15 @@ def why_new(run: Run, live: Live, products: int) -> str:
     return ""
 
 
+def fields_changed(run: Run, live: Live) -> str:
+    """Which fields the run can be filtered by and the live one cannot, and the other way; empty: none that is known."""
+    now, before = run.result("similar").figures.get("fields"), live.figures("similar").get("fields")
+    if now is None or before is None:  # an earlier release noted none
+        return ""
+    told = ("new", set(now) - set(before)), ("gone", set(before) - set(now))  # type: ignore[call-overload]
+    return "; ".join(f"{what}: {', '.join(sorted(fields))}" for what, fields in told if fields)
+
+
 def refer(run: Run, live: Live | None, products: int) -> gates.Reference:
     """What the run, of so many products, is held against."""
     if live is None:

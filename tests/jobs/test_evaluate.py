@@ -20,6 +20,7 @@ from jobs import candidates, catalog, classify, evaluate, heldout, reference, si
 from jobs.champion import EMBEDDERS
 from jobs.cli import app
 from jobs.extraction import SCHEMA as FEATURES
+from jobs.headline import headline
 from jobs.publish import refused_gates
 from jobs.report import GRID_QUERIES, THUMBNAIL, spread
 from jobs.run import STEPS
@@ -785,6 +786,22 @@ def test_figures_of_a_part_that_another_column_plays_are_not_compared_and_the_ve
     assert {states(run)[gate] for gate in ("unknown", "subcategory_quality", "colour")} == {"not compared"}
     assert {states(run)[gate] for gate in ("classifier", "subcategories", "products", "coverage")} == {"passed"}
     assert figures["why_other"].startswith("the kind is season")
+
+
+def with_fields(run, *fields):
+    """The run, whose shortlists were made for these fields, and noted so."""
+    made = run.result("similar")
+    write_result(run, "similar", tables=made.tables, figures=made.figures | {"fields": list(fields)})
+    return mapped(run, fields=fields)
+
+
+def test_fields_that_come_and_go_are_told_before_the_run_goes_live(night):
+    go_live(with_fields(night("2026-01-30", range(1, 601)), "gender", "season"))
+    same = with_fields(night("2026-01-31", range(1, 601)), "gender", "season")
+    assert execute("evaluate", same).figures["fields_changed"] is None
+    other = with_fields(night("2026-02-01", range(1, 601)), "gender", "usage")
+    told = headline("evaluate", execute("evaluate", other).figures, 0, False)
+    assert "fields_changed new: usage; gone: season" in told
 
 
 def test_colours_are_not_excused_by_kinds_that_are_other_things(night):

@@ -156,9 +156,9 @@ class _Lane:
             self._waiting.append(answer)
             self._flush()
         except psycopg.OperationalError as error:
-            self.close(TransientError(f"the store failed: {_first_line(error)}"))
+            self.close(TransientError(f"the store failed: {store.first_line(error)}"))
             if not answer.done():
-                answer.set_exception(TransientError(f"the store failed: {_first_line(error)}"))
+                answer.set_exception(TransientError(f"the store failed: {store.first_line(error)}"))
         return answer
 
     def _flush(self) -> None:
@@ -170,7 +170,7 @@ class _Lane:
             if not self._pg.flush():
                 self._loop.remove_writer(self._socket)
         except psycopg.OperationalError as error:
-            self.close(TransientError(f"the store failed: {_first_line(error)}"))
+            self.close(TransientError(f"the store failed: {store.first_line(error)}"))
 
     def _read(self) -> None:
         try:
@@ -189,7 +189,7 @@ class _Lane:
             if self._pg.status != psycopg.pq.ConnStatus.OK:
                 raise psycopg.OperationalError(self._pg.get_error_message())
         except psycopg.OperationalError as error:
-            self.close(TransientError(f"the store failed: {_first_line(error)}"))
+            self.close(TransientError(f"the store failed: {store.first_line(error)}"))
 
     def _settle(self) -> None:
         answer, result, self._result = self._waiting.popleft(), self._result, None
@@ -214,7 +214,3 @@ class _Lane:
             if not answer.done():
                 answer.set_exception(error)
         self._lost(self, error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -65,6 +65,8 @@ Filters = Mapping[str, Any]
 """Field → condition, ready for JSON: a value, None for no value, a list of such, {"not": …}, or {"is": …, "not": …}."""
 BATCH = 8192
 """Rows that are made and sent at once."""
+FORMERLY = {"0007_text_ids.sql": "2b13c40c79b7346b865d7152fb5681f9514442a14700717e09146c812c73d371"}
+"""Migrations that were edited since, with the SHA-256 that they had: what that left of a store is as good."""
 LIMIT_EXCEEDED = "54"
 """Class of Postgres' SQLSTATEs for what is too long, too deep or too many."""
 DDL_WAIT = "5s"
@@ -141,7 +143,7 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
             yield connection
         except psycopg.errors.InsufficientPrivilege as error:
             raise UserError(
-                f"user {connection.info.user} may not do this in the store: {_first_line(error)}",
+                f"user {connection.info.user} may not do this in the store: {first_line(error)}",
                 where=place,
                 remedy="connect as a member of lookalike_loader to publish, of lookalike_reader to ask, of "
                 "lookalike_keys to change keys",
@@ -149,11 +151,11 @@ def connect(uri: str, folder: Path, *, prepares: bool = False) -> Iterator[psyco
         except psycopg.OperationalError as error:
             if (error.sqlstate or "").startswith(LIMIT_EXCEEDED):  # whoever asks again asks too much again
                 raise UserError(
-                    f"the store {place} takes no more than its limit: {_first_line(error)}",
+                    f"the store {place} takes no more than its limit: {first_line(error)}",
                     where="what was asked of it",
                     remedy="ask for less at once",
                 ) from error
-            raise TransientError(f"the store {place} failed: {_first_line(error)}") from error
+            raise TransientError(f"the store {place} failed: {first_line(error)}") from error
 
 
 def _opened(uri: str, folder: Path, **options: object) -> psycopg.Connection:
@@ -161,7 +163,7 @@ def _opened(uri: str, folder: Path, **options: object) -> psycopg.Connection:
         return psycopg.connect(uri or embedded.uri(folder), autocommit=True, connect_timeout=20, **options)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
         place = _place(uri) if uri else str(folder)
-        raise TransientError(f"the store {place} cannot be reached: {_first_line(error)}") from None
+        raise TransientError(f"the store {place} cannot be reached: {first_line(error)}") from None
 
 
 def reader(uri: str, folder: Path, limit_s: float) -> psycopg.Connection:
@@ -187,7 +189,7 @@ def reader(uri: str, folder: Path, limit_s: float) -> psycopg.Connection:
         connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{int(1000 * limit_s)}ms",))
     except psycopg.OperationalError as error:
         connection.close()
-        raise TransientError(f"the store failed: {_first_line(error)}") from None
+        raise TransientError(f"the store failed: {first_line(error)}") from None
     except BaseException:
         connection.close()
         raise
@@ -223,8 +225,9 @@ def _place(uri: str) -> str:
     return f"{host or 'localhost'}:{port or 5432}/{database}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0]
+def first_line(error: Exception) -> str:
+    """What an error says, without the details that follow."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
 # Preparing ------------------------------------------------------------------------------------------------------------
@@ -251,14 +254,14 @@ def prepare(connection: psycopg.Connection) -> None:
             _apply(connection, files, current)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UserError(
-            f"the store cannot be prepared for this release: {_first_line(error)}: {error.diag.message_detail}",
+            f"the store cannot be prepared for this release: {first_line(error)}: {error.diag.message_detail}",
             where="the store",
             remedy="drop what was made upon it, prepare the store, and make that anew",
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise UserError(
             f"the store is not prepared for this release, and user {connection.info.user} may not prepare it: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             where="the store",
             remedy="run `infra/docker/prepare.py store` of this release as the store's administrator",
         ) from error
@@ -272,7 +275,7 @@ def _apply(connection: psycopg.Connection, files: Mapping[str, Path], current: M
     for name, file in files.items():
         if not _is_migration(name) or name not in prepared:
             connection.execute(file.read_bytes())
-        elif prepared[name] != current[name]:
+        elif prepared[name] not in (current[name], FORMERLY.get(name)):
             raise UserError(
                 f"migration {name} was edited after it was applied",
                 where=str(file),

@@ -313,3 +313,15 @@ def test_a_member_of_lookalike_loader_can_publish_prune_and_roll_back(connection
             assert names(loader) == [f"by {member}"]
     for member in members:
         connection.execute(f"DROP ROLE {member}")
+
+
+def test_a_store_of_a_release_before_a_migration_was_edited_is_prepared_and_one_of_another_edit_is_not(connection):
+    ((name, former),) = store.FORMERLY.items()
+    applied = "UPDATE lookalike.prepared SET sha256 = %s WHERE file = %s"
+    connection.execute(applied, (former, name))
+    store.prepare(connection)
+    noted = connection.execute("SELECT sha256 FROM lookalike.prepared WHERE file = %s", (name,)).fetchone()
+    assert noted != (former,)
+    connection.execute(applied, ("another", name))
+    with pytest.raises(UserError, match=f"migration {name} was edited after it was applied"):
+        store.prepare(connection)

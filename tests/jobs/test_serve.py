@@ -225,6 +225,33 @@ def test_counts_of_a_field_are_those_that_the_other_filters_leave(get):
     assert sum(value["count"] for value in in_text[0]["values"]) == 1
 
 
+def test_excluded_products_are_neither_shown_nor_counted(get):
+    women = [i for i in range(N) if attributes(i)["gender"] == "Women"]
+    out, others = women[1:40:3], [0, 1, 2]  # of the others some are men's
+    query = f"exclude={','.join(map(str, out))}&exclude={','.join(map(str, others))},unknown"
+    left = [i for i in range(N) if i not in {*out, *others}]
+    shown, cursor = [], ""
+    while cursor is not None:
+        told = get(f"/products?gender=Women&limit=9&cursor={cursor}&{query}").json()
+        shown += [int(product["product_id"]) for product in told["products"]]
+        cursor = told["next"]
+        assert told["total"] == len(set(women) & set(left))
+    assert shown == [i for i in women if i in left]
+    fields = get(f"/filters?gender=Women&baseColour!=Red&{query}").json()["fields"]
+    counts = {field["field"]: {value["value"]: value["count"] for value in field["values"]} for field in fields}
+    of_left = [attributes(i) for i in left]
+    assert counts["gender"] == {
+        name: sum((of["gender"], of["baseColour"]) == (name, "Blue") for of in of_left) for name in ("Men", "Women")
+    }
+    assert counts["baseColour"] == {
+        name: sum((of["gender"], of["baseColour"]) == ("Women", name) for of in of_left) for name in ("Red", "Blue")
+    }
+    found = get(f"/products?text=product 4&{query}").json()
+    assert [product["product_id"] for product in found["products"]] == [
+        str(i) for i in range(N) if str(i).startswith("4") and i in left
+    ]
+
+
 # Photos ---------------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +362,8 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
         ("/products?colour=Red", 400, "unknown field"),
         ("/products?cursor=nonsense", 400, "no cursor"),
         ("/products?limit=201", 400, "limit is no such number"),
+        ("/products?exclude=%01", 400, "no product id"),
+        ("/filters?exclude=" + "1," * 1001, 400, "1,001 ids"),
         ("/filters?colour=Red", 400, "unknown field"),
         ("/images/../../etc/passwd", 404, "nothing at this path"),
         ("/images/" + "0" * 64, 404, "no such image"),
@@ -515,6 +544,11 @@ def test_runs_are_listed_and_compared(served, get):
     of_one = get(f"/runs/{first}/compare/{second}?product=5&gender=Men").json()
     assert of_one["product"]["a"] == of_one["product"]["b"] == get("/products/5/similar?gender=Men").json()["items"]
     assert "changed" not in of_one
+    left_out = ",".join(item["product_id"] for item in of_one["product"]["a"][:3])
+    of_one = get(f"/runs/{first}/compare/{second}?product=5&gender=Men&exclude={left_out}").json()
+    refilled = get(f"/products/5/similar?gender=Men&exclude={left_out}").json()["items"]
+    assert of_one["product"]["a"] == of_one["product"]["b"] == refilled
+    assert len(refilled) == 10
 
 
 def test_a_cursor_of_a_run_that_no_longer_answers_is_gone(served, get):

@@ -35,9 +35,10 @@ from jobs.serve.reply import Reply
 
 PAGE = Path(__file__).parent / "page"
 PAGE_PATHS = ("/", "/p/{product_id:path}", "/photo", "/compare")
-OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/photo", "/compare", "/favicon.ico")
-OPEN_BELOW = ("/assets/", "/images/", "/p/")
-"""What needs no key: the page itself, what says how the server is, and images, whose names nobody guesses."""
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/docs", "/photo", "/compare", "/favicon.ico")
+OPEN_BELOW = ("/assets/", "/p/")
+"""What needs no key: the page without what it shows, what can be asked, and whether the server is well."""
+IMAGES = "/images/"
 BATCH_MAX_BYTES = 1 << 20
 COMPARED_MAX = 32
 """Comparisons of two whole runs that are remembered."""
@@ -164,7 +165,9 @@ class Server:
         if not pictures.is_sha256(sha256):
             raise _no_image(sha256)
         tag = b'"%b-%d"' % (sha256.encode(), width)
-        headers = [(b"etag", tag), (b"cache-control", b"public, max-age=31536000, immutable"), *reply.NOTHING]
+        for_all = not self.guard.guarded or self.settings.serve_public_images
+        kept = b"public" if for_all else b"private"  # where a proxy keeps an image, it asks nobody for a key
+        headers = [(b"etag", tag), (b"cache-control", kept + b", max-age=31536000, immutable"), *reply.NOTHING]
         if asked.headers.get(b"if-none-match") == tag:
             return Reply(304, b"", headers)
         known = self.lookup.pictures()
@@ -268,8 +271,7 @@ class Front:
         answer: Reply | None = None
         try:
             hot, route = self._hot(scope)
-            needs_key = not _is_open(scope["path"])
-            scope["who"] = await self._server.guard.admit(scope["headers"], scope.get("client"), needs_key)
+            scope["who"] = await self._admit(scope)
             if hot is None:
                 route, status = await self._handed_on(scope, receive, send)
             else:
@@ -280,6 +282,12 @@ class Front:
             status = answer.status
             await _sent(answer, send)
         metrics.of_route(route, status).observe(perf_counter() - started)
+
+    async def _admit(self, scope: Scope) -> str:
+        path, server = scope["path"], self._server
+        is_image = path.startswith(IMAGES)
+        needs_key = not (is_open(path) or is_image and server.settings.serve_public_images)
+        return await server.guard.admit(scope["headers"], scope.get("client"), needs_key, in_cookie=is_image)
 
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""
@@ -314,8 +322,9 @@ class Front:
         return getattr(matched, "path", "other"), status
 
 
-def _is_open(path: str) -> bool:
-    return path == "/" or path in OPEN or path.startswith(OPEN_BELOW)
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or path.startswith(OPEN_BELOW)
 
 
 def _failed(error: Exception, route: str) -> Reply:

@@ -334,7 +334,10 @@ ROUTES: dict[str, dict[str, Any]] = {
     ),
     "GET /metrics": {
         "summary": "Counts and seconds for Prometheus",
-        "responses": {200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}}},
+        "responses": {
+            200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}},
+            401: {"description": WHY[401]},
+        },
     },
 }
 _IMAGES: Schema = {"schema": _BYTES}

@@ -26,6 +26,8 @@ KNOWN_MAX = 10_000
 PREFIX = "lookalike_"
 """How a key begins, so that those who search code for secrets find it."""
 LOCAL_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
+COOKIE = b"lookalike_key"
+"""In which the page's pictures bring a key: a browser adds no other header to what it asks for by itself."""
 
 
 def draw() -> tuple[str, str, bytes]:
@@ -59,8 +61,10 @@ class Guard:
         )
         self._secret = secrets.token_bytes(16)
 
-    async def admit(self, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, needs_key: bool) -> str:
-        """Let a question in; returns whom its cost is counted for.
+    async def admit(
+        self, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, needs_key: bool, in_cookie: bool
+    ) -> str:
+        """Let a question in; returns whom its cost is counted for. Only a picture may bring its key in a cookie.
 
         Raises:
             Problem: there is no key, a wrong one, or too much was asked.
@@ -72,6 +76,8 @@ class Guard:
         given = next((value for name, value in headers if name == b"authorization"), b"")
         if given or needs_key:
             key = given[7:].strip() if given[:7].lower() == b"bearer " else b""
+            if in_cookie and not given:
+                key = given = _of_cookie(headers)
             sha256 = hashlib.sha256(key).digest()
             if not key or not await self._is_key(sha256):
                 self.count(who, 10)  # whoever tries keys has few tries
@@ -113,6 +119,13 @@ class Guard:
 
 def _share(rate: RateLimitItem, workers: int) -> RateLimitItem:
     return type(rate)(max(1, -(-rate.amount // workers)), rate.multiples)
+
+
+def _of_cookie(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Taken apart here: http.cookies reads quoted values, in a time that grows with the square of their length."""
+    pairs = b";".join(value for name, value in headers if name == b"cookie").split(b";")
+    given = dict(pair.strip().split(b"=", 1) for pair in pairs if b"=" in pair)
+    return given.get(COOKIE, b"")
 
 
 def _no_key(given: bool) -> Problem:

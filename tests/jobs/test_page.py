@@ -402,6 +402,9 @@ def test_a_server_that_asks_for_keys_is_given_one_that_the_tab_keeps(visit, live
     assert home(tab)
     tab.reload()
     assert home(tab)
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.feed img')].slice(0, 4).every((image) => image.naturalWidth)"
+    )
     assert key not in tab.url
     served.stop()
 

@@ -26,6 +26,8 @@ KNOWN_MAX = 10_000
 PREFIX = "lookalike_"
 """How a key begins, so that those who search code for secrets find it."""
 LOCAL_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
+FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+"""Headers by which a proxy says that it asks for another."""
 
 
 def draw() -> tuple[str, str, bytes]:
@@ -59,25 +61,29 @@ class Guard:
         )
         self._secret = secrets.token_bytes(16)
 
-    async def admit(self, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, needs_key: bool) -> str:
+    async def admit(
+        self, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, needs_key: bool, cost: int = 1
+    ) -> str:
         """Let a question in; returns whom its cost is counted for.
 
         Raises:
             Problem: there is no key, a wrong one, or too much was asked.
         """
         if not self.guarded:
-            _check_host(headers)
+            _check_local(headers)
             return ""
-        who = f"address {self._hidden(client[0] if client else '')}"
+        who = f"address {self._hidden(_shared(client[0]) if client else '')}"
         given = next((value for name, value in headers if name == b"authorization"), b"")
         if given or needs_key:
             key = given[7:].strip() if given[:7].lower() == b"bearer " else b""
             sha256 = hashlib.sha256(key).digest()
+            if not self._seen.get(sha256, (False, 0.0))[0]:
+                self.count(who, 10)  # whoever tries keys has few tries, and the store is asked no more often
             if not key or not await self._is_key(sha256):
-                self.count(who, 10)  # whoever tries keys has few tries
                 raise _no_key(bool(given))
             who = f"key {sha256.hex()}"
-        self.count(who, 1)
+        if cost:
+            self.count(who, cost)
         return who
 
     async def _is_key(self, sha256: bytes) -> bool:
@@ -111,6 +117,17 @@ class Guard:
         return hashlib.blake2b(address.encode(), key=self._secret, digest_size=12).hexdigest()
 
 
+def _shared(address: str) -> str:
+    """What one client has to ask from: of IPv6 no single address, but 2⁶⁴ of them."""
+    if ":" not in address:
+        return address
+    try:
+        met = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(met.ipv4_mapped or int(met) >> 64)
+
+
 def _share(rate: RateLimitItem, workers: int) -> RateLimitItem:
     return type(rate)(max(1, -(-rate.amount // workers)), rate.multiples)
 
@@ -125,9 +142,16 @@ def _no_key(given: bool) -> Problem:
     )
 
 
-def _check_host(headers: list[tuple[bytes, bytes]]) -> None:
-    """Refuse names that are not this machine's: a page of another host could have its name point here."""
+def _check_local(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse what is not this machine's: a page of another host could have its name point here, a proxy ask for all."""
     for name, value in headers:
+        if name in FORWARDED:
+            raise Problem(
+                421,
+                "a proxy asks for another, and none is declared",
+                place=f"header {name.decode().title()}",
+                remedy="name the proxy in LOOKALIKE_SERVE_PROXIES, which asks for keys",
+            )
         if name == b"host":
             host = value.rpartition(b":")[0] if not value.endswith(b"]") and b":" in value else value
             if host.lower() not in LOCAL_NAMES:

@@ -28,6 +28,8 @@ PREFIX = "lookalike_"
 LOCAL_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
 FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
 """Headers by which a proxy says that it asks for another."""
+COOKIE = b"lookalike_key"
+"""In which the page's pictures bring a key: a browser adds no other header to what it asks for by itself."""
 
 
 def draw() -> tuple[str, str, bytes]:
@@ -62,9 +64,14 @@ class Guard:
         self._secret = secrets.token_bytes(16)
 
     async def admit(
-        self, headers: list[tuple[bytes, bytes]], client: tuple[str, int] | None, needs_key: bool, cost: int = 1
+        self,
+        headers: list[tuple[bytes, bytes]],
+        client: tuple[str, int] | None,
+        needs_key: bool,
+        in_cookie: bool = False,
+        cost: int = 1,
     ) -> str:
-        """Let a question in; returns whom its cost is counted for.
+        """Let a question in; returns whom its cost is counted for. Only a picture may bring its key in a cookie.
 
         Raises:
             Problem: there is no key, a wrong one, or too much was asked.
@@ -76,6 +83,8 @@ class Guard:
         given = next((value for name, value in headers if name == b"authorization"), b"")
         if given or needs_key:
             key = given[7:].strip() if given[:7].lower() == b"bearer " else b""
+            if in_cookie and not given:
+                key = given = _of_cookie(headers)
             sha256 = hashlib.sha256(key).digest()
             if not self._seen.get(sha256, (False, 0.0))[0]:
                 self.count(who, 10)  # whoever tries keys has few tries, and the store is asked no more often
@@ -130,6 +139,13 @@ def _shared(address: str) -> str:
 
 def _share(rate: RateLimitItem, workers: int) -> RateLimitItem:
     return type(rate)(max(1, -(-rate.amount // workers)), rate.multiples)
+
+
+def _of_cookie(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Taken apart here: http.cookies reads quoted values, in a time that grows with the square of their length."""
+    pairs = b";".join(value for name, value in headers if name == b"cookie").split(b";")
+    given = dict(pair.strip().split(b"=", 1) for pair in pairs if b"=" in pair)
+    return given.get(COOKIE, b"")
 
 
 def _no_key(given: bool) -> Problem:

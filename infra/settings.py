@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     """Whether `serve` loads the models and answers photos."""
     serve_images_max_bytes: int = Field(default=8 * 2**30, gt=0)
     """Most that copies of the lake's images may take in `scratch`, which `serve` reads pictures from, in bytes."""
+    serve_public_images: bool = False
+    """Whether images need no key where all else does: whoever has an image's address may then see it."""
+    serve_metrics_port: int = Field(default=0, ge=0, le=65535)
+    """A port of its own for the metrics, which needs no key, for those alone who are let to it; 0: none."""
 
     fields: Annotated[tuple[str, ...], NoDecode] = (
         "gender",

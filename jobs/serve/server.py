@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from infra import temporary
 from infra.errors import UserError
 from infra.privacy import keep_to_itself
 from infra.settings import Settings, read_settings, variables
@@ -36,6 +34,7 @@ CONNECTIONS_MAX = 1000
 """Most connections of a process."""
 AGAIN_S = 2.0
 """Before a process that has ended by itself is started again."""
+POLL_S = 0.1
 STOP_S = 10
 
 
@@ -111,30 +110,42 @@ class Bounded(HttpToolsProtocol):
             self._since = self.loop.time()
 
 
-def run(settings: Settings) -> None:
-    """Serve until told to stop.
+def run(settings: Settings, up: Callable[[], None]) -> None:
+    """Serve until told to stop; `up` is called once the server can be asked.
 
     Raises:
         UserError: the address cannot be listened on.
     """
     keep_to_itself()
-    _check_address(settings.serve_host, settings.serve_port)
+    _check_address(settings.serve_host, settings.serve_port, "port")
+    if settings.serve_metrics_port:
+        _check_address(settings.serve_host, settings.serve_metrics_port, "metrics-port")
+    if settings.serve_metrics_port == settings.serve_port:
+        raise UserError(
+            f"the metrics cannot have the port that all else has: {settings.serve_port}",
+            where="LOOKALIKE_SERVE_METRICS_PORT",
+            remedy="choose another one with --metrics-port",
+        )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    folder = Path(tempfile.mkdtemp(prefix="lookalike-serve-"))  # of this user alone
-    commands = [["jobs.serve.server"]] * settings.serve_workers
-    os.environ |= variables(settings) | _told(settings) | {COUNTED: str(folder), FOLDER: str(folder)}
-    if settings.serve_photos:
-        os.environ[SOCKET] = str(folder / "photos")
-        commands.append(["jobs.serve.searching", str(folder / "photos")])
-    try:
-        with ExitStack() as stack:
-            for command in commands:
-                stack.enter_context(_kept([sys.executable, "-m", *command]))
-            stop.wait()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary.folder("lookalike-serve-") as folder, ExitStack() as stack:
+        commands = [["jobs.serve.server"]] * settings.serve_workers
+        os.environ |= variables(settings) | _told(settings) | {COUNTED: str(folder), FOLDER: str(folder)}
+        if settings.serve_photos:
+            os.environ[SOCKET] = str(folder / "photos")
+            commands.append(["jobs.serve.searching", str(folder / "photos")])
+        if settings.serve_metrics_port:
+            from jobs.serve import metrics  # which looks for COUNTED when it is loaded
+
+            stack.enter_context(metrics.listening(settings.serve_host, settings.serve_metrics_port))
+        for command in commands:
+            stack.enter_context(_kept([sys.executable, "-m", *command]))
+        while not stop.wait(POLL_S):
+            if _can_be_asked(settings):
+                up()
+                break
+        stop.wait()
 
 
 def answer(settings: Settings) -> None:
@@ -175,7 +186,7 @@ def _told(settings: Settings) -> dict[str, str]:
     }
 
 
-def _check_address(host: str, port: int) -> None:
+def _check_address(host: str, port: int, option: str) -> None:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -184,9 +195,15 @@ def _check_address(host: str, port: int) -> None:
     except OSError as error:
         raise UserError(
             f"nothing can listen on {host}:{port}: {error.strerror}",
-            where="LOOKALIKE_SERVE_HOST, LOOKALIKE_SERVE_PORT",
-            remedy="choose another port with --port, or end what listens there",
+            where=f"LOOKALIKE_SERVE_HOST, LOOKALIKE_SERVE_{option.upper().replace('-', '_')}",
+            remedy=f"choose another port with --{option}, or end what listens there",
         ) from None
+
+
+def _can_be_asked(settings: Settings) -> bool:
+    with suppress(OSError), socket.create_connection((settings.serve_host, settings.serve_port), 1):
+        return True
+    return False
 
 
 @contextmanager

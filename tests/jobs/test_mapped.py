@@ -133,7 +133,7 @@ def test_a_run_by_the_best_pair_of_images_is_answered_by_the_store(connection, l
     assert product["images"] == [product["image"], f"/images/{'1' * 64}"]
     browsed = Catalogue(store.copied(connection))
     assert [
-        row["product_id"] for row in browsed.page({"tags": {"is": "new", "not": "warm"}}, "", 9, "")["products"]
+        row["product_id"] for row in browsed.page({"tags": {"is": "new", "not": "warm"}}, "", [], 9, "")["products"]
     ] == ["1"]
-    counts = {of["field"]: of["values"] for of in browsed.facets({}, "")["fields"]}
+    counts = {of["field"]: of["values"] for of in browsed.facets({}, "", [])["fields"]}
     assert counts["tags"] == [{"value": value, "count": 1} for value in ("new", "sale", None)]

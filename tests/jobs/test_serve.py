@@ -25,8 +25,10 @@ from PIL import Image
 from psycopg.conninfo import make_conninfo
 
 from infra import store
+from infra.errors import UserError
 from infra.lake import Lake
-from jobs.serve import guard
+from infra.settings import read_settings
+from jobs.serve import guard, server
 from tests.catalogues import open_run, serve
 from tests.jobs.test_photo_search import SIZE, N, attributes, live_run, photo
 
@@ -225,6 +227,33 @@ def test_counts_of_a_field_are_those_that_the_other_filters_leave(get):
     assert sum(value["count"] for value in in_text[0]["values"]) == 1
 
 
+def test_excluded_products_are_neither_shown_nor_counted(get):
+    women = [i for i in range(N) if attributes(i)["gender"] == "Women"]
+    out, others = women[1:40:3], [0, 1, 2]  # of the others some are men's
+    query = f"exclude={','.join(map(str, out))}&exclude={','.join(map(str, others))},unknown"
+    left = [i for i in range(N) if i not in {*out, *others}]
+    shown, cursor = [], ""
+    while cursor is not None:
+        told = get(f"/products?gender=Women&limit=9&cursor={cursor}&{query}").json()
+        shown += [int(product["product_id"]) for product in told["products"]]
+        cursor = told["next"]
+        assert told["total"] == len(set(women) & set(left))
+    assert shown == [i for i in women if i in left]
+    fields = get(f"/filters?gender=Women&baseColour!=Red&{query}").json()["fields"]
+    counts = {field["field"]: {value["value"]: value["count"] for value in field["values"]} for field in fields}
+    of_left = [attributes(i) for i in left]
+    assert counts["gender"] == {
+        name: sum((of["gender"], of["baseColour"]) == (name, "Blue") for of in of_left) for name in ("Men", "Women")
+    }
+    assert counts["baseColour"] == {
+        name: sum((of["gender"], of["baseColour"]) == ("Women", name) for of in of_left) for name in ("Red", "Blue")
+    }
+    found = get(f"/products?text=product 4&{query}").json()
+    assert [product["product_id"] for product in found["products"]] == [
+        str(i) for i in range(N) if str(i).startswith("4") and i in left
+    ]
+
+
 # Photos ---------------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +364,8 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
         ("/products?colour=Red", 400, "unknown field"),
         ("/products?cursor=nonsense", 400, "no cursor"),
         ("/products?limit=201", 400, "limit is no such number"),
+        ("/products?exclude=%01", 400, "no product id"),
+        ("/filters?exclude=" + "1," * 1001, 400, "1,001 ids"),
         ("/filters?colour=Red", 400, "unknown field"),
         ("/images/../../etc/passwd", 404, "nothing at this path"),
         ("/images/" + "0" * 64, 404, "no such image"),
@@ -640,6 +671,11 @@ def test_runs_are_listed_and_compared(served, get):
     of_one = get(f"/runs/{first}/compare/{second}?product=5&gender=Men").json()
     assert of_one["product"]["a"] == of_one["product"]["b"] == get("/products/5/similar?gender=Men").json()["items"]
     assert "changed" not in of_one
+    left_out = ",".join(item["product_id"] for item in of_one["product"]["a"][:3])
+    of_one = get(f"/runs/{first}/compare/{second}?product=5&gender=Men&exclude={left_out}").json()
+    refilled = get(f"/products/5/similar?gender=Men&exclude={left_out}").json()["items"]
+    assert of_one["product"]["a"] == of_one["product"]["b"] == refilled
+    assert len(refilled) == 10
 
 
 def test_a_cursor_of_a_run_that_no_longer_answers_is_gone(served, get):
@@ -657,7 +693,9 @@ def test_a_cursor_of_a_run_that_no_longer_answers_is_gone(served, get):
 def guarded(served, tmp_path_factory):
     """A server of the same store that asks for keys, since a proxy is declared."""
     settings = {"serve_proxies": "127.0.0.1", "serve_rate": "100/minute", "serve_origins": "https://shop.example"}
+    settings["serve_metrics_port"] = str(free_port())
     server = Served(served.uri, served.run, tmp_path_factory.mktemp("guarded"), **settings)
+    server.metrics = f"http://127.0.0.1:{settings['serve_metrics_port']}/metrics"
     yield server
     server.stop()
 
@@ -679,6 +717,62 @@ def test_where_a_proxy_is_declared_a_key_is_asked_for_and_the_page_needs_none(gu
     assert get("/runs", headers=client | {"authorization": "Bearer wrong"}).status_code == 401
     assert guarded.client.post("/search", headers=client, content=photo(1)).status_code == 401
     assert get("/healthz", headers=client).status_code == 200
+
+
+def test_an_image_is_shown_to_who_has_a_key_which_a_browser_may_bring_in_a_cookie(served, guarded, key):
+    get, client = guarded.client.get, {"x-forwarded-for": "192.0.2.6"}
+    image = served.client.get("/products/1").json()["product"]["image"]
+    assert get(image, headers=client).status_code == 401
+    assert get(image, headers=client | {"cookie": "a=b; lookalike_key=wrong"}).status_code == 401
+    for brought in ({"authorization": f"Bearer {key[1]}"}, {"cookie": f"a=b; lookalike_key={key[1]}"}):
+        shown = get(image, headers=client | brought)
+        assert (shown.status_code, shown.content) == (200, photo(1))
+        assert shown.headers["cache-control"].startswith("private")
+    assert get("/products/1", headers=client | {"cookie": f"lookalike_key={key[1]}"}).status_code == 401
+
+
+def test_images_of_a_public_catalogue_need_no_key_and_may_be_kept_by_a_cdn(served, tmp_path):
+    server = Served(served.uri, served.run, tmp_path, serve_proxies="127.0.0.1", serve_public_images="true")
+    shown = server.client.get(served.client.get("/products/1").json()["product"]["image"])
+    assert (shown.status_code, shown.headers["cache-control"].split(",")[0]) == (200, "public")
+    assert server.client.get("/products/1").status_code == 401
+    server.stop()
+
+
+def test_metrics_are_shown_to_who_has_a_key_or_at_a_port_of_their_own(guarded, key):
+    client = {"x-forwarded-for": "192.0.2.7"}
+    assert guarded.client.get("/metrics", headers=client).status_code == 401
+    shown = guarded.client.get("/metrics", headers=client | {"authorization": f"Bearer {key[1]}"})
+    assert shown.status_code == 200
+    wanted = 'lookalike_request_seconds_count{route="/metrics",status="200"}'
+    assert wanted in httpx.get(guarded.metrics, trust_env=False).text
+
+
+@pytest.mark.parametrize(("taken", "said"), [("serve_port", "--port"), ("serve_metrics_port", "--metrics-port")])
+def test_an_address_that_is_taken_is_named_before_anything_starts(taken, said):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ports = {"serve_port": free_port(), taken: other.getsockname()[1]}
+        with pytest.raises(UserError) as caught:
+            server.run(read_settings(**ports), lambda: None)
+    assert (said in caught.value.remedy, str(ports[taken]) in caught.value.problem) == (True, True)
+    with pytest.raises(UserError, match="the port that all else has"):
+        server.run(read_settings(serve_port=ports["serve_port"], serve_metrics_port=ports["serve_port"]), lambda: None)
+
+
+def test_a_server_that_was_killed_leaves_no_folder_behind(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed = Served(served.uri, served.run, tmp_path)
+    (left,) = tmp_path.glob("lookalike-serve-*")
+    killed.process.kill()
+    killed.process.wait()
+    assert left.exists()
+    again = Served(served.uri, served.run, tmp_path)
+    (held,) = tmp_path.glob("lookalike-serve-*")
+    assert held != left
+    again.stop()
+    assert not held.exists()
 
 
 def test_a_revoked_key_ends_within_seconds(guarded, key):

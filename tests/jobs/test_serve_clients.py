@@ -126,7 +126,7 @@ def test_who_tries_keys_soon_makes_the_store_look_for_none():
         guarded, statuses = Guard(settings(), known), []
         for number in range(50):
             with pytest.raises(Problem) as problem:
-                await guarded.admit([(b"authorization", b"Bearer wrong%d" % number)], ("192.0.2.1", 1), True)
+                await guarded.admit([(b"authorization", b"Bearer wrong%d" % number)], ("192.0.2.1", 1), needs_key=True)
             statuses.append(problem.value.status)
         return statuses
 
@@ -142,11 +142,27 @@ def test_a_key_that_is_one_costs_its_address_once_what_a_try_does():
         guarded = Guard(settings(), known)
         for _ in range(50):
             for number in range(keys):
-                await guarded.admit([(b"authorization", b"Bearer %d" % number)], ("192.0.2.1", 1), True)
+                await guarded.admit([(b"authorization", b"Bearer %d" % number)], ("192.0.2.1", 1), needs_key=True)
 
     asyncio.run(asks(10))
     with pytest.raises(Problem, match="too much"):
         asyncio.run(asks(11))
+
+
+def test_many_who_ask_at_once_with_a_new_key_make_the_store_look_once():
+    asked = []
+
+    async def known(sha256):
+        asked.append(sha256)
+        await asyncio.sleep(0.05)
+        return True
+
+    async def asks():
+        guarded, headers = Guard(settings(), known), [(b"authorization", b"Bearer one")]
+        return await asyncio.gather(*(guarded.admit(headers, ("192.0.2.1", 1), needs_key=True) for _ in range(50)))
+
+    assert len(set(asyncio.run(asks()))) == 1
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -638,7 +638,7 @@ def test_a_form_that_is_made_to_be_slow_holds_nobody_up(photos, kind, body):
             photos.client.get("/healthz")
             waited.append(time.perf_counter() - started)
     assert answers[0].status_code == 400, answers[0].text
-    assert max(waited) < 0.5
+    assert max(waited) < 1
 
 
 def test_the_process_that_decodes_can_open_nothing(photos):

@@ -29,7 +29,7 @@ KNOWN_MAX = 10_000
 PREFIX = "lookalike_"
 """How a key begins, so that those who search code for secrets find it."""
 LOCAL_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
-FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+FORWARDED = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"))
 """Headers by which a proxy says that it asks for another."""
 COOKIE = b"lookalike_key"
 """In which the page's pictures bring a key: a browser adds no other header to what it asks for by itself."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from infra.settings import Settings
 from jobs.serve import guard, server
@@ -179,3 +180,21 @@ def test_many_who_ask_at_once_with_a_new_key_make_the_store_look_once():
 )
 def test_keys_are_asked_for_wherever_a_host_is_not_plainly_this_machine(host, is_so):
     assert guard.is_loopback(host) is is_so
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [("10.0.0.7", "192.0.2.1"), ("::ffff:10.0.0.7", "192.0.2.1"), ("fd00::7", "192.0.2.1")]
+    + [("10.0.0.8", "10.0.0.8"), ("::ffff:10.0.0.8", "::ffff:10.0.0.8"), ("fd01::7", "fd01::7")],
+)
+def test_a_named_proxy_tells_the_clients_address_over_ipv4_and_ipv6_and_nobody_else_does(peer, client):
+    met = []
+
+    async def app(scope, receive, send):
+        met.append(scope["client"][0])
+
+    how = server._how(Settings(serve_proxies="10.0.0.7,fd00::/16"))
+    headers = [(b"x-forwarded-for", b"203.0.113.9, 192.0.2.1")]
+    scope = {"type": "http", "client": (peer, 1), "headers": headers}
+    asyncio.run(ProxyHeadersMiddleware(app, how["forwarded_allow_ips"])(scope, None, None))
+    assert met == [client]

@@ -6,6 +6,7 @@ clients are counted by, in memory and hashed under a secret of the process, and 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import secrets
@@ -21,12 +22,14 @@ from jobs.serve.problems import Problem
 
 TRUSTED_S = 5
 """How long what the store said of a key counts: a revoked one ends by then."""
+TRY_COST = 10
+"""What it counts for to ask without a key, or with one that is not known to be one."""
 KNOWN_MAX = 10_000
 """Most keys, true and wrong ones, that are remembered."""
 PREFIX = "lookalike_"
 """How a key begins, so that those who search code for secrets find it."""
 LOCAL_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
-FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+FORWARDED = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"))
 """Headers by which a proxy says that it asks for another."""
 COOKIE = b"lookalike_key"
 """In which the page's pictures bring a key: a browser adds no other header to what it asks for by itself."""
@@ -56,6 +59,7 @@ class Guard:
         """Decide by the settings whether to guard; `known` asks the store for a key by its SHA-256."""
         self.guarded = bool(settings.serve_proxies) or not is_loopback(settings.serve_host)
         self._known, self._seen = known, dict[bytes, tuple[bool, float]]()
+        self._looking: dict[bytes, asyncio.Future[bool]] = {}
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         # Each process counts for itself, and connections are spread over all of them.
         self._rate, self._photo_rate = (
@@ -67,6 +71,7 @@ class Guard:
         self,
         headers: list[tuple[bytes, bytes]],
         client: tuple[str, int] | None,
+        *,
         needs_key: bool,
         in_cookie: bool = False,
         cost: int = 1,
@@ -86,23 +91,35 @@ class Guard:
             if in_cookie and not given:
                 key = given = _of_cookie(headers)
             sha256 = hashlib.sha256(key).digest()
-            if not self._seen.get(sha256, (False, 0.0))[0]:
-                self.count(who, 10)  # whoever tries keys has few tries, and the store is asked no more often
-            if not key or not await self._is_key(sha256):
+            if not key:
+                self.count(who, TRY_COST)
+            if not key or not await self._is_key(sha256, who):
                 raise _no_key(bool(given))
             who = f"key {sha256.hex()}"
         if cost:
             self.count(who, cost)
         return who
 
-    async def _is_key(self, sha256: bytes) -> bool:
-        now = time.monotonic()
+    async def _is_key(self, sha256: bytes, who: str) -> bool:
+        """Whether there is this key; to try one costs, and the store is asked once for all who ask meanwhile."""
         is_key, until = self._seen.get(sha256, (False, 0.0))
-        if until < now:
+        known = until >= time.monotonic()
+        if not is_key and (known or sha256 not in self._looking):
+            self.count(who, TRY_COST)
+        if known:
+            return is_key
+        if sha256 not in self._looking:
+            self._looking[sha256] = asyncio.ensure_future(self._look(sha256))
+        return await asyncio.shield(self._looking[sha256])
+
+    async def _look(self, sha256: bytes) -> bool:
+        try:
             is_key = await self._known(sha256)
-            if len(self._seen) >= KNOWN_MAX:
-                self._seen.clear()
-            self._seen[sha256] = is_key, now + TRUSTED_S
+        finally:
+            del self._looking[sha256]
+        if len(self._seen) >= KNOWN_MAX:
+            self._seen.clear()
+        self._seen[sha256] = is_key, time.monotonic() + TRUSTED_S
         return is_key
 
     def count(self, who: str, cost: int, photo: bool = False) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -171,10 +172,16 @@ def _how(settings: Settings) -> dict[str, Any]:
         "log_level": "warning",
         "server_header": False,
         "proxy_headers": bool(settings.serve_proxies),
-        "forwarded_allow_ips": list(settings.serve_proxies),
+        "forwarded_allow_ips": [*settings.serve_proxies, *_as_ipv6(settings.serve_proxies)],
         "timeout_keep_alive": 75,  # longer than a proxy's, which would else meet a connection that ends
         "timeout_graceful_shutdown": STOP_S,
     }
+
+
+def _as_ipv6(networks: Iterable[str]) -> list[str]:
+    """Networks of IPv4 as a server bound to an address of IPv6 meets them."""
+    known = [ipaddress.ip_network(network) for network in networks]
+    return [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in known if each.version == 4]
 
 
 def _told(settings: Settings) -> dict[str, str]:

@@ -456,6 +456,7 @@ def test_what_can_be_asked_is_documented_and_loads_nothing_from_elsewhere(get):
 
 def test_requests_are_counted_by_route_and_stage_and_tell_of_nobody(photos, get):
     get("/products/1/similar?gender=Secretive")
+    photos.client.post("/search", content=photo(3))
     told = get("/metrics").text
     assert 'lookalike_request_seconds_count{route="/products/{product_id}/similar",status="200"}' in told
     assert all(f'stage="{stage}"' in told for stage in ("decode", "model", "search"))
@@ -638,7 +639,7 @@ def test_a_form_that_is_made_to_be_slow_holds_nobody_up(photos, kind, body):
             photos.client.get("/healthz")
             waited.append(time.perf_counter() - started)
     assert answers[0].status_code == 400, answers[0].text
-    assert max(waited) < 0.5
+    assert max(waited) < 1
 
 
 def test_the_process_that_decodes_can_open_nothing(photos):

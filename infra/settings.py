@@ -256,9 +256,8 @@ class Settings(BaseSettings):
     @field_validator("serve_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            ipaddress.ip_network(entry, strict=False)  # says itself what is wrong
-        return value
+        # As networks are written: uvicorn would trust nobody by 10.0.0.7/8. What is none says itself what is wrong.
+        return tuple(str(ipaddress.ip_network(entry, strict=False)) for entry in value)
 
     @field_validator("serve_rate", "serve_photo_rate")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
@@ -39,7 +40,11 @@ OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/docs", "/photo", "/compar
 OPEN_BELOW = ("/assets/", "/p/")
 """What needs no key: the page without what it shows, what can be asked, and whether the server is well."""
 IMAGES = "/images/"
+PROBES = ("/healthz", "/readyz")
+"""What ends or passes over a server that does not answer: it does, also where an address has asked too much."""
 BATCH_MAX_BYTES = 1 << 20
+LONG_COST = 10
+"""What a question counts for that has the store look at a whole run."""
 COMPARED_MAX = 32
 """Comparisons of two whole runs that are remembered."""
 CHANGED = 50
@@ -107,8 +112,10 @@ class Server:
         values = asking.as_json(question.filters), b"%d" % k, asking.as_array(question.exclude)
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
+        self.guard.count(asked.who, LONG_COST)
         ((tag, answer, manifest),) = await self.lookup.slow.ask("explained", product_id.encode(), *values)
-        told = await asyncio.to_thread(_explain, answer or b"", manifest or b"{}", self.settings)
+        with problems.ours("the lake"):
+            told = await asyncio.to_thread(_explain, answer or b"", manifest or b"{}", self.settings)
         return reply.answered(tag, reply.as_json(told), asked.headers)
 
     async def product(self, product_id: str, asked: Asked) -> Reply:
@@ -127,7 +134,7 @@ class Server:
         tag, body = await self.lookup.many(
             asking.as_array(batch.product_ids), asking.as_json(batch.filters), batch.k, asking.as_array(batch.exclude)
         )
-        return reply.answered(None, body, asked.headers)
+        return await asyncio.to_thread(reply.answered, None, body, asked.headers)  # packing megabytes takes its time
 
     async def products(self, asked: Asked) -> Reply:
         """Products by the order of their ids."""
@@ -155,7 +162,7 @@ class Server:
         self.guard.count(asked.who, 1, photo=True)
         told = {"filters": question.filters, "exclude": question.exclude, "k": k, "explain": question.flag("explain")}
         self.lookup.live()
-        photo = await photos.read_photo(asked.receive, asked.headers)
+        photo = await self.photos.read(asked.receive, asked.headers)
         return reply.answered(None, await self.photos.search(photo, told), asked.headers)
 
     async def image(self, sha256: str, asked: Asked) -> Reply:
@@ -171,9 +178,10 @@ class Server:
         if asked.headers.get(b"if-none-match") == tag:
             return Reply(304, b"", headers)
         known = self.lookup.pictures()
-        data = await asyncio.to_thread(
-            known.smaller if width else known.read, *((sha256, width) if width else (sha256,))
-        )
+        with problems.ours("the lake"):
+            data = await asyncio.to_thread(
+                known.smaller if width else known.read, *((sha256, width) if width else (sha256,))
+            )
         if data is None:
             raise _no_image(sha256)
         return Reply(200, data, [(b"content-type", pictures.media_type(data)), *headers])
@@ -245,7 +253,7 @@ def _no_image(sha256: str) -> Problem:
 
 
 def _run_id(text: str) -> bytes:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**31):
+    if not re.fullmatch("[1-9][0-9]{0,9}", text) or int(text) >= 2**31:
         raise Problem(404, "it is no run_id", value=text, place="path", remedy="choose two of those that /runs lists")
     return text.encode()
 
@@ -287,7 +295,8 @@ class Front:
         path, server = scope["path"], self._server
         is_image = path.startswith(IMAGES)
         needs_key = not (is_open(path) or is_image and server.settings.serve_public_images)
-        return await server.guard.admit(scope["headers"], scope.get("client"), needs_key, in_cookie=is_image)
+        how = {"needs_key": needs_key, "in_cookie": is_image, "cost": _cost(path)}
+        return await server.guard.admit(scope["headers"], scope.get("client"), **how)
 
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""
@@ -325,6 +334,13 @@ class Front:
 def is_open(path: str) -> bool:
     """Whether a path needs no key."""
     return path in OPEN or path.startswith(OPEN_BELOW)
+
+
+def _cost(path: str) -> int:
+    """What a question counts for before it is looked at."""
+    if path in PROBES:
+        return 0
+    return LONG_COST if path.startswith("/runs/") else 1
 
 
 def _failed(error: Exception, route: str) -> Reply:
@@ -375,6 +391,7 @@ def application(settings: Settings) -> Callable:
         description=documented.ABOUT,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would send the client to whatever host the client itself has named
         lifespan=living,
         separate_input_output_schemas=False,
     )

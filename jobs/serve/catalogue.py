@@ -165,7 +165,7 @@ class Catalogue:
                 )
             masks[name] = np.ones(len(self._sizes), bool)
             for complement, wanted in parts(condition):
-                having = self._fields[name].having([value for value in wanted if value != ""], len(self._sizes))
+                having = self._fields[name].having({value for value in wanted if value != ""}, len(self._sizes))
                 masks[name] &= ~having if complement else having
         return masks
 
@@ -190,9 +190,9 @@ def _begins_a_word(names: pa.Array, word: str) -> pa.Array:
     return pc.match_substring_regex(names, rf"(^|[^\pL\pN_]){re.escape(word)}")
 
 
-def _named(condition: object) -> list[str | None]:
+def _named(condition: object) -> set[str | None]:
     """The values that a condition names; "" is none that a product has."""
-    return [value for _, wanted in parts(condition) for value in wanted if value != ""]
+    return {value for _, wanted in parts(condition) for value in wanted if value != ""}
 
 
 def _ranked(field: _Field, counts: np.ndarray, named: Collection[str | None]) -> dict[str, object]:

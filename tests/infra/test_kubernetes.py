@@ -171,7 +171,7 @@ def test_a_task_holds_no_key_of_airflows_database_and_airflow_none_of_the_lake()
 
     assert secrets(PODS["Pod task"]) == {"lake", "store-loader"}
     assert secrets(PODS["CronJob init-store"]) == {"store-admin"}
-    assert secrets(PODS["Deployment server"]) == {"lake", "store-reader"}
+    assert secrets(PODS["Deployment server"]) == {"lake-reader", "store-reader"}
     for name in ("api", "scheduler", "dag-processor", "triggerer"):
         assert secrets(PODS[f"Deployment airflow-{name}"]) == {"airflow"}
 

@@ -52,7 +52,7 @@ class Served:
         env |= {f"LOOKALIKE_{name.upper()}": str(value) for name, value in told.items()}
         env["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         self.log = folder / "serve.log"
-        self.folder = folder
+        self.folder, self.folder_of_lake = folder, Path(run.lake.uri.removeprefix("file://"))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", "serve"], env=env, stdout=log, stderr=log, cwd=folder
@@ -374,7 +374,16 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
         ("/assets/%2e%2e/%2e%2e/app.py", 404, "nothing at this path"),
         ("/runs/1/compare/999999", 404, "no run"),
         ("/runs/a/compare/b", 404, "no run_id"),
+        ("/runs/01/compare/1", 404, "no run_id"),
+        (f"/runs/{5000 * '1'}/compare/1", 404, "no run_id"),
+        ("/assets/%00", 404, "nothing at this path"),
+        (
+            f"/products/1/similar?gender={','.join(map(str, range(600)))}&baseColour!={','.join(map(str, range(600)))}",
+            400,
+            "name 1,200 values",
+        ),
         ("/nothing", 404, "nothing at this path"),
+        ("/runs/", 404, "nothing at this path"),
     ],
 )
 def test_what_is_wrong_is_told_as_a_problem(get, path, status, said):
@@ -447,6 +456,7 @@ def test_what_can_be_asked_is_documented_and_loads_nothing_from_elsewhere(get):
 
 def test_requests_are_counted_by_route_and_stage_and_tell_of_nobody(photos, get):
     get("/products/1/similar?gender=Secretive")
+    photos.client.post("/search", content=photo(3))
     told = get("/metrics").text
     assert 'lookalike_request_seconds_count{route="/products/{product_id}/similar",status="200"}' in told
     assert all(f'stage="{stage}"' in told for stage in ("decode", "model", "search"))
@@ -525,6 +535,122 @@ def test_an_example_of_the_page_does_what_it_says(photos, tmp_path, heading):
     if heading in ("The products most like one", "What somebody does not like"):
         assert len({tuple(ids_in(kind, output)) for kind, output in told}) == 1
         assert ids_in(*told[0])
+
+
+# What strangers try ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Real-IP"])
+def test_what_an_undeclared_proxy_asks_for_another_is_refused(get, name):
+    answer = get("/runs", headers={name: "for=192.0.2.1"})
+    assert answer.status_code == 421
+    assert "LOOKALIKE_SERVE_PROXIES" in answer.json()["remedy"]
+
+
+def test_a_batch_may_name_so_many_values(served):
+    body = {"product_ids": ["1"], "filters": {"gender": [str(number) for number in range(1001)]}}
+    answer = served.client.post("/products/similar", json=body)
+    assert (answer.status_code, answer.json()["place"]) == (400, "body: filters")
+
+
+def test_what_is_wrong_with_the_lake_tells_no_path(served, get):
+    file = served.folder_of_lake / "embedders" / f"{64 * 'a'}.npz"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"no embedder")
+    change = "UPDATE lookalike.runs SET manifest = jsonb_set(manifest, '{results,embed,figures,embedder}', %s)"
+    with psycopg.connect(served.uri, autocommit=True) as connection:
+        connection.execute(change, (json.dumps(file.stem),))
+        answer = get("/products/1/similar?explain=true")
+        connection.execute(change, ('"untrained"',))
+    assert answer.status_code == 503
+    assert str(served.folder_of_lake) not in answer.text
+    assert str(file) in served.log.read_text()
+    assert get("/products/1/similar?explain=true").status_code == 200
+
+
+def send(served, *parts: bytes) -> bytes:
+    """What the server sends back until it ends the connection, or nothing comes for a while."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+            while piece := connection.recv(65_536):
+                received += piece
+        except ConnectionError:
+            pass
+    return received
+
+
+HOST = b"Host: localhost\r\n"
+CHUNKED = b"POST /products/similar HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\n" + b"a:b\r\n" * 10_000, b"0\r\na:" + b"b" * 50_000, b"1;" + b"b" * 50_000, b"1\r\n \r\n" * 10_000],
+    ids=["trailers", "a trailer", "an extension", "small pieces"],
+)
+def test_what_has_no_end_beside_a_body_is_cut_off(served, endless):
+    (worker,) = [
+        process for process in psutil.Process(served.process.pid).children() if "jobs.serve.server" in process.cmdline()
+    ]
+    before, rest = worker.memory_info().rss, endless[-48_000:]
+    answer = send(served, CHUNKED, endless, *[rest] * 1000)
+    assert answer.startswith(b"HTTP/1.1 400") or not answer
+    assert worker.memory_info().rss - before < 30e6
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\n" + HOST + b"\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rY: b\r\n\r\n",
+    ],
+)
+def test_a_request_that_another_server_could_read_otherwise_is_refused(served, head):
+    assert send(served, head).startswith(b"HTTP/1.1 400")
+
+
+FORM = "multipart/form-data; boundary="
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (FORM + '"' + ";" * 60_000, b""),
+        (FORM + "b", b"--b\r\n\r\n" * 1_000_000),
+        (FORM + "b", b"--b\r\nContent-Disposition: form-data; name=photo\r\n\r\n" + b"\r\n--bx" * 1_400_000),
+    ],
+    ids=["a header of quotes", "a million parts", "boundaries that are none"],
+)
+def test_a_form_that_is_made_to_be_slow_holds_nobody_up(photos, kind, body):
+    with httpx.Client(base_url=photos.client.base_url, timeout=60, trust_env=False) as client:
+        answers, waited = [], []
+        post = lambda: answers.append(client.post("/search", content=body, headers={"content-type": kind}))  # noqa: E731
+        asking = threading.Thread(target=post)
+        asking.start()
+        while asking.is_alive():
+            started = time.perf_counter()
+            photos.client.get("/healthz")
+            waited.append(time.perf_counter() - started)
+    assert answers[0].status_code == 400, answers[0].text
+    assert max(waited) < 1
+
+
+def test_the_process_that_decodes_can_open_nothing(photos):
+    (decoder,) = [
+        process
+        for process in psutil.Process(photos.process.pid).children(recursive=True)
+        if "jobs.serve.decoding" in process.cmdline()
+    ]
+    assert decoder.rlimit(psutil.RLIMIT_NOFILE) == (0, 0)
+    assert decoder.num_fds() == 3
+    assert not [name for name in decoder.environ() if name.startswith(("LOOKALIKE_", "AWS_", "PG"))]
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -663,11 +789,24 @@ def test_a_revoked_key_ends_within_seconds(guarded, key):
 
 def test_who_asks_too_much_is_told_to_wait_and_others_are_not(guarded):
     one, other = {"x-forwarded-for": "192.0.2.3"}, {"x-forwarded-for": "192.0.2.4"}
-    statuses = [guarded.client.get("/healthz", headers=one).status_code for _ in range(150)]
+    statuses = [guarded.client.get("/photo", headers=one).status_code for _ in range(150)]
     assert statuses[0] == 200
     assert statuses[-1] == 429
-    assert int(guarded.client.get("/healthz", headers=one).headers["retry-after"]) > 0
-    assert guarded.client.get("/healthz", headers=other).status_code == 200
+    assert int(guarded.client.get("/photo", headers=one).headers["retry-after"]) > 0
+    assert guarded.client.get("/photo", headers=other).status_code == 200
+    for probe in ("/healthz", "/readyz"):  # a probe that fails ends the server for all
+        assert guarded.client.get(probe, headers=one).status_code == 200
+
+
+def test_all_addresses_of_an_ipv6_network_are_one_client(guarded):
+    ask = lambda address: guarded.client.get("/photo", headers={"x-forwarded-for": address}).status_code  # noqa: E731
+    assert {ask(f"2001:db8::{number:x}") for number in range(150)} == {200, 429}
+    assert ask("2001:db8:0:1::1") == 200
+
+
+def test_an_address_that_the_client_has_written_itself_counts_for_nothing(guarded):
+    ask = lambda address: guarded.client.get("/photo", headers={"x-forwarded-for": f"{address}, 192.0.2.6"})  # noqa: E731
+    assert {ask(f"198.51.100.{number}").status_code for number in range(150)} == {200, 429}
 
 
 def test_pages_of_a_named_origin_may_ask(guarded):

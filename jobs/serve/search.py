@@ -158,6 +158,19 @@ class Searcher:
         """Height and width of the pixels that `look` takes."""
         return self._sight.sizes
 
+    @property
+    def group(self) -> str:
+        """What the catalogue calls the subCategory; empty where it has none."""
+        return self._catalogue.group
+
+    def among(self, filters: Filters, subcategories: Sequence[str]) -> list[str]:
+        """Those of some subCategories that products have which pass the filters. Raises UserError: an unknown field."""
+        check_fields(self.run, filters)
+        if not self.group:
+            return []
+        left = _values(self._catalogue.passing(filters)[self.group])
+        return [name for name in subcategories if name in left]
+
     def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
         """As `Sight.look`, with the models of the live run."""
         return self._sight.look(pixels)

@@ -171,7 +171,7 @@ def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 def _region(hips: np.ndarray, rim: np.ndarray) -> Region:
     """The square around a person, whose up leads from the hips to the rim of the circle around the person."""
     across, down = rim - hips
-    return Region(*hips, 2 * AROUND * hypot(across, down), pi / 2 - atan2(-down, across))
+    return Region(float(hips[0]), float(hips[1]), 2 * AROUND * hypot(across, down), pi / 2 - atan2(-down, across))
 
 
 def _look_at(photo: Image.Image, region: Region, landmarks: Network) -> Person:

@@ -64,7 +64,7 @@ def frame_of(points: np.ndarray) -> Frame:
     length = np.linalg.norm(shoulders.mean(axis=0) - hips.mean(axis=0))
     breadth = np.linalg.norm(shoulders[0] - shoulders[1])
     middle = points[TORSO, :2].mean(axis=0)
-    return Frame(float(middle[0]), float(middle[1]), float(max(length, breadth, 1.0)))
+    return Frame(float(middle[0]), float(middle[1]), max(float(length), float(breadth), 1.0))
 
 
 def pose_features(person: Person) -> np.ndarray:
@@ -101,8 +101,7 @@ def mirrored(person: Person) -> Person:
     """The person as a mirror beside the photo shows it."""
     points = person.points[MIRRORED].copy()
     points[:, 0] = person.mask.shape[1] - points[:, 0]
-    seen = (values[MIRRORED] for values in (person.visible, person.present))
-    return Person(points, *seen, person.mask[:, ::-1], person.score)
+    return Person(points, person.visible[MIRRORED], person.present[MIRRORED], person.mask[:, ::-1], person.score)
 
 
 def pose_of(person: Person, orientation: Head, full_shot: Head) -> Pose:

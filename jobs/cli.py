@@ -396,6 +396,7 @@ def _draw_look(file: Path, photo: bytes, found: Look, searcher: Searcher, connec
     """Draw an answer into a file."""
     from infra import store
     from jobs import look_picture
+    from jobs.grid import write_picture
     from jobs.look import PHOTO_SIDE
     from jobs.stored import read_images
     from ml.images import decode, within
@@ -403,7 +404,7 @@ def _draw_look(file: Path, photo: bytes, found: Look, searcher: Searcher, connec
     named = store.named(connection, [item for row in look_picture.rows_of(found) for item in row.items])
     stored = read_images(searcher.run, [sha for _, sha in named.values()])
     pictures = {product_id: decode(stored[sha]) for product_id, (_, sha) in named.items()}
-    look_picture.write(file, look_picture.draw(within(photo, PHOTO_SIDE), found, pictures))
+    write_picture(file, look_picture.draw(within(photo, PHOTO_SIDE), found, pictures))
     out.print(f"picture: {file}")
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from infra.errors import UserError
 from jobs.look import Look, Worn
 
 TILE = 90, 120
@@ -86,13 +84,3 @@ def _boxed(image: np.ndarray, look: Look, height: int) -> Image.Image:
     for worn, colour in coloured(look):
         pen.rectangle([round(value * scale) for value in worn.article.box], outline=colour, width=LINE)
     return photo
-
-
-def write(file: Path, picture: np.ndarray) -> None:
-    """Write a picture. Raises UserError where it cannot be written."""
-    try:
-        Image.fromarray(picture).save(file)
-    except OSError as error:
-        raise UserError(
-            f"the picture cannot be written: {error.strerror or error}", where=str(file), remedy="name another file"
-        ) from None

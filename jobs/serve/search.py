@@ -158,19 +158,6 @@ class Searcher:
         """Height and width of the pixels that `look` takes."""
         return self._sight.sizes
 
-    @property
-    def group(self) -> str:
-        """What the catalogue calls the subCategory; empty where it has none."""
-        return self._catalogue.group
-
-    def among(self, filters: Filters, subcategories: Sequence[str]) -> list[str]:
-        """Those of some subCategories that products have which pass the filters. Raises UserError: an unknown field."""
-        check_fields(self.run, filters)
-        if not self.group:
-            return []
-        left = _values(self._catalogue.passing(filters)[self.group])
-        return [name for name in subcategories if name in left]
-
     def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
         """As `Sight.look`, with the models of the live run."""
         return self._sight.look(pixels)
@@ -189,6 +176,19 @@ class Searcher:
         with store.one_run(connection):
             answer = self._answer(connection, seen, filters, k, exclude)
             return answer, store.named(connection, [item.product_id for item in answer.items])
+
+    @property
+    def group(self) -> str:
+        """What the catalogue calls the subCategory; empty where it has none."""
+        return self._catalogue.group
+
+    def among(self, filters: Filters, subcategories: Sequence[str]) -> list[str]:
+        """Those of some subCategories that products have which pass the filters. Raises UserError: an unknown field."""
+        check_fields(self.run, filters)
+        if not self.group:
+            return []
+        left = _values(self._catalogue.passing(filters)[self.group])
+        return [name for name in subcategories if name in left]
 
     def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
         """Of each item what the blocks of embeddings add to its score.

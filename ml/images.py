@@ -98,6 +98,16 @@ def load(data: bytes, height: int, width: int) -> np.ndarray:
     return np.asarray(_rgb(_open(data, MAX_PIXELS)[0]).resize((width, height), FITTING))
 
 
+def within(data: bytes, long_side: int) -> np.ndarray:
+    """`decode`, then shrunk to at most `long_side` pixels on the long side: uint8 (h, w, 3). Raises ImageError.
+
+    A JPEG is decoded at a reduced size, of which both sides are that long or longer, where it has one.
+    """
+    image = _rgb(_open(data, MAX_PIXELS, long_side)[0])
+    image.thumbnail((long_side, long_side), SHRINKING)
+    return np.asarray(image)
+
+
 def normalise(data: bytes, long_side: int = LONG_SIDE, *, draft: bool = False) -> tuple[bytes, int, int]:
     """What the lake stores of an image file: its bytes, width and height in pixels.
 

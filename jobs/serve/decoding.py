@@ -53,9 +53,23 @@ def pixels(photo: bytes, limit: int, sizes: Sizes) -> dict[str, np.ndarray]:
 
 def normalised(photo: bytes, limit: int) -> bytes:
     """A photo of at most `limit` bytes, as the catalogue would store it. Raises ImageError where it is none."""
+    _check_size(photo, limit)
+    return images.normalise(photo, draft=True)[0]
+
+
+def within(photo: bytes, limit: int, long_side: int) -> np.ndarray:
+    """The pixels of a photo of at most `limit` bytes, uint8 (h, w, 3), at most `long_side` on its long side.
+
+    Raises:
+        ImageError: the bytes give no image.
+    """
+    _check_size(photo, limit)
+    return images.within(photo, long_side)
+
+
+def _check_size(photo: bytes, limit: int) -> None:
     if len(photo) > limit:
         raise ImageError("file too large", f"more than {limit:,} bytes (LOOKALIKE_IMAGE_MAX_BYTES)")
-    return images.normalise(photo, draft=True)[0]
 
 
 class Decoder:

@@ -177,6 +177,19 @@ class Searcher:
             answer = self._answer(connection, seen, filters, k, exclude)
             return answer, store.named(connection, [item.product_id for item in answer.items])
 
+    @property
+    def group(self) -> str:
+        """What the catalogue calls the subCategory; empty where it has none."""
+        return self._catalogue.group
+
+    def among(self, filters: Filters, subcategories: Sequence[str]) -> list[str]:
+        """Those of some subCategories that products have which pass the filters. Raises UserError: an unknown field."""
+        check_fields(self.run, filters)
+        if not self.group:
+            return []
+        left = _values(self._catalogue.passing(filters)[self.group])
+        return [name for name in subcategories if name in left]
+
     def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
         """Of each item what the blocks of embeddings add to its score.
 

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from ml import images
-from ml.images import DRAFT_MARGIN, LONG_SIDE, MAX_KEPT_BYTES, ImageError, decode, load, normalise, recipe_hash, store
+from ml.images import (
+    DRAFT_MARGIN,
+    LONG_SIDE,
+    MAX_KEPT_BYTES,
+    ImageError,
+    decode,
+    load,
+    normalise,
+    recipe_hash,
+    store,
+    within,
+)
 
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
@@ -232,6 +243,19 @@ def test_a_draft_keeps_the_limits_and_the_reasons():
     bomb = encoded(Image.new("1", (12_000, 12_000)), "PNG")
     with pytest.raises(ImageError, match="too many pixels"):
         normalise(bomb, draft=True)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_photo_is_shrunk_upright_to_the_side_asked_for_and_never_enlarged(kind):
+    picture = Image.linear_gradient("L").resize((1200, 900)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture, kind, exif=exif)
+    seen = within(data, 300)
+    assert seen.shape == (300, 225, 3)
+    expected = Image.fromarray(decode(data)).resize((225, 300), Image.Resampling.LANCZOS)
+    assert np.abs(seen.astype(int) - np.asarray(expected)).max() < 6
+    assert np.array_equal(within(data, 2000), decode(data))
 
 
 def test_load_gives_the_size_asked_for():

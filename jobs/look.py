@@ -1,0 +1,181 @@
+"""look: a photo → its persons, how each stands, what each wears, and the products that look most like each article.
+
+`look` takes a photo's bytes and gives the whole answer. Articles are cut out of the photo, put on white and searched
+for as any photo is (`jobs.serve.search`), within the subCategories that such an article may have. A photo in which
+nobody is found is searched for as it is.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+import psycopg
+from PIL import Image
+
+from jobs.filters import Filters
+from jobs.looking import Models
+from jobs.serve import decoding
+from jobs.serve.search import BATCH, Answer, K, Searcher, Seen
+from ml.images import ImageError
+from ml.look.articles import Article, Box
+from ml.look.crops import crop
+from ml.look.pose import Pose
+
+PHOTO_SIDE = 1024
+"""Long side in pixels at which a photo is looked at: articles of a person a few steps away are still some 100 wide."""
+ARTICLE_LEAST = 0.3
+"""Least confidence of an article that is answered for."""
+SUBCATEGORIES = {
+    "topwear": ("Topwear",),
+    "outerwear": ("Topwear",),
+    "dress": ("Dress", "Saree"),
+    "bottomwear": ("Bottomwear",),
+    "footwear": ("Shoes", "Sandal", "Flip Flops"),
+    "bag": ("Bags", "Wallets"),
+    "eyewear": ("Eyewear",),
+    "headwear": ("Headwear",),
+}
+"""Class of an article → the subCategories that it may have, as the published catalogue names them."""
+
+
+@dataclass(frozen=True)
+class Worn:
+    """An article and the products most like it; None where there is no search to make, and why or how, in words."""
+
+    article: Article
+    answer: Answer | None
+    says: str
+
+
+@dataclass(frozen=True)
+class Dressed:
+    """A person: the box in pixels of the photo as it was looked at, how sure that is, the pose, and the articles."""
+
+    box: Box
+    confidence: float
+    pose: Pose
+    worn: list[Worn]
+
+
+@dataclass(frozen=True)
+class Look:
+    """The answer to a photo, `width` × `height` pixels as it was looked at: its persons, the largest first.
+
+    `answer` is that of the ordinary search, where no article was found. `says` are words about the whole, `boxes_by`
+    how articles were found, `ms` the milliseconds of each part.
+    """
+
+    width: int
+    height: int
+    persons: list[Dressed]
+    answer: Answer | None
+    says: list[str]
+    boxes_by: str
+    ms: dict[str, float] = field(default_factory=dict)
+
+
+def look(
+    searcher: Searcher,
+    models: Models,
+    connection: psycopg.Connection,
+    photo: bytes,
+    filters: Filters,
+    k: int = K,
+    exclude: Sequence[str] = (),
+) -> Look:
+    """The whole answer to a photo: `k` products for each article, of those that pass the filters but those excluded.
+
+    Raises:
+        ImageError: the bytes give no image within the limits of the catalogue.
+        UserError: an unknown field or a wrong `k`.
+        TransientError: another run has gone live; load a new Searcher.
+    """
+    ms: dict[str, float] = {}
+    with _timed(ms, "decode"):
+        image = decoding.within(photo, searcher.run.settings.image_max_bytes, PHOTO_SIDE)
+    with _timed(ms, "persons"):
+        persons = models.eyes(image)
+        poses = [models.pose(person) for person in persons]
+    with _timed(ms, "articles"):
+        found = [
+            [article for article in articles if article.confidence >= ARTICLE_LEAST]
+            for articles in models.find_articles(image, persons)
+        ]
+        crops = [
+            _png(crop(image, person.mask, article.box))
+            for person, articles in zip(persons, found, strict=True)
+            for article in articles
+        ]
+    with _timed(ms, "embed"):
+        seen = iter([each for at in range(0, len(crops), BATCH) for each in searcher.see(crops[at : at + BATCH])])
+    with _timed(ms, "search"):
+        worn = [
+            [_search(searcher, connection, article, next(seen), filters, k, exclude) for article in articles]
+            for articles in found
+        ]
+        answer = None if crops else searcher.search(connection, photo, filters, k, exclude)
+    dressed = [
+        Dressed(person.box, person.score, pose, articles)
+        for person, pose, articles in zip(persons, poses, worn, strict=True)
+    ]
+    height, width = image.shape[:2]
+    return Look(width, height, dressed, answer, _words(dressed, answer), models.find_articles.source, _summed(ms))
+
+
+def _search(
+    searcher: Searcher,
+    connection: psycopg.Connection,
+    article: Article,
+    seen: Seen | ImageError,
+    filters: Filters,
+    k: int,
+    exclude: Sequence[str],
+) -> Worn:
+    """The products most like an article, within the subCategories that it may have."""
+    if isinstance(seen, ImageError):  # a crop of ours is an image
+        raise seen
+    wanted = SUBCATEGORIES[article.name]
+    if not searcher.among({}, wanted):
+        says = f"the catalogue has no subCategory {' or '.join(wanted)}: searched in all of it"
+        return Worn(article, searcher.answer(connection, seen, filters, k, exclude), says)
+    left = searcher.among(filters, wanted)
+    if not left:
+        return Worn(article, None, f"no product of {' or '.join(wanted)} passes the filters")
+    answer = searcher.answer(connection, seen, {**filters, searcher.group: left}, k, exclude)
+    return Worn(article, answer, f"searched in {', '.join(left)}")
+
+
+def _words(persons: Sequence[Dressed], answer: Answer | None) -> list[str]:
+    """What there is to say of the answer as a whole."""
+    says = []
+    if not persons:
+        says.append("no person was found: the whole photo was searched for")
+    elif answer:
+        says.append("no article was found on a person: the whole photo was searched for")
+    elif not persons[0].pose.full_shot:
+        says.append("this is no full shot of a person: answered for what is in the frame")
+    return says
+
+
+@contextmanager
+def _timed(ms: dict[str, float], name: str) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    ms[name] = 1000 * (perf_counter() - started)
+
+
+def _summed(ms: dict[str, float]) -> dict[str, float]:
+    """Milliseconds of the parts, and of all."""
+    return {name: round(value, 1) for name, value in {**ms, "all": sum(ms.values())}.items()}
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A crop as a file, which is then seen as any photo is."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+    return out.getvalue()

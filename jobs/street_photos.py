@@ -1,0 +1,90 @@
+"""An archive of street photos with labels: what the look learns from and is measured on.
+
+A zip file of `images/`, `boxes.json` (COCO), `pose.json` (a picture's `full_shot`, `orientation`, `detailed`) and, of
+some pictures, `masks/`: PNGs in which 0 is no part of the person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from infra.errors import UserError
+from ml.images import decode
+from ml.look.articles import Box
+from ml.look.keypoints import Person, overlaps
+
+FOLDS = 5
+HELD_BACK = 0
+"""The fold whose pictures no box rule learns from where it is measured."""
+
+
+class StreetPhotos:
+    """The archive at a path."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            UserError: there is no such archive.
+        """
+        try:
+            self._archive = zipfile.ZipFile(path)
+            self._names = set(self._archive.namelist())
+            self.poses: dict[str, dict] = json.loads(self._archive.read("pose.json"))
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise UserError(
+                f"it is no archive of street photos: {error}",
+                where=str(path),
+                remedy="give a zip file with images/, boxes.json and pose.json (see jobs/street_photos.py)",
+            ) from None
+
+    @cached_property
+    def worn(self) -> dict[str, dict[str, Box]]:
+        """Of each picture with boxes the largest one of each class, in pixels."""
+        told = json.loads(self._archive.read("boxes.json"))
+        names, found = {image["id"]: image["file_name"] for image in told["images"]}, dict[str, dict[str, Box]]()
+        for box in sorted(told["annotations"], key=lambda box: box["bbox"][2] * box["bbox"][3]):
+            left, top, width, height = box["bbox"]
+            found.setdefault(names[box["image_id"]], {})[box["category"]] = (left, top, left + width, top + height)
+        return found
+
+    def image(self, name: str) -> np.ndarray:
+        """A picture's pixels, uint8 (h, w, 3)."""
+        return decode(self._archive.read(f"images/{name}"))
+
+    def data(self, name: str) -> bytes:
+        """A picture's file."""
+        return self._archive.read(f"images/{name}")
+
+    def outline(self, name: str) -> np.ndarray | None:
+        """Which pixels are the person's, bool (h, w); None where the archive has no mask of the picture."""
+        member = f"masks/{Path(name).stem}.png"
+        if member not in self._names:
+            return None
+        return np.asarray(Image.open(io.BytesIO(self._archive.read(member)))) > 0
+
+
+def fold_of(name: str) -> int:
+    """The fold of a picture, 0 to 4, by the first 32 bits of its name's SHA-256."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % FOLDS
+
+
+def orientation_of(label: dict) -> str | None:
+    """What a head is to say of a picture: `detailed` where it is, else the orientation, None where it has none."""
+    return "detailed" if label["detailed"] else label["orientation"]
+
+
+def labelled(persons: list[Person], worn: dict[str, Box]) -> Person | None:
+    """The one of a picture's persons who wears what is labelled; None where none does."""
+    boxes = np.array(list(worn.values()))
+    around = np.array([*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)])
+    shared = [float(overlaps(around, np.array([person.box]))[0]) for person in persons]
+    return persons[int(np.argmax(shared))] if any(shared) else None

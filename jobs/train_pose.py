@@ -1,0 +1,62 @@
+"""train_pose: street photos → `weights/pose.npz`, the heads that tell poses and the rules that draw boxes.
+
+    python -m jobs.train_pose ../shared/data/street-photos.zip
+
+Learns from all pictures of the archive; how well that does, `benchmarks/look.py` measures by folds. Takes minutes, in
+which the networks look at every picture; the same archive gives the same file on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+
+from rich.progress import track
+
+from infra.errors import UserError
+from jobs.looking import WEIGHTS, Eyes
+from jobs.street_photos import StreetPhotos, labelled, orientation_of
+from ml.look.articles import fit_boxes
+from ml.look.keypoints import Person
+from ml.look.pose import fit_full_shot, fit_orientation
+from ml.look.weights import Learnt, to_bytes
+
+Seen = dict[str, list[Person]]
+"""The persons of each picture."""
+
+
+def see(photos: StreetPhotos, eyes: Eyes) -> Seen:
+    """The persons of all pictures that have a label."""
+    names = sorted({*photos.poses, *photos.worn})
+    return {name: eyes(photos.image(name)) for name in track(names, "looking at the pictures")}
+
+
+def learn(photos: StreetPhotos, seen: Seen, names: Collection[str]) -> Learnt:
+    """What some of the pictures teach: poses by the largest person, boxes by the one who wears what is labelled."""
+    posed = [(seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
+    oriented = [(person, found) for person, label in posed if (found := orientation_of(label))]
+    dressed = [(labelled(seen[name], worn), worn) for name, worn in photos.worn.items() if name in names]
+    return Learnt(
+        fit_orientation(*zip(*oriented, strict=True)),
+        fit_full_shot([person for person, _ in posed], [label["full_shot"] for _, label in posed]),
+        fit_boxes(*zip(*((person, worn) for person, worn in dressed if person), strict=True)),
+    )
+
+
+def main() -> None:
+    """Train, and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path)
+    given = parser.parse_args()
+    try:
+        photos = StreetPhotos(given.archive)
+        seen = see(photos, Eyes())
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    WEIGHTS.write_bytes(to_bytes(learn(photos, seen, seen)))
+    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -34,13 +34,15 @@ BEGIN
         SELECT (row_number() OVER (ORDER BY i.distance, i.id_order))::int, i.product_id, (-i.distance)::real, 0, live_id
         FROM (
             SELECT p.product_id, p.id_order, p.embedding OPERATOR(public.<#>) q.embedding AS distance
-            FROM lookalike.precomputed c CROSS JOIN lookalike.catalogue q
+            FROM lookalike.precomputed c
+            CROSS JOIN LATERAL (SELECT c.members::float8[] AS edges OFFSET 0) e  -- once, not for every item
+            CROSS JOIN lookalike.catalogue q
             JOIN lookalike.narrow_shortlists n ON n.run_id = live_id AND n.position = q.position
             JOIN lookalike.catalogue p ON p.run_id = live_id AND p.position = ANY (ARRAY(
                 SELECT s.item + 32768 FROM (SELECT unnest(n.items) AS item) s
-                -- Within a range where an odd number of edges lie before. Where the inner SELECT is not, the array would be made anew
-                -- for every call; and numbers of other types than float8 are compared by calls of a function.
-                WHERE width_bucket((s.item + 32768)::float8, (SELECT c.members::float8[])) & 1 = 1 LIMIT k))
+                -- Within a range where an odd number of edges lie before. Numbers of other types than float8 are compared by calls of
+                -- a function.
+                WHERE width_bucket((s.item + 32768)::float8, e.edges) & 1 = 1 LIMIT k))
             WHERE c.run_id = live_id AND c.filters = similar_items.filters AND q.run_id = live_id AND q.product_id = asked
             OFFSET 0  -- a query of its own, so that distances are sorted and not embeddings
         ) i
@@ -60,6 +62,7 @@ BEGIN
         RETURN QUERY
         SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, 0, live_id
         FROM (SELECT s.position, row_number() OVER () AS rank FROM (SELECT unnest(shortlist) AS position) s
+              -- A variable's array would be copied for every call.
               WHERE width_bucket(s.position::float8, (SELECT passing || '{}'::float8[])) & 1 = 1 LIMIT k) u
         JOIN lookalike.catalogue p ON p.run_id = live_id AND p.position = u.position
         ORDER BY u.rank;

@@ -16,6 +16,7 @@ SET plan_cache_mode = force_generic_plan SET max_parallel_workers_per_gather = 0
 DECLARE
     asked text := similar_items.product_id;
     number text := '^(0|[1-9][0-9]{0,18})$';  -- or one too large for bigint
+    by_look_up boolean := k BETWEEN 1 AND 10 AND similar_items.exclude = '{}';  -- no cell is less deep than 10
     live_id int;
     place int;
     query public.halfvec;
@@ -26,6 +27,30 @@ DECLARE
 BEGIN
     -- Apart, so that what follows begins with the partitions of that run alone.
     SELECT l.run_id INTO live_id FROM lookalike.live l;
+    IF by_look_up THEN
+        -- The look-up of narrow shortlists is one statement, which ends at once where the filters are not precomputed. Its items are
+        -- found by one scan of an index, and their distances give the order in which the shortlist had them.
+        RETURN QUERY
+        SELECT (row_number() OVER (ORDER BY i.distance, i.id_order))::int, i.product_id, (-i.distance)::real, 0, live_id
+        FROM (
+            SELECT p.product_id, p.id_order, p.embedding OPERATOR(public.<#>) q.embedding AS distance
+            FROM lookalike.precomputed c
+            CROSS JOIN LATERAL (SELECT c.members::float8[] AS edges OFFSET 0) e  -- once, not for every item
+            CROSS JOIN lookalike.catalogue q
+            JOIN lookalike.narrow_shortlists n ON n.run_id = live_id AND n.position = q.position
+            JOIN lookalike.catalogue p ON p.run_id = live_id AND p.position = ANY (ARRAY(
+                SELECT s.item + 32768 FROM (SELECT unnest(n.items) AS item) s
+                -- Within a range where an odd number of edges lie before. Numbers of other types than float8 are compared by calls of
+                -- a function.
+                WHERE width_bucket((s.item + 32768)::float8, e.edges) & 1 = 1 LIMIT k))
+            WHERE c.run_id = live_id AND c.filters = similar_items.filters AND q.run_id = live_id AND q.product_id = asked
+            OFFSET 0  -- a query of its own, so that distances are sorted and not embeddings
+        ) i
+        ORDER BY i.distance, i.id_order;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
     SELECT p.position, p.embedding, s.items, n.items, coalesce(n.filled_at, s.filled_at), c.members::float8[]
     INTO place, query, shortlist, narrow, filled_at, passing
     FROM lookalike.catalogue p
@@ -33,13 +58,11 @@ BEGIN
     LEFT JOIN lookalike.shortlists s ON s.run_id = live_id AND s.position = p.position
     LEFT JOIN lookalike.precomputed c ON c.run_id = live_id AND c.filters = similar_items.filters
     WHERE p.run_id = live_id AND p.product_id = asked;
-    IF passing IS NOT NULL AND k BETWEEN 1 AND 10 AND similar_items.exclude = '{}' THEN  -- no cell is less deep than 10
+    IF by_look_up AND passing IS NOT NULL AND shortlist IS NOT NULL THEN  -- the same of a larger catalogue
         RETURN QUERY
         SELECT u.rank::int, p.product_id, (-(p.embedding OPERATOR(public.<#>) query))::real, 0, live_id
-        FROM (SELECT s.position, row_number() OVER () AS rank
-              FROM (SELECT unnest(narrow) + 32768 AS position UNION ALL SELECT unnest(shortlist)) s
-              -- Within a range where an odd number of edges lie before. A variable's array would be copied for every call; and
-              -- numbers of other types than float8 are compared by calls of a function.
+        FROM (SELECT s.position, row_number() OVER () AS rank FROM (SELECT unnest(shortlist) AS position) s
+              -- A variable's array would be copied for every call.
               WHERE width_bucket(s.position::float8, (SELECT passing || '{}'::float8[])) & 1 = 1 LIMIT k) u
         JOIN lookalike.catalogue p ON p.run_id = live_id AND p.position = u.position
         ORDER BY u.rank;

@@ -27,23 +27,25 @@ MEMORY = 3 * 2**30
 LIMIT_S = 15.0
 """Longest that a photo may take."""
 _LENGTH = struct.Struct("!II")
-Sizes = Mapping[str, tuple[int, int]]
+Size = tuple[int, int]
+Sizes = Mapping[str, Size]
 
 
 class DecoderEndedError(Exception):
     """The process ended at a photo, or had to be ended."""
 
 
-def pixels(photo: bytes, limit: int, sizes: Sizes) -> dict[str, np.ndarray]:
+def pixels(photo: bytes, limit: int, sizes: Sizes, detail: Size | None = None) -> dict[str, np.ndarray]:
     """Pixels of each size (height, width), uint8 (h, w, 3), as the catalogue would have them of this photo.
 
-    A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most.
+    A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most. No more of it than
+    `detail` is looked at, as `ml.images.load` has it.
 
     Raises:
         ImageError: the bytes, of which at most `limit` may be, give no image.
     """
     stored = normalised(photo, limit)
-    return {name: images.load(stored, *size) for name, size in sizes.items()}
+    return {name: images.load(stored, *size, detail) for name, size in sizes.items()}
 
 
 def normalised(photo: bytes, limit: int) -> bytes:
@@ -56,10 +58,10 @@ def normalised(photo: bytes, limit: int) -> bytes:
 class Decoder:
     """The process, started when it is needed. For several threads, one photo at a time."""
 
-    def __init__(self, limit: int, sizes: Sizes) -> None:
-        """Of photos of at most `limit` bytes."""
-        self.sizes = dict(sizes)
-        self._question = {"limit": limit, "sizes": {name: list(size) for name, size in sizes.items()}}
+    def __init__(self, limit: int, sizes: Sizes, detail: Size | None) -> None:
+        """Of photos of at most `limit` bytes; `sizes` and `detail` as `pixels` has them."""
+        self.wanted = (dict(sizes), detail)
+        self._question = {"limit": limit, "sizes": sizes, "detail": detail}
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -156,8 +158,9 @@ def main() -> None:
 
 
 def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
+    sizes, detail = question["sizes"], question["detail"]
     try:
-        found = pixels(photo, question["limit"], {name: tuple(size) for name, size in question["sizes"].items()})
+        found = pixels(photo, question["limit"], {name: tuple(size) for name, size in sizes.items()}, detail)
     except ImageError as error:
         return json.dumps({"reason": error.reason, "detail": error.detail}).encode(), b""
     except MemoryError:

@@ -32,6 +32,7 @@ from jobs.layout import FILE
 from jobs.run import Run, open_live
 from jobs.serve import decoding
 from jobs.serve.explaining import best_pair, parts, widths_of
+from jobs.stored import detail_of
 from ml import classifier, stages
 from ml.features import Extractor
 from ml.images import ImageError
@@ -88,6 +89,8 @@ class Sight:
         self._classifier = read_classifier(run)
         self.labels = self._classifier.labels if self._classifier else []
         self._extractor = _extractor(run.lake.uri, model)
+        self.detail = _detail(run)
+        """Most height and width that photos are looked at in."""
         self.sizes = {"backbone": (model.height, model.width)}
         """Height and width of the pixels that `look` takes."""
         if self._classifier and self._classifier.size:
@@ -103,7 +106,7 @@ class Sight:
 
     def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
         try:
-            return decoding.pixels(photo, self._limit, self.sizes)
+            return decoding.pixels(photo, self._limit, self.sizes, self.detail)
         except ImageError as error:
             return error
 
@@ -157,6 +160,11 @@ class Searcher:
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width of the pixels that `look` takes."""
         return self._sight.sizes
+
+    @property
+    def detail(self) -> tuple[int, int] | None:
+        """Most height and width that photos are looked at in."""
+        return self._sight.detail
 
     def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
         """As `Sight.look`, with the models of the live run."""
@@ -266,6 +274,12 @@ def _backbone(run: Run) -> Model:
             remedy="set them as they were for that run, or refresh with the new ones first",
         )
     return replace(model, tuned=str(made_with["tuned"]))
+
+
+def _detail(run: Run) -> tuple[int, int] | None:
+    """The most height and width that the run's images were looked at in: a photo is not to be told by its sharpness."""
+    told = [detail for detail in (detail_of(run), run.result("embed").figures.get("detail")) if detail]
+    return (min(height for height, _ in told), min(width for _, width in told)) if told else None
 
 
 @lru_cache(maxsize=1)

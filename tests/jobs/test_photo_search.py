@@ -125,6 +125,28 @@ def test_a_photo_of_the_catalogue_has_its_products_embedding_to_the_bit(night):
         assert searcher.search(connection, photo(number), {}).items[0].product_id == str(number)
 
 
+@pytest.mark.parametrize("times", [3, 40])
+def test_a_photo_larger_than_the_catalogues_images_is_seen_as_they_are(night, times):
+    run, connection, searcher = night
+    known = read_embeddings(run)
+    assert searcher.detail == (80, 60)
+    for number in (4, 33):
+        out, small = io.BytesIO(), Image.open(io.BytesIO(photo(number)))
+        small.resize((60 * times, 80 * times), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+        (seen,) = searcher.see([out.getvalue()])
+        sharp = Sight(run)
+        sharp.detail = None
+        (by_size,) = sharp.see([out.getvalue()])
+        assert seen.embedding @ known[number] > 0.99 > by_size.embedding @ known[number]
+        assert searcher.search(connection, out.getvalue(), {}).items[0].product_id == str(number)
+
+
+def test_a_photo_is_seen_in_no_more_detail_than_the_catalogue_was_by_the_nights_embedder(night):
+    run = replace(night[0], manifest=manifest(night[0]))
+    run.manifest["results"]["embed"]["figures"] |= {"detail": [40, 90]}
+    assert Sight(run).detail == (40, 60)
+
+
 def test_the_items_are_the_most_similar_of_the_derived_type_as_numpy_finds_them(night):
     run, connection, searcher = night
     (seen,) = searcher.see([photo(7, shift=6)])

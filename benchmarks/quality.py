@@ -279,11 +279,11 @@ def ask_other_sizes(run: Run, given: argparse.Namespace, side: int) -> dict[str,
     """The figures of photos in other sizes than the catalogue's, which are printed; null without such photos."""
     photos = given.photos or sizes.find_other(source_of(run))
     if photos is None:
-        return dict.fromkeys(["cross_first", "cross_ten", "cross_derived", "phone_derived"])
+        return dict.fromkeys(sizes.FIGURES)
     found = sizes.measure(run, photos, given.backgrounds if given.backgrounds.exists() else None, side)
     for name, value in found.items():
-        out.print(f"{name:<60} {value:6.2f}")
-    return rounded(found)
+        out.print(f"{name:<60} {value:8.2f}")
+    return dict.fromkeys(sizes.FIGURES) | rounded(found)
 
 
 def rounded(figures: dict[str, float]) -> dict[str, float | None]:

@@ -23,11 +23,12 @@ from rich.progress import track
 from jobs import heldout
 from jobs.champion import read_embedder
 from jobs.extraction import build, choose_model
-from jobs.features import read_embeddings, read_known
+from jobs.features import read_embeddings
 from jobs.heldout import Products
 from jobs.run import Run
+from jobs.serve.known import ATTRIBUTES, Pictures
 from jobs.serve.search import BATCH, Seen, Sight
-from jobs.stored import images_table, read_images
+from jobs.stored import detail_of, images_table, read_images
 from ml import features, images, pictures, protocols, split
 from ml.features import Features
 from ml.images import Stored
@@ -39,7 +40,8 @@ OTHERS = [Path(f"../shared/data/fashion-product-images-{kind}.zip") for kind in 
 """Where the other catalogue is looked for."""
 AT_ONCE = 64
 """Phone photos of some hundred kilobytes that are made ahead."""
-LARGER, SMALLER, SAME = "larger", "smaller", "same"
+FIGURES = ("cross_first", "cross_ten", "cross_derived", "phone_derived")
+LARGER, SMALLER = "larger", "smaller"
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,15 @@ class Other:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched: n products as they are served, and which picture each has, in any words, object (n,)."""
+    """What is searched: n products as they are served, and their pictures' files, SHA-256 in hex, object (n,).
+
+    `detail` is the most that was looked at of them, and `known` tells their pictures.
+    """
 
     catalogue: Catalogue
-    pictures: np.ndarray
+    files: np.ndarray
+    detail: tuple[int, int] | None
+    known: Pictures
 
 
 def read_other(run: Run, products: Products, file: Path) -> Other:
@@ -80,8 +87,7 @@ def read_other(run: Run, products: Products, file: Path) -> Other:
     stored = [images.store(data) for data in files]
     known = images_table(run).read(["picture", "thumbnail"])
     seen = np.frombuffer(b"".join(known["thumbnail"].to_pylist()), np.uint8).reshape(-1, WIDTH)
-    news = np.frombuffer(b"".join(image.thumbnail for image in stored), np.uint8).reshape(-1, WIDTH)
-    numbers = pictures.identify(news, seen, known["picture"].to_numpy())
+    numbers = pictures.identify(thumbnails_of(stored), seen, known["picture"].to_numpy())
     return Other(np.array([place[product_id] for product_id in shared]), files, stored, numbers)
 
 
@@ -105,7 +111,8 @@ def held_out(run: Run, products: Products, other: Other, side: int) -> np.ndarra
 
 def gallery_of(run: Run, products: Products) -> Gallery:
     """The run's own."""
-    return Gallery(Catalogue(read_embeddings(run), products.attributes), products.hashes.astype(object))
+    catalogue = Catalogue(read_embeddings(run), products.attributes)
+    return Gallery(catalogue, products.hashes.astype(object), detail_of(run), Pictures.of(run))
 
 
 def gallery_of_other(run: Run, products: Products, other: Other) -> Gallery:
@@ -118,11 +125,18 @@ def gallery_of_other(run: Run, products: Products, other: Other) -> Gallery:
             extractor(np.stack([images.load(image.data, model.height, model.width, detail) for image in batch]))
         )
     of_all = Features(*(np.concatenate(columns) for columns in zip(*made, strict=True)))
-    known = read_known(run, embedder, learnt=False) if embedder.arrays else {}
-    known = {name: values[other.rows].tolist() for name, values in known.items()}
+    rows = run.products(ATTRIBUTES)
+    said = {name: np.array(rows[name].to_pylist(), object)[other.rows] for name in ATTRIBUTES}
+    embeddings = embedder.apply(of_all, {name: values.tolist() for name, values in said.items()})
     attributes = {name: values[other.rows] for name, values in products.attributes.items()}
-    names = np.array([hashlib.sha256(data).hexdigest() for data in other.files], object)
-    return Gallery(Catalogue(embedder.apply(of_all, known), attributes), names)
+    hashes = np.array([hashlib.sha256(data).hexdigest() for data in other.files], object)
+    known = Pictures(thumbnails_of(other.stored), said)
+    return Gallery(Catalogue(embeddings, attributes), hashes, detail or other.detail, known)
+
+
+def thumbnails_of(stored: Sequence[Stored]) -> np.ndarray:
+    """Uint8 (n, `ml.pictures.WIDTH`)."""
+    return np.frombuffer(b"".join(image.thumbnail for image in stored), np.uint8).reshape(-1, WIDTH)
 
 
 def _batches(items: Sequence, size: int) -> Iterator[Sequence]:
@@ -141,14 +155,14 @@ def see(sight: Sight, photos: Iterable[bytes], total: int, words: str) -> list[S
 
 
 def judge(gallery: Gallery, sight: Sight, seen: Sequence[Seen], wanted: np.ndarray) -> dict[str, float]:
-    """Percent of photos of the products `wanted` that find the product, or one with its picture, and its derivedType.
+    """Percent of photos of the products `wanted`, int (q,), that find the product, or one with its file, and its kind.
 
     `first` and `ten` are of the most similar products of all, without any filter.
     """
     queries = np.array([each.embedding for each in seen])
     chances = np.array([each.probabilities for each in seen])
     found = [nearest(scores, protocols.K) for scores in queries @ gallery.catalogue.embeddings.T]
-    hits = np.array([gallery.pictures[top] == gallery.pictures[row] for top, row in zip(found, wanted, strict=True)])
+    hits = np.array([gallery.files[top] == gallery.files[row] for top, row in zip(found, wanted, strict=True)])
     answers = list(gallery.catalogue.search(queries, chances, sight.labels))
     types = {name: values[wanted] for name, values in gallery.catalogue.attributes.items()}
     right = protocols.judge(answers, types, gallery.catalogue)["derived"]
@@ -159,42 +173,38 @@ def measure(run: Run, file: Path, backgrounds: Path | None, side: int = split.TE
     """The figures `cross_…` and `phone_derived`, in percent.
 
     `cross_first`, `cross_ten` and `cross_derived` are the worse of both ways: with `_larger` where photos larger than
-    the catalogue's were asked for, with `_smaller` the other way; `_same` is where they are the catalogue's own.
+    the catalogue's were asked for, with `_smaller` the other way; `_same` is where they are the catalogue's own, and
+    `_seen` where photos are taken for what they show alone, and none is recognised as one that the catalogue has.
     """
     products = heldout.read_products(run)
     other = read_other(run, products, file)
     places = held_out(run, products, other, side)
+    if not len(places):
+        return {}
     asked = other.take(places)
     own = [read_images(run, products.hashes[asked.rows].tolist())[sha] for sha in products.hashes[asked.rows]]
-    learnt = read_embedder(run).detail
     ours, theirs, sight = gallery_of(run, products), gallery_of_other(run, products, other), Sight(run)
-    larger = [image.width for image in asked.stored] > [images.store(data).width for data in own]
-    ways = [
-        (ours, sight.detail, asked.rows, {LARGER if larger else SMALLER: asked.files, SAME: own}),
-        (
-            theirs,
-            images.coarser(other.detail, learnt) or other.detail,
-            places,
-            {SMALLER if larger else LARGER: own, SAME: asked.files},
-        ),
-    ]
+    ways = [(ours, asked.rows, asked.files, own, LARGER), (theirs, places, own, asked.files, SMALLER)]
+    if asked.stored[0].width < images.store(own[0]).width:
+        ways = [(*way[:-1], name) for way, name in zip(ways, (SMALLER, LARGER), strict=True)]
     told: dict[str, float] = {"cross_asked": len(places), "cross_searched": len(products.ids)}
-    for gallery, sight.detail, rows, photos in ways:
-        way = next(iter(photos))
-        for kind, files in photos.items():
-            seen = see(sight, files, len(files), f"photos, {kind} of {way}")
-            found = judge(gallery, sight, seen, rows)
-            told |= {
-                f"cross_{name}_{kind if kind != SAME else f'{way}_{SAME}'}": value for name, value in found.items()
-            }
+    for gallery, rows, photos, same, way in ways:
+        for words, files, known in (
+            (way, photos, gallery.known),
+            (f"{way}_seen", photos, None),
+            (f"{way}_same", same, gallery.known),
+            (f"{way}_same_seen", same, None),
+        ):
+            sight.detail, sight.pictures = gallery.detail, known
+            found = judge(gallery, sight, see(sight, files, len(files), words), rows)
+            told |= {f"cross_{name}_{words}": value for name, value in found.items()}
     for name in ("first", "ten", "derived"):
-        told[f"cross_{name}"] = min(told[f"cross_{name}_{way}"] for way in (LARGER, SMALLER))
-    told["cross_derived_loss"] = max(
-        told[f"cross_derived_{way}_{SAME}"] - told[f"cross_derived_{way}"] for way in (LARGER, SMALLER)
-    )
-    if backgrounds and len(places):
-        sight.detail = ways[0][1]
-        told["phone_derived"] = of_phones(ours, sight, asked.files if larger else own, asked.rows, backgrounds)
+        for kind in ("", "_seen"):
+            told[f"cross_{name}{kind}"] = min(told[f"cross_{name}_{way}{kind}"] for way in (LARGER, SMALLER))
+    if backgrounds:
+        sight.detail, sight.pictures = ours.detail, ours.known
+        large = asked.files if ways[0][-1] == LARGER else own
+        told["phone_derived"] = of_phones(ours, sight, large, asked.rows, backgrounds)
     return told
 
 

@@ -150,6 +150,12 @@ def store(data: bytes) -> Stored:
     return Stored(stored, *image.size, thumbnail(_rgb(image)))
 
 
+def thumbnail_of(data: bytes) -> np.ndarray:
+    """The `thumbnail` of an image file that the lake stores, uint8 (8, 8, 3). Raises ImageError."""
+    values = thumbnail(_rgb(_open(data, MAX_PIXELS)[0]))
+    return np.frombuffer(values, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
+
+
 def thumbnail(image: Image.Image) -> bytes:
     """A small RGB image's values, uint8, row by row: `THUMBNAIL_SIDE` pixels a side, of three values each."""
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)

@@ -27,6 +27,7 @@ MEMORY = 3 * 2**30
 LIMIT_S = 15.0
 """Longest that a photo may take."""
 _LENGTH = struct.Struct("!II")
+THUMBNAIL = "thumbnail"
 Size = tuple[int, int]
 Sizes = Mapping[str, Size]
 
@@ -39,13 +40,14 @@ def pixels(photo: bytes, limit: int, sizes: Sizes, detail: Size | None = None) -
     """Pixels of each size (height, width), uint8 (h, w, 3), as the catalogue would have them of this photo.
 
     A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most. No more of it than
-    `detail` is looked at, as `ml.images.load` has it.
+    `detail` is looked at, as `ml.images.load` has it. `THUMBNAIL` tells the picture (`ml.pictures`).
 
     Raises:
         ImageError: the bytes, of which at most `limit` may be, give no image.
     """
     stored = normalised(photo, limit)
-    return {name: images.load(stored, *size, detail) for name, size in sizes.items()}
+    of_sizes = {name: images.load(stored, *size, detail) for name, size in sizes.items()}
+    return {**of_sizes, THUMBNAIL: images.thumbnail_of(stored)}
 
 
 def normalised(photo: bytes, limit: int) -> bytes:

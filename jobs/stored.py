@@ -43,7 +43,13 @@ def measure_detail(table: Table, hashes: pa.Array) -> tuple[int, int] | None:
     return images.detail_of(*np.concatenate(sizes).T)
 
 
-def detail_of(run: Run) -> tuple[int, int] | None:
-    """The same of the run's images, as catalog has told it; None where an earlier release did not."""
-    told = run.result("catalog").figures.get("detail")
-    return (int(told[0]), int(told[1])) if told else None
+def detail_of(run: Run, step: str = "catalog") -> tuple[int, int] | None:
+    """The detail that a step told of the run's images; None where it did not, as an earlier release.
+
+    That of catalog is what they show, that of embed what they were brought down to.
+    """
+    told = run.result(step).figures.get("detail")
+    if not isinstance(told, list | tuple):
+        return None
+    height, width = told
+    return int(height), int(width)

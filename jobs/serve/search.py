@@ -303,7 +303,7 @@ def _backbone(run: Run) -> Model:
 
 def _detail(run: Run) -> tuple[int, int] | None:
     """The most height and width that the run's images were looked at in: a photo is not to be told by its sharpness."""
-    told = [detail for detail in (detail_of(run), run.result("embed").figures.get("detail")) if detail]
+    told = [detail for detail in (detail_of(run), detail_of(run, "embed")) if detail]
     return (min(height for height, _ in told), min(width for _, width in told)) if told else None
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +102,19 @@ def load(data: bytes, height: int, width: int, detail: tuple[int, int] | None = 
 
     `detail` is the most height and width, in pixels, that is looked at: a larger image is brought down to it first.
     """
+    return _fitted(_rgb(_open(data, MAX_PIXELS)[0]), height, width, detail)
+
+
+def views(
+    data: bytes, sizes: Mapping[str, tuple[int, int]], detail: tuple[int, int] | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """`load` in several sizes (height, width), and the `thumbnail`, uint8 (8, 8, 3). Raises ImageError."""
     image = _rgb(_open(data, MAX_PIXELS)[0])
+    small = np.frombuffer(thumbnail(image), np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
+    return {name: _fitted(image, *size, detail) for name, size in sizes.items()}, small
+
+
+def _fitted(image: Image.Image, height: int, width: int, detail: tuple[int, int] | None) -> np.ndarray:
     if detail:
         most_height, most_width = detail
         image = image.resize((min(image.width, most_width), min(image.height, most_height)), COARSENING)
@@ -148,12 +161,6 @@ def store(data: bytes) -> Stored:
     """What the lake keeps of an image file. Raises ImageError."""
     stored, image = _normalised(data, LONG_SIDE, draft=False)
     return Stored(stored, *image.size, thumbnail(_rgb(image)))
-
-
-def thumbnail_of(data: bytes) -> np.ndarray:
-    """The `thumbnail` of an image file that the lake stores, uint8 (8, 8, 3). Raises ImageError."""
-    values = thumbnail(_rgb(_open(data, MAX_PIXELS)[0]))
-    return np.frombuffer(values, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
 
 
 def thumbnail(image: Image.Image) -> bytes:

@@ -45,9 +45,8 @@ def pixels(photo: bytes, limit: int, sizes: Sizes, detail: Size | None = None) -
     Raises:
         ImageError: the bytes, of which at most `limit` may be, give no image.
     """
-    stored = normalised(photo, limit)
-    of_sizes = {name: images.load(stored, *size, detail) for name, size in sizes.items()}
-    return {**of_sizes, THUMBNAIL: images.thumbnail_of(stored)}
+    of_sizes, thumbnail = images.views(normalised(photo, limit), sizes, detail)
+    return {**of_sizes, THUMBNAIL: thumbnail}
 
 
 def normalised(photo: bytes, limit: int) -> bytes:

@@ -410,3 +410,12 @@ def test_images_are_made_coarser_only_for_what_has_learnt_from_coarser_ones():
     assert images.coarser((80, 224), (80, 60)) == (80, 60)
     for own, learnt in [((80, 60), (80, 60)), ((80, 60), (224, 224)), (None, (80, 60)), ((80, 60), None)]:
         assert images.coarser(own, learnt) is None
+
+
+def test_views_are_what_is_loaded_in_each_size_and_the_thumbnail_that_is_stored():
+    data = encoded(photograph(400, 300), "JPEG")
+    found, small = images.views(data, {"one": (64, 48), "other": (80, 60)}, (50, 40))
+    assert np.array_equal(found["one"], load(data, 64, 48, (50, 40)))
+    assert np.array_equal(found["other"], load(data, 80, 60, (50, 40)))
+    assert small.tobytes() == store(data).thumbnail
+    assert images.views(data, {})[0] == {}

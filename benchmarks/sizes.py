@@ -182,7 +182,9 @@ def measure(run: Run, file: Path, backgrounds: Path | None, side: int = split.TE
     if not len(places):
         return {}
     asked = other.take(places)
-    own = [read_images(run, products.hashes[asked.rows].tolist())[sha] for sha in products.hashes[asked.rows]]
+    hashes = products.hashes[asked.rows].tolist()
+    stored = read_images(run, hashes)
+    own = [stored[sha] for sha in hashes]
     ours, theirs, sight = gallery_of(run, products), gallery_of_other(run, products, other), Sight(run)
     ways = [(ours, asked.rows, asked.files, own, LARGER), (theirs, places, own, asked.files, SMALLER)]
     if asked.stored[0].width < images.store(own[0]).width:

@@ -5,6 +5,9 @@
     python benchmarks/quality.py --side validation                   # only unknown images, to choose rules by
     python benchmarks/quality.py --final                             # the final side: for releases alone
 
+The figures `cross_…` and `phone_derived` are of photos in another size than the catalogue's (`sizes.py`): those that
+another catalogue has of the same products, `--photos`, as they are and as phones would take them (`phone.py`).
+
 With `--dataset`, a lake whose newest run is of another source is left alone: one is made in `--folder` by a refresh, a
 training and a second refresh, unless it is there. The table has each figure with its 95 % interval, and once more
 without *near-duplicates*: those pictures of which the training side has one that looks nearly the same (a garment
@@ -27,6 +30,8 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+import phone
+import sizes
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -270,6 +275,17 @@ def ask_side(run: Run, side: int, most: int) -> None:
     print(json.dumps(rounded(found)))
 
 
+def ask_other_sizes(run: Run, given: argparse.Namespace, side: int) -> dict[str, float | None]:
+    """The figures of photos in other sizes than the catalogue's, which are printed; null without such photos."""
+    photos = given.photos or sizes.find_other(source_of(run))
+    if photos is None:
+        return dict.fromkeys(sizes.FIGURES)
+    found = sizes.measure(run, photos, given.backgrounds if given.backgrounds.exists() else None, side)
+    for name, value in found.items():
+        out.print(f"{name:<60} {value:8.2f}")
+    return dict.fromkeys(sizes.FIGURES) | rounded(found)
+
+
 def rounded(figures: dict[str, float]) -> dict[str, float | None]:
     return {name: None if value != value else round(value, 2) for name, value in figures.items()}
 
@@ -300,11 +316,16 @@ def main() -> None:
     )
     parser.add_argument("--side", choices=["test", "validation"], default="test")
     parser.add_argument("--final", action="store_true", help="look at the final side, which is for releases alone")
+    parser.add_argument(
+        "--photos", type=Path, help="archive of another catalogue of the products; default: in ../shared"
+    )
+    parser.add_argument("--backgrounds", type=Path, default=phone.STREETS)
     given = parser.parse_args()
     run = find_run(given)
     out.print(f"run {run.name} of {source_of(run)}, lake {run.lake.uri}", soft_wrap=True)
     if given.side == "validation":
         ask_side(run, split.VALIDATION, read_settings().evaluate_queries)
+        ask_other_sizes(run, given, split.VALIDATION)
         return
     products = read_side(run, split.FINAL if given.final else split.TEST)
     near = near_duplicates(run, products)
@@ -325,6 +346,7 @@ def main() -> None:
     told = {name.replace(".", ""): value for name, value in rounded(found).items()}
     if not given.final:
         told |= {"subcategory_test_report": accuracy_in_report(run), **article_types(run)}
+        told |= ask_other_sizes(run, given, split.TEST)
     print(json.dumps(told | {"search_ms_p50": search_ms(run), "search_ms_p50_12mp": search_ms(run, enlarge=True)}))
 
 

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra import archives
 from infra.errors import UserError
@@ -37,6 +38,7 @@ from jobs.downloads import download
 from jobs.layout import FILE, Layout, kaggle, parse
 from jobs.rejects import Rejects
 from jobs.run import Run, StepResult, content_hash
+from jobs.stored import measure_detail
 from jobs.styles import read_styles, reading, remedy
 from ml import images, pictures
 from ml.images import ImageError, Stored
@@ -110,7 +112,8 @@ def catalog(run: Run) -> StepResult:
     )
     tables = {name: run.lake.table(name) for name in ("images", "rejects", "products")}
     if done := run.done("catalog", fingerprint, tables):
-        return replace(done, figures=done.figures | {"images_new": 0})
+        news = {"images_new": 0} | ({} if "detail" in done.figures else {"detail": _detail(done.tables, run.lake)})
+        return replace(done, figures=done.figures | news)
     (origin,) = pulled.read(["uri", "archive", "left_out"]).to_pylist()
     rejects = Rejects()
     for item in origin["left_out"]:
@@ -154,8 +157,19 @@ def catalog(run: Run) -> StepResult:
     part = run.lake.write_part("products", pa.Table.from_pylist(products, schema=schema))
     tables["products"] = tables["products"].commit([part], schema, run=run.name)
     versions = {name: table.version for name, table in tables.items()}
+    figures["detail"] = _detail(versions, run.lake)
     result = StepResult(len(products), len(parts) + 2, len(rejects.rows), tables=versions, figures=figures)
     return result if at_urls else run.remember("catalog", fingerprint, result)  # what is at a URL may be another file
+
+
+def _detail(versions: Mapping[str, int], lake: Lake) -> list[int] | None:
+    """The height and width that hardly any image of the products exceeds."""
+    products = lake.table("products", versions["products"])
+    several = "images" in products.schema.names
+    hashes = products.read(["images" if several else "image_sha256"]).column(0).combine_chunks()
+    hashes = pc.unique(hashes.flatten() if several else hashes)
+    detail = measure_detail(lake.table("images", versions["images"]), hashes)
+    return list(detail) if detail else None
 
 
 # The archive's members ------------------------------------------------------------------------------------------------

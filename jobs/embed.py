@@ -8,8 +8,6 @@ its last commit; run again when done, it finds nothing to do.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jobs import extraction, judging, step
 from jobs.champion import find_champion
 from jobs.run import Run, StepResult, content_hash
@@ -19,10 +17,11 @@ def embed(run: Run) -> StepResult:
     """Give every image of the run's products a row of features of the run's model."""
     base = extraction.choose_model(run.settings)
     champion = find_champion(run.lake, base.fingerprint)
-    extracted = None if champion.tuned else extraction.extract(run, base)  # needed, whatever is settled
+    needed = judging.model_of(run, champion, base) == base  # whatever is settled
+    extracted = extraction.extract(run, base) if needed else None
     # Settled here for the whole run, since a challenger may be promoted while later steps run.
     settled = judging.settle(run, champion, base)
-    model = replace(base, tuned=settled.champion.tuned)
+    model = judging.model_of(run, settled.champion, base)
     extracted = extracted or extraction.extract(run, model)
     new = extracted.new + settled.new
     return StepResult(
@@ -39,6 +38,7 @@ def embed(run: Run) -> StepResult:
             "base": base.fingerprint,
             "backbone": model.name,
             "tuned": model.tuned,
+            "detail": list(model.detail) if model.detail else None,
             "embedder": settled.champion.embedder,
             **settled.figures,
             **extracted.figures,

@@ -57,7 +57,8 @@ SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
 class Model:
     """A backbone: what a worker needs to build it, and the fingerprint that its features are kept under.
 
-    `tuned` is the SHA-256 of the weights that take the place of `weights`, or empty. `base` is the fingerprint without.
+    `tuned` is the SHA-256 of the weights that take the place of `weights`, or empty, and `detail` the most height and
+    width of an image that it looks at. `base` is the fingerprint without both.
     """
 
     name: str
@@ -67,17 +68,18 @@ class Model:
     width: int
     precision: str
     tuned: str = ""
+    detail: tuple[int, int] | None = None
 
     @property
     def base(self) -> str:
         """Fingerprint of the backbone as the settings have it."""
-        return replace(self, tuned="").fingerprint
+        return replace(self, tuned="", detail=None).fingerprint
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of what its features follow from."""
         return backbones.fingerprint(
-            self.name, self.weights_sha256, self.height, self.width, self.precision, self.tuned
+            self.name, self.weights_sha256, self.height, self.width, self.precision, self.tuned, self.detail
         )
 
 
@@ -348,7 +350,7 @@ def read_tuned(lake: Lake, sha256: str) -> bytes:
 
 
 def _decode(batch: pa.ChunkedArray, model: Model) -> np.ndarray:
-    return np.stack([images.load(data, model.height, model.width) for data in batch.to_pylist()])
+    return np.stack([images.load(data, model.height, model.width, model.detail) for data in batch.to_pylist()])
 
 
 def choose_model(settings: Settings, of: str = "") -> Model:

@@ -21,8 +21,10 @@ from jobs.extraction import Model
 from jobs.features import read_embeddings
 from jobs.layout import Layout
 from jobs.run import Run, StepResult, content_hash
+from jobs.stored import detail_of
 from ml import cube, embedding, metrics, split
 from ml.gates import promotes
+from ml.images import coarser
 
 KINDS = ("articleType", "gender", "baseColour")
 """Attributes that look-alikes are judged by."""
@@ -76,6 +78,12 @@ def settle(run: Run, champion: Champion, base: Model) -> Settled:
     return Settled(untrained if refused else champion, verdict.figures, new, files)
 
 
+def model_of(run: Run, champion: Champion, base: Model) -> Model:
+    """What a run's images are embedded with for an embedder: in no more detail than it has learnt from."""
+    detail = coarser(detail_of(run), read_embedder(run, champion.embedder).detail)
+    return replace(base, tuned=champion.tuned, detail=detail)
+
+
 def _ask(run: Run, champion: Champion, untrained: Champion, base: Model) -> StepResult:
     started = perf_counter()
     rows = run.judged(["image_sha256", "picture", *KINDS])
@@ -92,9 +100,10 @@ def _ask(run: Run, champion: Champion, untrained: Champion, base: Model) -> Step
             ("champion", champion, trained),
             ("untrained", untrained, embedding.UNTRAINED),
         ):
-            extracted = extraction.extract(run, replace(base, tuned=who.tuned), images)
+            model = model_of(run, who, base)
+            extracted = extraction.extract(run, model, images)
             new, files = new + extracted.new, files + extracted.files
-            embeddings = read_embeddings(run, embedder, who.model, learnt=True, rows=chosen)
+            embeddings = read_embeddings(run, embedder, model.fingerprint, learnt=True, rows=chosen)
             judged[name] = judge(embeddings, rows.take(chosen), asked, ~asked)
         refused = no_better(judged["champion"], judged["untrained"])
     figures = {"champion": champion.embedder, "champion_used": not refused, "champion_refused": refused}

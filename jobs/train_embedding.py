@@ -30,13 +30,14 @@ from jobs.champion import Champion, append_row, find_champion, read_embedder, re
 from jobs.extraction import Model
 from jobs.features import read_all_features, read_embeddings
 from jobs.run import LATEST, Run, StepResult, content_hash, first_values, recorded, release
+from jobs.stored import detail_of
 from ml import backbones, embedding, split
 from ml.embedding import Embedder
 
 if TYPE_CHECKING:
     from ml.finetune import Checkpoints
 
-CODE_VERSION = 7
+CODE_VERSION = 8
 SEED = 0
 ATTRIBUTES = tuple(embedding.LOSSES)
 
@@ -93,8 +94,10 @@ def train_embedding(run: Run) -> StepResult:
             origin = read_embedder(run, rival.embedder)
             challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), origin, checkpoints)
         else:
-            embedder, history = fit(run, rows, sides, str(embedded["model"]), read_embedder(run))
-            challenger = Challenger(embedder, str(embedded["model"]), str(embedded["tuned"]), {"head": history})
+            model = replace(base, tuned=str(embedded["tuned"]))
+            extraction.extract(run, model)  # where the night has looked at less, for another's embedder
+            embedder, history = fit(run, rows, sides, model.fingerprint, read_embedder(run))
+            challenger = Challenger(embedder, model.fingerprint, model.tuned, {"head": history})
         judged = _judge(run, sides == split.VALIDATION, challenger, rival, base)
         return run.remember("train_embedding", fingerprint, _write(run, fingerprint, challenger, judged))
 
@@ -135,16 +138,16 @@ def _judge(
     """What `judging.judge` says of the challenger and of its rival, by images that neither has learnt."""
     rows = run.judged(["picture", *judging.KINDS])
     contenders = {
-        "champion": (read_embedder(run, rival.embedder), rival.model, rival.tuned),
-        "challenger": (challenger.embedder, challenger.model, challenger.tuned),
+        "champion": (read_embedder(run, rival.embedder), judging.model_of(run, rival, base)),
+        "challenger": (challenger.embedder, replace(base, tuned=challenger.tuned)),
     }
     asked = held_out
-    for embedder, _, tuned in contenders.values():
-        extraction.extract(run, replace(base, tuned=tuned))
+    for embedder, model in contenders.values():
+        extraction.extract(run, model)
         asked = asked & ~np.isin(rows["picture"], embedder.learnt)
     return {
-        who: judging.judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
-        for who, (embedder, model, _) in contenders.items()
+        who: judging.judge(read_embeddings(run, embedder, model.fingerprint, learnt=True), rows, asked)
+        for who, (embedder, model) in contenders.items()
     }
 
 
@@ -165,7 +168,8 @@ def fit(
     features = read_all_features(run, model)
     embedder, history = embedding.fit(features, read_labels(run), sides, SEED, Progress("epochs", embedding.EPOCHS).add)
     learnt = np.union1d(rows["picture"].filter(sides == split.TRAIN), origin.learnt)
-    return Embedder({**embedder.arrays, "learnt": learnt}), history
+    detail = np.array(detail_of(run) or (0, 0), np.int32)
+    return Embedder({**embedder.arrays, "learnt": learnt, "detail": detail}), history
 
 
 def tune(

@@ -50,12 +50,23 @@ class Backbone:
     constants: Mapping[str, object] = field(default_factory=dict)
 
 
-def fingerprint(name: str, weights_sha256: str, height: int, width: int, precision: str, tuned_sha256: str = "") -> str:
+def fingerprint(
+    name: str,
+    weights_sha256: str,
+    height: int,
+    width: int,
+    precision: str,
+    tuned_sha256: str = "",
+    detail: tuple[int, int] | None = None,
+) -> str:
     """SHA-256 (hex) of what decides a feature: architecture, weights, and every constant from a file to its feature.
 
     Constants are in it by their values, so that one that changes makes features new, and nobody need think of it.
+    `detail` is what `ml.images.load` brings images down to; where that is none, features are those of earlier releases.
     """
-    model = {"name": name, "weights": weights_sha256, "tuned": tuned_sha256, "precision": precision}
+    model: dict[str, object] = {"name": name, "weights": weights_sha256, "tuned": tuned_sha256, "precision": precision}
+    if detail:
+        model |= {"detail": detail, "coarsening": image_files.COARSENING.name}
     parts = {**model, "input": [height, width], **recipe(name)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -129,7 +129,8 @@ class Embedder:
     `arrays` are the network's, float32, for each attribute that has a block the names of its c classes,
     `<name>_classes`, for those of `PARTS` 1 where one of the j classes of `JOINT` is of that class, `<name>_sums`
     (j, c), how the m images of the memory look, `memory` (m, c), and their classes of `PARTS`, `<name>_memory` int16
-    (m,), the `recipe` by which they are applied, the `layout` of them all, and the pictures it has `learnt`, int64.
+    (m,), the `recipe` by which they are applied, the `layout` of them all, the pictures it has `learnt`, int64, and the
+    `detail` of their images, int32 (2,).
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -151,6 +152,15 @@ class Embedder:
     def learnt(self) -> np.ndarray:
         """Numbers of the pictures that it must not be judged by, int64 (p,): see `ml.pictures`."""
         return self.arrays.get("learnt", np.empty(0, np.int64))
+
+    @property
+    def detail(self) -> tuple[int, int] | None:
+        """Height and width, in pixels, of the images that it has learnt from, as `ml.images.detail_of` has them.
+
+        None where that is not told.
+        """
+        height, width = self.arrays.get("detail", (0, 0))
+        return (int(height), int(width)) if height and width else None
 
     @property
     def fingerprint(self) -> str:

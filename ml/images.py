@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,9 @@ QUALITY, SUBSAMPLING = 95, 0
 """Of the JPEG that any other becomes."""
 SHRINKING, FITTING = Image.Resampling.LANCZOS, Image.Resampling.BILINEAR
 """Filters by which a large image becomes a stored one, and a stored one what a model takes."""
+COARSENING, DETAILED = Image.Resampling.BOX, 0.95
+"""How a photo that shows more than a catalogue's images becomes one like them, and the share of these whose size is the
+most that is looked at: where nearly all have one size that is it, and where many are large they are not passed over."""
 THUMBNAIL_SIDE, THUMBNAIL_FITTING, THUMBNAIL_GAP = 8, Image.Resampling.BICUBIC, 8.0
 """Of the thumbnail by which a picture is told: pixels a side, filter, and to about how many times its size a larger
 image is averaged first, which is faster."""
@@ -93,9 +97,46 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.asarray(_rgb(_open(data, max_pixels)[0]))
 
 
-def load(data: bytes, height: int, width: int) -> np.ndarray:
-    """`decode`, then resized to uint8 (height, width, 3). Raises ImageError."""
-    return np.asarray(_rgb(_open(data, MAX_PIXELS)[0]).resize((width, height), FITTING))
+def load(data: bytes, height: int, width: int, detail: tuple[int, int] | None = None) -> np.ndarray:
+    """`decode`, then resized to uint8 (height, width, 3), whatever its own proportions. Raises ImageError.
+
+    `detail` is the most height and width, in pixels, that is looked at: a larger image is brought down to it first.
+    """
+    return _fitted(_rgb(_open(data, MAX_PIXELS)[0]), height, width, detail)
+
+
+def views(
+    data: bytes, sizes: Mapping[str, tuple[int, int]], detail: tuple[int, int] | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """`load` in several sizes (height, width), and the `thumbnail`, uint8 (8, 8, 3). Raises ImageError."""
+    image = _rgb(_open(data, MAX_PIXELS)[0])
+    small = np.frombuffer(thumbnail(image), np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
+    return {name: _fitted(image, *size, detail) for name, size in sizes.items()}, small
+
+
+def _fitted(image: Image.Image, height: int, width: int, detail: tuple[int, int] | None) -> np.ndarray:
+    if detail:
+        most_height, most_width = detail
+        image = image.resize((min(image.width, most_width), min(image.height, most_height)), COARSENING)
+    return np.asarray(image.resize((width, height), FITTING))
+
+
+def detail_of(heights: np.ndarray, widths: np.ndarray) -> tuple[int, int] | None:
+    """Height and width that `DETAILED` of n images, int (n,) each, do not exceed; None where there are none."""
+    if not len(heights):
+        return None
+    height, width = (int(np.quantile(sizes, DETAILED, method="inverted_cdf")) for sizes in (heights, widths))
+    return height, width
+
+
+def coarser(own: tuple[int, int] | None, learnt: tuple[int, int] | None) -> tuple[int, int] | None:
+    """What images of the detail `own` are brought down to for what has learnt from the detail `learnt`; None: nothing.
+
+    An image that is sharper than any that was learnt from is taken for another thing; one that is less so is as it is.
+    """
+    if own is None or learnt is None or (own[0] <= learnt[0] and own[1] <= learnt[1]):
+        return None
+    return learnt
 
 
 def within(data: bytes, long_side: int) -> np.ndarray:

@@ -42,6 +42,29 @@ def identify(thumbnails: np.ndarray, seen: np.ndarray, numbers: np.ndarray) -> n
     return together_numbers[len(seen) :]
 
 
+def sort(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How `find` wants n thumbnails, uint8 (n, `WIDTH`): in which order, by ascending sum, and these, int (n,)."""
+    sums = thumbnails.sum(axis=1, dtype=np.int64)
+    order = np.argsort(sums, kind="stable")
+    return order, sums[order]
+
+
+def find(thumbnail: np.ndarray, thumbnails: np.ndarray, sums: np.ndarray) -> int:
+    """Place of the nearest thumbnail of the same picture, the first of several, or −1.
+
+    Args:
+        thumbnail: uint8 (`WIDTH`,).
+        thumbnails: uint8 (n, `WIDTH`), in the order of `sort`.
+        sums: int (n,), of those.
+    """
+    total = int(thumbnail.sum(dtype=np.int64))
+    first, end = np.searchsorted(sums, [total - NEAR * WIDTH, total + NEAR * WIDTH + 1])
+    differences = thumbnails[first:end].astype(np.int32) - thumbnail
+    distances = np.einsum("ij,ij->i", differences, differences)
+    nearest = int(distances.argmin()) if len(distances) else 0
+    return int(first) + nearest if len(distances) and distances[nearest] <= NEAR**2 * WIDTH else -1
+
+
 def _number(one: np.ndarray) -> int:
     return int.from_bytes(hashlib.sha256(one.tobytes()).digest()[:8], "big") >> 1
 

@@ -32,23 +32,26 @@ LIMIT_S = 15.0
 SAID_MAX = 65_536
 """Most bytes in which the process says what is wrong with a photo."""
 _LENGTH = struct.Struct("!II")
-Sizes = Mapping[str, tuple[int, int]]
+THUMBNAIL = "thumbnail"
+Size = tuple[int, int]
+Sizes = Mapping[str, Size]
 
 
 class DecoderEndedError(Exception):
     """The process ended at a photo, or had to be ended."""
 
 
-def pixels(photo: bytes, limit: int, sizes: Sizes) -> dict[str, np.ndarray]:
+def pixels(photo: bytes, limit: int, sizes: Sizes, detail: Size | None = None) -> dict[str, np.ndarray]:
     """Pixels of each size (height, width), uint8 (h, w, 3), as the catalogue would have them of this photo.
 
-    A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most.
+    A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most. No more of it than
+    `detail` is looked at, as `ml.images.load` has it. `THUMBNAIL` tells the picture (`ml.pictures`).
 
     Raises:
         ImageError: the bytes, of which at most `limit` may be, give no image.
     """
-    stored = normalised(photo, limit)
-    return {name: images.load(stored, *size) for name, size in sizes.items()}
+    of_sizes, thumbnail = images.views(normalised(photo, limit), sizes, detail)
+    return {**of_sizes, THUMBNAIL: thumbnail}
 
 
 def normalised(photo: bytes, limit: int) -> bytes:
@@ -75,11 +78,12 @@ def _check_size(photo: bytes, limit: int) -> None:
 class Decoder:
     """The process, started when it is needed. For several threads, one photo at a time."""
 
-    def __init__(self, limit: int, sizes: Sizes) -> None:
-        """Of photos of at most `limit` bytes."""
-        self.sizes = dict(sizes)
-        self._question = {"limit": limit, "sizes": {name: list(size) for name, size in sizes.items()}}
-        self._most = SAID_MAX + sum(3 * height * width for height, width in sizes.values())
+    def __init__(self, limit: int, sizes: Sizes, detail: Size | None) -> None:
+        """Of photos of at most `limit` bytes; `sizes` and `detail` as `pixels` has them."""
+        self.wanted = (dict(sizes), detail)
+        self._question = {"limit": limit, "sizes": sizes, "detail": detail}
+        self._shapes = {**sizes, THUMBNAIL: (images.THUMBNAIL_SIDE, images.THUMBNAIL_SIDE)}
+        self._most = SAID_MAX + sum(3 * height * width for height, width in self._shapes.values())
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -109,7 +113,7 @@ class Decoder:
 
     def _arrays(self, data: bytes) -> dict[str, np.ndarray]:
         arrays, at = {}, 0
-        for name, (height, width) in self.sizes.items():
+        for name, (height, width) in self._shapes.items():
             size = 3 * height * width
             arrays[name] = np.frombuffer(data, np.uint8, size, at).reshape(height, width, 3)
             at += size
@@ -191,8 +195,9 @@ def _load_decoders() -> None:
 
 
 def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
+    sizes, detail = question["sizes"], question["detail"]
     try:
-        found = pixels(photo, question["limit"], {name: tuple(size) for name, size in question["sizes"].items()})
+        found = pixels(photo, question["limit"], {name: tuple(size) for name, size in sizes.items()}, detail)
     except ImageError as error:
         return json.dumps({"reason": error.reason, "detail": error.detail}).encode(), b""
     except MemoryError:

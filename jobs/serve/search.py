@@ -31,9 +31,12 @@ from jobs.ids import to_text
 from jobs.layout import FILE
 from jobs.run import Run, open_live
 from jobs.serve import decoding
+from jobs.serve.decoding import THUMBNAIL
 from jobs.serve.explaining import best_pair, parts, widths_of
+from jobs.serve.known import ATTRIBUTES, Pictures
+from jobs.stored import detail_of
 from ml import classifier, stages
-from ml.features import Extractor
+from ml.features import Extractor, Features
 from ml.images import ImageError
 from ml.stages import Guess, Nearest
 
@@ -43,9 +46,9 @@ same features to the bit, which it has not in a batch of one (efficientnet-lite0
 K = 10
 ALTERNATIVES = 5
 """SubCategories beside the likeliest that an answer names."""
-KIND = ("gender", "articleType")
-"""The parts that make a derivedType."""
-NEEDED = (*KIND, "subCategory")
+KIND, GROUP = ("gender", "articleType"), "subCategory"
+"""The parts that make a derivedType, and the one before it."""
+NEEDED = (*KIND, GROUP)
 """Parts that a filter must be able to name, as the stages are searched through them."""
 
 
@@ -74,20 +77,25 @@ class Answer:
 
 
 class Sight:
-    """A run's models: what they make of photos. Not for two threads at once."""
+    """A run's models: what they make of photos. Not for two threads at once.
 
-    def __init__(self, run: Run) -> None:
+    With `pictures` a photo that these know is taken for what they say; without, for what it shows alone.
+    """
+
+    def __init__(self, run: Run, pictures: Pictures | None = None) -> None:
         """Load the models and call each once, as first calls compile: seconds.
 
         Raises:
             UserError: the settings' backbone is not the run's, or another release made it.
         """
-        self._limit = run.settings.image_max_bytes
+        self.pictures, self._limit = pictures, run.settings.image_max_bytes
         model = _backbone(run)
         self.embedder = read_embedder(run)
         self._classifier = read_classifier(run)
         self.labels = self._classifier.labels if self._classifier else []
         self._extractor = _extractor(run.lake.uri, model)
+        self.detail = _detail(run)
+        """Most height and width that photos are looked at in."""
         self.sizes = {"backbone": (model.height, model.width)}
         """Height and width of the pixels that `look` takes."""
         if self._classifier and self._classifier.size:
@@ -103,7 +111,7 @@ class Sight:
 
     def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
         try:
-            return decoding.pixels(photo, self._limit, self.sizes)
+            return decoding.pixels(photo, self._limit, self.sizes, self.detail)
         except ImageError as error:
             return error
 
@@ -111,13 +119,33 @@ class Sight:
         """What the models make of up to `BATCH` photos whose pixels are of `sizes`."""
         if not pixels:
             return []
+        known = [self._known(each) for each in pixels]
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        embeddings = self.embedder.apply(features)
+        embeddings = self._embed(features, known)
         if self._classifier is None:
             return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
         inputs = features.beside(classifier.COLUMNS) if of_features else [each["classifier"] for each in pixels]
-        return [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
+        seen = [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
+        return [self._told(each, of_photo.get(GROUP)) for each, of_photo in zip(seen, known, strict=True)]
+
+    def _known(self, pixels: Mapping[str, np.ndarray]) -> dict[str, str | None]:
+        """What the catalogue says of a photo that it has."""
+        return self.pictures.known(pixels[THUMBNAIL]) if self.pictures and THUMBNAIL in pixels else {}
+
+    def _embed(self, features: Features, known: Sequence[Mapping[str, str | None]]) -> np.ndarray:
+        """Embeddings of photos, by what they show alone where nothing is known of them."""
+        embeddings, at = self.embedder.apply(features), [row for row, of_photo in enumerate(known) if of_photo]
+        if at:
+            said = {name: [known[row][name] for row in at] for name in ATTRIBUTES}
+            embeddings[at] = self.embedder.apply(features.take(at), said)
+        return embeddings
+
+    def _told(self, seen: Seen, subcategory: str | None) -> Seen:
+        """What is seen, with the subCategory for certain where the catalogue says it."""
+        if subcategory not in self.labels:
+            return seen
+        return replace(seen, probabilities=np.array([label == subcategory for label in self.labels], np.float32))
 
 
 class Searcher:
@@ -130,7 +158,7 @@ class Searcher:
             UserError: no run is live, the lake does not hold it or its classifier, or the backbone is another.
         """
         self.run, self.run_id = _live_run(connection, settings)
-        self._sight = Sight(self.run)
+        self._sight = Sight(self.run, Pictures.of(self.run))
         self._catalogue = _read_catalogue(self.run)
         self._candidates = _read_candidates(self.run)
 
@@ -157,6 +185,11 @@ class Searcher:
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width of the pixels that `look` takes."""
         return self._sight.sizes
+
+    @property
+    def detail(self) -> tuple[int, int] | None:
+        """Most height and width that photos are looked at in."""
+        return self._sight.detail
 
     def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
         """As `Sight.look`, with the models of the live run."""
@@ -279,6 +312,12 @@ def _backbone(run: Run) -> Model:
             remedy="set them as they were for that run, or refresh with the new ones first",
         )
     return replace(model, tuned=str(made_with["tuned"]))
+
+
+def _detail(run: Run) -> tuple[int, int] | None:
+    """The most height and width that the run's images were looked at in: a photo is not to be told by its sharpness."""
+    told = [detail for detail in (detail_of(run), detail_of(run, "embed")) if detail]
+    return (min(height for height, _ in told), min(width for _, width in told)) if told else None
 
 
 @lru_cache(maxsize=1)

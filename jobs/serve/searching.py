@@ -86,11 +86,12 @@ class Search:
     def _load(self, connection: psycopg.Connection) -> None:
         started = time.perf_counter()
         searcher = Searcher(connection, self._settings)
-        if self._decoder is None or self._decoder.sizes != searcher.sizes:
+        wanted = (searcher.sizes, searcher.detail)
+        if self._decoder is None or self._decoder.wanted != wanted:
             if self._decoder:
                 self._decoder.close()
             limit = min(PHOTO_MAX_BYTES, self._settings.image_max_bytes)
-            self._decoder = Decoder(limit, searcher.sizes)
+            self._decoder = Decoder(limit, *wanted)
         self._decoder.start()
         self._searcher = searcher
         structlog.get_logger().info("photos can be searched for", run=searcher.run.name, s=_ms(started) / 1000)

@@ -288,6 +288,25 @@ def test_large_images_are_stored_at_512_pixels(lake):
     assert max(each["height"] for each in run.table("images").read().to_pylist()) == 512
 
 
+def test_the_size_that_hardly_any_image_exceeds_is_told_also_of_a_night_that_changes_nothing(lake):
+    files = good_files(25) | {"images/1.jpg": image(1, size=(300, 400))}
+    first, result = run_catalog(lake, files)
+    assert result.figures["detail"] == [40, 30] == list(stored.detail_of(first))
+    again, result = run_catalog(lake, files)
+    assert (result.skipped, result.figures["detail"]) == (True, [40, 30])
+    several = {f"images/{number}.jpg": image(number, size=(300, 400)) for number in range(1, 4)}
+    _, result = run_catalog(lake, files | several)
+    assert result.figures["detail"] == [400, 300]
+
+
+def test_a_night_after_a_release_that_told_no_sizes_tells_them(lake):
+    run, result = run_catalog(lake, good_files(3))
+    figures = {name: value for name, value in result.figures.items() if name != "detail"}
+    write_result(run, "catalog", tables=result.tables, figures=figures)
+    assert stored.detail_of(run) is None
+    assert run_catalog(lake, good_files(3))[1].figures["detail"] == [40, 30]
+
+
 def test_one_content_under_two_ids_is_stored_once(lake):
     files = good_files(3)
     files["images/2.jpg"] = files["images/1.jpg"]

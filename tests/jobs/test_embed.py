@@ -13,11 +13,14 @@ import pytest
 
 from infra.errors import UserError
 from jobs import catalog as catalog_step
-from jobs import extraction
+from jobs import extraction, judging
+from jobs.champion import Champion, append_row
 from jobs.extraction import choose_model
 from jobs.features import read_all_features, read_embeddings, read_features
 from jobs.step import execute
-from ml import backbones, embedding, split
+from jobs.stored import read_images
+from ml import backbones, embedding, images, split
+from ml import features as features_module
 from ml.features import Features
 from tests import catalogues
 from tests.catalogues import good_files, open_run, pulled, write_result, write_table, zip_bytes
@@ -252,6 +255,29 @@ def test_tuned_weights_that_give_no_finite_features_are_named_with_an_image_and_
     assert caught.value.where.endswith(f"backbones/{sha256}.npz")
     assert "lookalike champion --use" in caught.value.remedy
     assert lake.table("features").version < 0
+
+
+@pytest.mark.parametrize(("learnt", "detail"), [((20, 15), [20, 15]), ((40, 30), None), ((500, 500), None)])
+def test_images_are_looked_at_in_no_more_detail_than_their_embedder_has_learnt_from(lake, monkeypatch, learnt, detail):
+    run = cataloged(lake, 4, "2026-01-01")
+    base = choose_model(run.settings)
+    embedder = embedding.Embedder({"layout": np.array(embedding.LAYOUT), "recipe": embedding.RECIPE.to_array()})
+    embedder = embedding.Embedder({**embedder.arrays, "detail": np.array(learnt, np.int32)})
+    lake.write_bytes(f"embedders/{embedder.fingerprint}.npz", embedder.to_bytes())
+    champion = Champion(embedder.fingerprint, base.fingerprint, "")
+    append_row(
+        lake,
+        {"sha256": champion.embedder, "base": base.fingerprint, "tuned": "", "run": run.name}
+        | {"model": base.fingerprint, "promoted": True},
+    )
+    monkeypatch.setattr(judging, "settle", lambda *_: judging.Settled(champion))
+    figures = execute("embed", run).figures
+    assert (figures["detail"], figures["embedded"], figures["base"]) == (detail, 4, base.fingerprint)
+    assert (figures["model"] == base.fingerprint) == (detail is None)
+    stored = read_images(run, hashes_of(run))
+    pixels = np.stack([images.load(stored[sha], 64, 48, detail) for sha in hashes_of(run)])
+    looked_at = features_module.Extractor(extraction.build(lake, base))(pixels)
+    assert np.allclose(read_features(run, "average"), looked_at.average, atol=0.02)
 
 
 def test_an_image_that_is_not_stored_is_named_with_the_step_that_stores_it(lake):

@@ -24,13 +24,15 @@ from infra.lake import Lake
 from infra.settings import ATTRIBUTES
 from jobs import classify, cli, heldout, similar
 from jobs.cli import app
-from jobs.features import read_embeddings
+from jobs.features import read_all_features, read_embeddings
 from jobs.printing import Terminal
 from jobs.search import Photo, open_source
+from jobs.serve.known import Pictures
 from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
 from jobs.stored import read_images
-from ml import protocols, split, stages
+from ml import embedding, protocols, split, stages
+from ml.features import Features
 from ml.images import ImageError, decode
 from ml.protocols import copies
 from tests.catalogues import extracted, folder, manifest, open_run, row, serve, styles, write_result, write_table
@@ -123,6 +125,65 @@ def test_a_photo_of_the_catalogue_has_its_products_embedding_to_the_bit(night):
         (seen,) = searcher.see([photo(number)])
         assert np.array_equal(seen.embedding, known[number])
         assert searcher.search(connection, photo(number), {}).items[0].product_id == str(number)
+
+
+def test_of_a_photo_larger_than_the_catalogues_images_no_more_is_looked_at_than_they_show(night):
+    _, _, searcher = night
+    assert searcher.detail == (80, 60)
+    large = Image.open(io.BytesIO(photo(4))).resize((180, 240), Image.Resampling.BICUBIC)
+    files = [io.BytesIO() for _ in range(2)]
+    large.save(files[0], "PNG")
+    large.resize((60, 80), Image.Resampling.BOX).save(files[1], "PNG")
+    seen, small = searcher.see([file.getvalue() for file in files])
+    assert np.array_equal(seen.embedding, small.embedding)
+
+
+def test_a_photo_of_twelve_megapixels_finds_its_product(night):
+    run, connection, searcher = night
+    known = read_embeddings(run)
+    for number in (4, 33):
+        out = io.BytesIO()
+        Image.open(io.BytesIO(photo(number))).resize((3000, 4000), Image.Resampling.BICUBIC).save(out, "JPEG")
+        answer = searcher.search(connection, out.getvalue(), {})
+        assert answer.items[0].product_id == str(number)
+        assert searcher.see([out.getvalue()])[0].embedding @ known[number] > 0.97
+
+
+@pytest.mark.parametrize("size", [(60, 80), (600, 800), (45, 60), (300, 300)])
+def test_a_photo_that_the_catalogue_has_is_taken_for_what_that_says_in_whatever_size(night, size):
+    _, connection, searcher = night
+    for number in (2, 40):
+        out = io.BytesIO()
+        Image.open(io.BytesIO(photo(number))).resize(size).save(out, "JPEG", quality=70)
+        (seen,) = searcher.see([out.getvalue()])
+        assert sorted(seen.probabilities.tolist()) == [0, 0, 1]
+        answer = searcher.search(connection, out.getvalue(), {})
+        assert (answer.subcategory.value, answer.subcategory.confidence) == (attributes(number)["subCategory"], 1)
+    (unseen,) = searcher.see([photo(2, shift=9)])
+    assert 0 < max(unseen.probabilities) < 1
+
+
+def test_a_known_photo_is_embedded_with_what_the_catalogue_says_of_it_and_others_beside_it_as_they_are(night):
+    run, rng = night[0], np.random.default_rng(0)
+    sight = Sight(run, Pictures.of(run))
+    known = {name: [attributes(number)[name] for number in range(N)] for name in ("articleType", "gender")}
+    sides = np.where(np.arange(N) % 2, split.TRAIN, split.TEST).astype(np.int8)
+    features = Features(*(values + rng.normal(0, 0.1, values.shape) for values in read_all_features(run)))
+    sight.embedder, _ = embedding.fit(features, known, sides, 0)
+    alone, unseen = sight.see([photo(4)]), sight.see([photo(4, shift=9)])
+    assert [each.embedding.tolist() for each in sight.see([photo(4), photo(4, shift=9)])] == [
+        each.embedding.tolist() for each in (*alone, *unseen)
+    ]
+    said = {name: [values[4]] for name, values in known.items()}
+    served = sight.embedder.apply(read_all_features(run).take([4]), said)[0]
+    assert np.array_equal(alone[0].embedding, served)
+    assert not np.array_equal(sight.embedder.apply(read_all_features(run).take([4]))[0], served)
+
+
+def test_a_photo_is_seen_in_no_more_detail_than_the_catalogue_was_by_the_nights_embedder(night):
+    run = replace(night[0], manifest=manifest(night[0]))
+    run.manifest["results"]["embed"]["figures"] |= {"detail": [40, 90]}
+    assert Sight(run).detail == (40, 60)
 
 
 def test_the_items_are_the_most_similar_of_the_derived_type_as_numpy_finds_them(night):

@@ -55,7 +55,10 @@ def run(lake, monkeypatch, tmp_path):
             }
         )
     run = open_run(lake, "2026-01-01", scratch=tmp_path / "scratch")
-    return embedded(run, products, features, base_of(run))
+    embedded(run, products, features, base_of(run))
+    told = run.result("catalog")
+    write_result(run, "catalog", tables=told.tables, figures=told.figures | {"detail": [80, 60]})
+    return run
 
 
 def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
@@ -67,6 +70,7 @@ def test_a_better_challenger_is_promoted_and_the_next_refresh_uses_it(run):
     assert find_champion(run.lake, base_of(run)) == Champion(figures["embedder"], base_of(run), "")
     assert find_champion(run.lake, "another backbone") == Champion("untrained", "another backbone", "")
     embedder = read_embedder(run, figures["embedder"])
+    assert embedder.detail == (80, 60)
     for learnt in (True, False):
         known = {name: values.tolist() for name, values in read_known(run, embedder, learnt).items()}
         at_once = embedder.apply(read_all_features(run), known)

@@ -139,6 +139,16 @@ def test_every_part_of_a_model_changes_its_fingerprint():
     assert len({fingerprint(*each) for each in [base, *others]}) == 5
 
 
+def test_images_that_are_looked_at_in_less_detail_have_features_of_their_own(monkeypatch):
+    given = ("efficientnet-lite0", "aa", 160, 120, "float32", "")
+    assert fingerprint(*given, None) == fingerprint(*given)
+    seen = [fingerprint(*given, detail) for detail in (None, (80, 60), (60, 80))]
+    monkeypatch.setattr(image_files, "COARSENING", image_files.SHRINKING)
+    seen += [fingerprint(*given, detail) for detail in (None, (80, 60))]
+    assert seen[0] == seen[3]
+    assert len({*seen}) == 4
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_constant_of_a_backbone_changes_its_fingerprint(monkeypatch, name):
     given = (name, "aa", 160, 120, "float32")

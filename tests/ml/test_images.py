@@ -395,3 +395,51 @@ def outcome(data: bytes) -> str:
     except ImageError as error:
         return error.reason
     return "image" if decode(stored).shape == (height, width, 3) else "another shape"
+
+
+def striped(size: tuple[int, int]) -> Image.Image:
+    """Black and white lines of a pixel each, across."""
+    return Image.fromarray((np.indices(size[::-1])[0] % 2 * 255).astype(np.uint8)).convert("RGB")
+
+
+def test_of_a_larger_image_no_more_is_looked_at_than_the_detail_of_a_catalogue():
+    large = encoded(striped((60, 80)), "PNG")
+    assert np.ptp(load(large, 80, 60)) == 255
+    assert np.ptp(load(large, 80, 60, (40, 30))) == 0  # each pixel of 40 × 30 holds a line of both
+    assert np.ptp(load(large, 80, 60, (80, 30))) == 255  # width alone
+
+
+@pytest.mark.parametrize("size", [(30, 40), (12, 40), (30, 9)])
+def test_an_image_within_the_detail_of_a_catalogue_is_looked_at_as_it_is(size):
+    data = encoded(photograph(1200, 1600).resize(size), "PNG")
+    assert np.array_equal(load(data, 64, 48, (40, 30)), load(data, 64, 48))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "detail"),
+    [
+        ([(80, 60)] * 99 + [(600, 500)], (80, 60)),
+        ([(80, 60)] * 90 + [(600, 500)] * 10, (600, 500)),
+        ([(80, 60)] * 50 + [(40, 90)] * 50, (80, 90)),
+        ([(7, 5)], (7, 5)),
+        ([], None),
+    ],
+)
+def test_the_detail_of_a_catalogue_is_the_size_that_hardly_any_of_its_images_exceeds(sizes, detail):
+    assert images.detail_of(*np.array(sizes, int).reshape(-1, 2).T) == detail
+
+
+def test_images_are_made_coarser_only_for_what_has_learnt_from_coarser_ones():
+    assert images.coarser((224, 224), (80, 60)) == (80, 60)
+    assert images.coarser((80, 224), (80, 60)) == (80, 60)
+    for own, learnt in [((80, 60), (80, 60)), ((80, 60), (224, 224)), (None, (80, 60)), ((80, 60), None)]:
+        assert images.coarser(own, learnt) is None
+
+
+def test_views_are_what_is_loaded_in_each_size_and_the_thumbnail_that_is_stored():
+    data = encoded(photograph(400, 300), "JPEG")
+    found, small = images.views(data, {"one": (64, 48), "other": (80, 60)}, (50, 40))
+    assert np.array_equal(found["one"], load(data, 64, 48, (50, 40)))
+    assert np.array_equal(found["other"], load(data, 80, 60, (50, 40)))
+    assert small.tobytes() == store(data).thumbnail
+    assert images.views(data, {})[0] == {}

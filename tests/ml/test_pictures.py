@@ -10,7 +10,7 @@ from PIL import Image
 
 from jobs.sample import sample
 from ml.images import thumbnail
-from ml.pictures import NEAR, WIDTH, identify
+from ml.pictures import NEAR, WIDTH, find, identify, sort
 
 NOTHING = np.empty((0, WIDTH), np.uint8), np.empty(0, np.int64)
 
@@ -86,3 +86,21 @@ def test_each_takes_the_number_of_the_nearest_before_it_if_that_is_near(seed, be
     numbers = identify(made[:before], *NOTHING)
     wanted = straightforward(made[before:], made[:before], numbers)
     assert identify(made[before:], made[:before], numbers).tolist() == wanted
+
+
+@pytest.mark.parametrize("far", [0, 2, 3, 4, 60])
+def test_a_picture_is_found_among_many_where_one_is_near_and_else_not(far):
+    rng = np.random.default_rng(far)
+    thumbnails = rng.integers(0, 256, (400, WIDTH)).astype(np.uint8)
+    thumbnails[200:] = np.clip(thumbnails[:200].astype(int) + rng.choice([-2, 2], (200, WIDTH)), 0, 255)
+    order, sums = sort(thumbnails)
+    for asked in range(0, 200, 20):
+        shown = np.clip(thumbnails[asked].astype(int) + rng.choice([-far, far], WIDTH), 0, 255)
+        distances = ((thumbnails.astype(int) - shown) ** 2).mean(axis=1)
+        found = find(shown.astype(np.uint8), thumbnails[order], sums)
+        assert (order[found] if found >= 0 else -1) == (distances.argmin() if distances.min() <= 9 else -1)
+
+
+def test_nothing_is_found_where_there_is_nothing():
+    order, sums = sort(np.empty((0, WIDTH), np.uint8))
+    assert find(np.zeros(WIDTH, np.uint8), np.empty((0, WIDTH), np.uint8)[order], sums) == -1

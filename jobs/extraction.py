@@ -324,6 +324,7 @@ def draw(model: Model, seed: int):  # type: ignore[no-untyped-def]  # → keras.
     Raises:
         UserError: it cannot be built for such images.
     """
+    engine.take_gpu()
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -351,9 +352,10 @@ def _network(model: Model):  # type: ignore[no-untyped-def]  # → keras.Model
 
 def _not_trained(lake: Lake, model: Model) -> UserError:
     asked = f"LOOKALIKE_EMBEDDING_BACKBONE={model.name} {size_settings(model)}"
+    size = f"{model.height} × {model.width} pixels"
     return UserError(
-        f"LOOKALIKE_WEIGHTS=none asks for a {model.name} of {model.height} × {model.width} pixels, {model.precision}, "
-        "that was trained from scratch, and no such champion is there",
+        f"LOOKALIKE_WEIGHTS=none asks for {model.name}, {size}, {model.precision}, trained from scratch, and no such "
+        "champion is there",
         where=f"LOOKALIKE_BACKBONE, LOOKALIKE_WEIGHTS, {lake.path('embedders')}",
         remedy=f"train one by `LOOKALIKE_EMBEDDING=scratch {asked} lookalike step train_embedding --run latest`, use "
         "one that was no better by `lookalike champion --use`, or unset LOOKALIKE_WEIGHTS",

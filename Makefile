@@ -37,7 +37,7 @@ java: $(STAMP)
 refresh: setup ## Refresh a catalogue through Airflow: make refresh [DATASET=path|uri] [RUN=2026-01-31]
 	@$(BIN)/lookalike refresh $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")
 
-serve: setup ## Show the live run as a page, and answer over HTTP: make serve [LOOKALIKE_SERVE_PORT=8000]
+serve: $(STAMP) ## Show the live run as a page, and answer over HTTP: make serve [LOOKALIKE_SERVE_PORT=8000]
 	@$(BIN)/lookalike serve
 
 test: setup ## Check style, types and layers, and run every test: make test [TESTERS=2]

@@ -3,7 +3,7 @@
     python benchmarks/first_view.py http://127.0.0.1:8000/
 
 Prints a line of JSON: median milliseconds from asking for the page until the cards are there, and until every picture
-in the window is, as wide as a desk and as a phone.
+in the window is, as wide as a desk and as a phone. serve.py measures it, too, beside all else.
 """
 
 from __future__ import annotations
@@ -23,18 +23,29 @@ PICTURES = """() => [...document.querySelectorAll('.feed img')]
 
 
 def main() -> None:
-    address = sys.argv[1]
+    print(json.dumps(views(sys.argv[1], chromium())))
+
+
+def chromium() -> str:
+    """Where Chromium is."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        raise SystemExit("error: there is no Chromium\n  remedy: apt-get install chromium")
+    return found
+
+
+def views(address: str, executable: str) -> dict[str, float]:
+    """Medians, in milliseconds, of the page at an address."""
+    figures = {}
     with sync_playwright() as playwright:
-        executable = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         seen(browser, address, (1280, 800))  # the server's first answers are slower
-        figures = {}
         for name, size in WIDTHS.items():
             times = [seen(browser, address, size) for _ in range(ROUNDS)]
             for what, of in zip(("first_view_ms", "first_pictures_ms"), zip(*times, strict=True), strict=True):
                 figures[name + what] = round(statistics.median(of), 1)
         browser.close()
-    print(json.dumps(figures))
+    return figures
 
 
 def seen(browser: Browser, address: str, size: tuple[int, int]) -> tuple[float, float]:

@@ -1,13 +1,14 @@
-"""Speed of the HTTP server: answers a second and latencies by wrk, photos, and the first view of the page's data.
+"""Speed of the HTTP server: answers a second and latencies by wrk, photos, and the first view of the page in Chromium.
 
-    apt-get install wrk
+    apt-get install wrk chromium
     python benchmarks/serve.py --lake var/lake --run 2026-01-31      # a run that is done up to publish
 
 The run is loaded into an embedded Postgres in a temporary folder, with two small runs beside it as a store keeps three;
 Postgres, the server and the load share the machine. Sixteen connections ask for the ten most similar of one product
 each, with ids, names, scores and images: products at random, 20 % without a filter, 50 % with one value, 20 % with a
 list of values or an exclusion, 10 % with two fields and one excluded id. First as fast as they are answered, then at
-70 % of that rate, where each waits between its questions; beside it the same server's rate for a constant body.
+70 % of that rate, where each waits between its questions; beside it the same server's rate for a constant body. So with
+the store answering, then from the mapped copy (`mapped_…`). The last line has all figures as JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -29,6 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import first_view
 import numpy as np
 import requests
 from PIL import Image
@@ -73,6 +76,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-photos", action="store_true")
     given = parser.parse_args()
+    browser = first_view.chromium()
+    if shutil.which("wrk") is None:
+        raise SystemExit("error: there is no wrk\n  remedy: apt-get install wrk")
     uri = Path(given.lake).resolve().as_uri() if "://" not in given.lake else given.lake
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as place:
         folder = Path(place)
@@ -85,7 +91,8 @@ def main() -> None:
             figures |= rates(paths, folder, given.seconds)
         with served(run, folder, given.workers):
             mapped = rates(paths, folder, given.seconds)
-            figures |= {f"mapped_{name}": value for name, value in mapped.items()} | first_view()
+            figures |= {f"mapped_{name}": value for name, value in mapped.items()} | first_data()
+            figures |= first_view.views(f"http://127.0.0.1:{PORT}/", browser)
             figures["different"] = different(run, paths.read_text().split())
         if not given.no_photos:
             with served(run, folder, 1, photos="true"):
@@ -223,7 +230,7 @@ def different(run: Run, paths: list[str]) -> int:
     return wrong
 
 
-def first_view() -> dict[str, float]:
+def first_data() -> dict[str, float]:
     """Milliseconds until what the page first asks for is there: products, counts, and 60 pictures, six at once."""
     from concurrent.futures import ThreadPoolExecutor
 

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     """Whether `serve` loads the models and answers photos."""
     serve_images_max_bytes: int = Field(default=8 * 2**30, gt=0)
     """Most that copies of the lake's images may take in `scratch`, which `serve` reads pictures from, in bytes."""
+    serve_public_images: bool = False
+    """Whether images need no key where all else does: whoever has an image's address may then see it."""
+    serve_metrics_port: int = Field(default=0, ge=0, le=65535)
+    """A port of its own for the metrics, which needs no key, for those alone who are let to it; 0: none."""
 
     fields: Annotated[tuple[str, ...], NoDecode] = (
         "gender",
@@ -255,9 +259,8 @@ class Settings(BaseSettings):
     @field_validator("serve_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            ipaddress.ip_network(entry, strict=False)  # says itself what is wrong
-        return value
+        # As networks are written: uvicorn would trust nobody by 10.0.0.7/8. What is none says itself what is wrong.
+        return tuple(str(ipaddress.ip_network(entry, strict=False)) for entry in value)
 
     @field_validator("serve_rate", "serve_photo_rate")
     @classmethod

@@ -631,20 +631,29 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback asks for keys.")] = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; default: 8000.")] = 0,
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that answer; default: 2.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="A port for Prometheus, without a key.")] = 0,
 ) -> None:
     """Serve the page and the API: products, their look-alikes under any filter, photos."""
     from infra.settings import read_settings
     from jobs.serve import server
     from jobs.serve.guard import is_loopback
 
-    given = {"serve_host": host, "serve_port": port, "serve_workers": workers}
+    given = {"serve_host": host, "serve_port": port, "serve_workers": workers, "serve_metrics_port": metrics_port}
     settings = read_settings(**{name: value for name, value in given.items() if value})
     shown = settings.serve_host if ":" not in settings.serve_host else f"[{settings.serve_host}]"
-    out.print(f"page:     http://{shown}:{settings.serve_port}/\nAPI:      http://{shown}:{settings.serve_port}/docs")
-    if settings.serve_proxies or not is_loopback(settings.serve_host):
-        out.print(f"keys:     are asked for; `{_command('lookalike')} key add NAME` makes one")
-    out.print("stop:     Ctrl-C")
-    server.run(settings)
+
+    def say() -> None:
+        out.print(
+            f"page:     http://{shown}:{settings.serve_port}/\nAPI:      http://{shown}:{settings.serve_port}/docs"
+        )
+        if settings.serve_metrics_port:
+            out.print(f"metrics:  http://{shown}:{settings.serve_metrics_port}/metrics")
+        if settings.serve_proxies or not is_loopback(settings.serve_host):
+            out.print(f"keys:     are asked for; `{_command('lookalike')} key add NAME` makes one")
+        out.print("stop:     Ctrl-C")
+
+    out.print("starting …", style="dim")
+    server.run(settings, say)
 
 
 keys_app = typer.Typer(help="Keys of those who ask the server over the network.", no_args_is_help=True)

@@ -38,7 +38,8 @@ def read(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, Any]:
         if not wanted:
             filters[field] = {"not": _plain(out)}
             continue
-        left = [value for value in wanted if value not in out]
+        refused = set(out)
+        left = [value for value in wanted if value not in refused]
         if not left:
             raise UserError(
                 f"every value that {field} is to have is one that it is not to have",
@@ -106,13 +107,13 @@ def _has_one(column: pa.ChunkedArray, wanted: pa.Array) -> pa.ChunkedArray | pa.
 
 
 def _values(text: str) -> list[str | None]:
-    values = [""]
+    values: list[list[str]] = [[]]
     for sign in re.findall(r"\\[,\\]|.", text, re.DOTALL):
         if sign == ",":
-            values.append("")
+            values.append([])
         else:
-            values[-1] += sign[-1]
-    return [value or None for value in values]
+            values[-1].append(sign[-1])
+    return ["".join(signs) or None for signs in values]
 
 
 def _plain(values: list[str | None]) -> str | None | list[str | None]:

@@ -35,6 +35,9 @@ OURS = ("product_id", "derivedType", "image_sha256", "picture")
 TAKEN = {name.casefold() for name in (*OURS, "files", "images")}
 """What no column may be called, in whatever case, which Delta does not tell apart; `catalog` keeps some of its own."""
 
+KNOWN = tuple(name for name in ATTRIBUTES if name not in PARTS)
+"""Columns that steps know by Kaggle's names, whatever the mapping."""
+
 Column = Annotated[str, Field(min_length=1)]
 
 
@@ -117,6 +120,11 @@ class Layout(BaseModel):
         known = dict.fromkeys(column for column in (*self.attributes, *self.fields, *parts) if column)
         known.pop(self.name, None)
         return (*known, *([self.name] if self.name else []))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Fields that the embedding learns beside the parts and what it knows by name."""
+        return tuple(field for field in self.fields if field not in {*self.parts, *KNOWN})
 
     @property
     def parts(self) -> dict[str, dict[str, str]]:

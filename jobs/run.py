@@ -169,12 +169,9 @@ class Run:
             UserError: as `table` does.
         """
         named = {name: self.layout.column(name) for name in columns}
-        rows = self.attributes([column for column in named.values() if column], where)
+        rows = first_values(self.attributes([column for column in named.values() if column], where))
         nothing = pa.chunked_array([pa.nulls(len(rows), pa.string())])
-        played = {name: rows[column] if column else nothing for name, column in named.items()}
-        is_list = {name: pa.types.is_list(values.type) for name, values in played.items()}
-        firsts = {name: pc.list_element(values, 0) for name, values in played.items() if is_list[name]}
-        return pa.table(played | firsts)
+        return pa.table({name: rows[column] if column else nothing for name, column in named.items()})
 
     def judged(self, columns: Sequence[str]) -> pa.Table:
         """As `products`, to judge by: of a catalogue that does not say whom its products are for, all have one gender.
@@ -341,6 +338,13 @@ def _check_past(name: str, last: datetime.date) -> None:
             where="--run",
             remedy=f"name the night that the catalogue is of, {last} at the latest",
         )
+
+
+def first_values(rows: pa.Table) -> pa.Table:
+    """The same with the first of several values in each column, null where there is none."""
+    is_list = {name: pa.types.is_list(rows[name].type) for name in rows.column_names}
+    firsts = {name: pc.list_element(rows[name], 0) for name in rows.column_names if is_list[name]}
+    return pa.table({name: firsts.get(name, rows[name]) for name in rows.column_names})
 
 
 def content_hash(*parts: object) -> str:

@@ -31,7 +31,7 @@ from jobs import extraction, judging, step, training
 from jobs.champion import Champion, append_row, find_champion, read_embedder, read_rows
 from jobs.extraction import Model
 from jobs.features import read_all_features, read_embeddings
-from jobs.run import LATEST, Run, StepResult, content_hash, recorded, release
+from jobs.run import LATEST, Run, StepResult, content_hash, first_values, recorded, release
 from ml import backbones, embedding, split
 from ml.embedding import Embedder
 
@@ -76,12 +76,13 @@ def train_embedding(run: Run) -> StepResult:
     fingerprint = content_hash(
         *(versions, run.content("products"), _how(settings, str(embedded["model"]), base, champion)),
         *([unknown] if unknown else []),  # a mapping may make them fields, of the same products
+        *([fields] if (fields := run.layout.labels) else []),
     )
     if done := run.done("train_embedding", fingerprint, {"embedders": target}):
         return done
     if row := _killed(run):
         return run.remember("train_embedding", row["training"], _result(row, target.version))
-    rows = run.products(["image_sha256", "picture", *ATTRIBUTES])
+    rows = run.products(["image_sha256", "picture"])
     sides = split.sides_of(rows["picture"])
     if not {split.TRAIN, split.VALIDATION} <= set(sides.tolist()):
         raise UserError(
@@ -178,13 +179,22 @@ def _judge(
     }
 
 
+def read_labels(run: Run) -> dict[str, list[str | None]]:
+    """Label → its value for every product, in order: `ATTRIBUTES`, and as `field_0` … the catalogue's own fields.
+
+    A field's name need not be fit for a layer of Keras; nothing of these labels is in the embedder.
+    """
+    rows, fields = run.products(ATTRIBUTES), first_values(run.attributes(run.layout.labels))
+    labels = {name: rows[name].to_pylist() for name in ATTRIBUTES}
+    return labels | {f"field_{at}": fields[name].to_pylist() for at, name in enumerate(run.layout.labels)}
+
+
 def fit(
     run: Run, rows: pa.Table, sides: np.ndarray, model: str, origin: Embedder
 ) -> tuple[Embedder, dict[str, list[float]]]:
     """An embedder on the features of a model, and its history. It has learnt what `origin`, the model's, has."""
-    attributes = {name: rows[name].to_pylist() for name in ATTRIBUTES}
     features = read_all_features(run, model)
-    embedder, history = embedding.fit(features, attributes, sides, SEED, Progress("epochs", embedding.EPOCHS).add)
+    embedder, history = embedding.fit(features, read_labels(run), sides, SEED, Progress("epochs", embedding.EPOCHS).add)
     learnt = np.union1d(rows["picture"].filter(sides == split.TRAIN), origin.learnt)
     return Embedder({**embedder.arrays, "learnt": learnt}), history
 
@@ -228,7 +238,7 @@ def learn_anew(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkp
 
 def _samples(run: Run, rows: pa.Table, sides: np.ndarray, model: Model) -> tuple[Samples, dict[str, int]]:
     """The products' images, with what a network is to say of each; and how many classes each attribute has."""
-    codes = {name: embedding.encode(rows[name].to_pylist(), sides == split.TRAIN) for name in ATTRIBUTES}
+    codes = embedding.encode_labels(read_labels(run), sides == split.TRAIN)
     sizes = {name: len(classes) for name, (classes, _) in codes.items() if classes}
     samples = training.samples(
         run,

@@ -27,6 +27,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -53,6 +54,11 @@ LOSSES = {
     "season": 0.2,
 }
 """Attributes that are learnt, with their share of the loss; those without a block make the others better."""
+OTHER_LOSS, OTHER_LOSSES = 0.2, 0.8
+"""Share of the loss of each other label, of a catalogue that has fields of its own, and of all of them at most."""
+OTHER_CLASSES, OTHER_SAMPLES = 512, 10
+"""Classes of all other labels together, and samples that each class has, at least: a brand of two products would be
+learnt by heart."""
 
 HIDDEN, DROPOUT, LABEL_SMOOTHING = 1024, (0.3, 0.5), 0.05
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 20, 2e-3, 1e-2
@@ -286,6 +292,28 @@ def one_hot(codes: np.ndarray, size: int) -> np.ndarray:
     return np.where((codes != MISSING)[:, None], np.eye(size, dtype=np.float32)[codes], np.float32(0))
 
 
+def encode_labels(
+    labels: Mapping[str, Sequence[str | None]], learnt: np.ndarray
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Label → its classes and codes, as `encode` gives them with `learnt`, bool (n,).
+
+    Of a label that is none of `LOSSES` the most frequent classes, of which all such labels have `OTHER_CLASSES`.
+    """
+    most = OTHER_CLASSES // max(1, len(labels.keys() - LOSSES.keys()))
+    return {
+        name: encode(values if name in LOSSES else _frequent(values, learnt, most), learnt)
+        for name, values in labels.items()
+    }
+
+
+def _frequent(values: Sequence[str | None], learnt: np.ndarray, most: int) -> list[str | None]:
+    """The values, None where one is not among the `most` that are most frequent where they are learnt."""
+    counts = Counter(value for value, is_learnt in zip(values, learnt, strict=True) if is_learnt and value is not None)
+    ranked = sorted((-count, value) for value, count in counts.items() if count >= OTHER_SAMPLES)
+    frequent = {value for _, value in ranked[:most]}
+    return [value if value in frequent else None for value in values]
+
+
 def fit(
     features: Features,
     attributes: Mapping[str, Sequence[str | None]],
@@ -297,7 +325,8 @@ def fit(
 
     Args:
         features: of n images, finite.
-        attributes: those of `LOSSES` that are there → the value of each of the n images, or None.
+        attributes: those of `LOSSES` that are there, and other labels by any name that is fit for a layer of Keras →
+            the value of each of the n images, or None.
         sides: int8 (n,), as `ml.split.sides_of` gives them. Attributes of the other sides are not looked at.
         seed: of weights and of the order of the samples in each epoch.
         on_epoch: called after each epoch with the number 1.
@@ -315,7 +344,7 @@ def fit(
     x = np.concatenate(learnt, axis=1)
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-3
     x = np.clip((x - mean) / deviation, -RECIPE.clip, RECIPE.clip).astype(np.float32)
-    encoded = {name: encode(values, sides == TRAIN) for name, values in attributes.items()}
+    encoded = encode_labels(attributes, sides == TRAIN)
     sizes = {name: len(classes) for name, (classes, _) in encoded.items() if classes}
     targets = {name: one_hot(encoded[name][1][known], size) for name, size in sizes.items()}
     batch = int(np.clip(len(x) // BATCHES, *BATCH_SIZES))
@@ -352,14 +381,15 @@ def _network(width: int, sizes: Mapping[str, int], steps: int):  # type: ignore[
 
 
 def compile_heads(model, sizes: Mapping[str, int], optimizer) -> None:  # type: ignore[no-untyped-def]  # of Keras
-    """Compile a network with an output of logits an attribute: cross-entropy each, weighted by `LOSSES`."""
+    """Compile a network with an output of logits a label: cross-entropy each, weighted by its share of the loss."""
     import keras
 
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING)
+    other = min(OTHER_LOSS, OTHER_LOSSES / max(1, len(sizes.keys() - LOSSES.keys())))
     model.compile(
         optimizer,
         dict.fromkeys(sizes, loss),
-        loss_weights={name: LOSSES[name] for name in sizes},
+        loss_weights={name: LOSSES.get(name, other) for name in sizes},
     )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,19 @@ from jobs.serve.reply import Reply
 
 PAGE = Path(__file__).parent / "page"
 PAGE_PATHS = ("/", "/p/{product_id:path}", "/photo", "/compare")
-OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/photo", "/compare", "/favicon.ico")
-OPEN_BELOW = ("/assets/", "/images/", "/p/")
-"""What needs no key: the page itself, what says how the server is, and images, whose names nobody guesses."""
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/docs", "/photo", "/compare", "/favicon.ico")
+OPEN_BELOW = ("/assets/", "/p/")
+"""What needs no key: the page without what it shows, what can be asked, and whether the server is well."""
+IMAGES = "/images/"
+PROBES = ("/healthz", "/readyz")
+"""What ends or passes over a server that does not answer: it does, also where an address has asked too much."""
 BATCH_MAX_BYTES = 1 << 20
+LONG_COST = 10
+"""What a question counts for that has the store look at a whole run."""
 COMPARED_MAX = 32
 """Comparisons of two whole runs that are remembered."""
+CHANGED = 50
+"""Products whose lists changed most that a comparison shows; sql/functions/compared_runs.sql counts on it."""
 LIMIT, LIMIT_MAX = 60, 200
 """Products of a page of products."""
 HEALTHY = Reply(200, b'{"status":"ok"}', [reply.JSON, *reply.NOTHING, (b"cache-control", b"no-store")])
@@ -73,7 +81,7 @@ class Server:
         self.lookup = Lookup(settings)
         self.guard = Guard(settings, self._is_key)
         self.photos = photos.Photos(settings)
-        self._compared: dict[tuple, asyncio.Task[tuple[bytes | None, bytes]]] = {}
+        self._compared: dict[tuple, asyncio.Task[tuple[bytes | None, dict[str, Any]]]] = {}
 
     async def _is_key(self, sha256: bytes) -> bool:
         ((key_id,),) = await self.lookup.quick.ask("key", b"\\x" + sha256.hex().encode())
@@ -104,8 +112,10 @@ class Server:
         values = asking.as_json(question.filters), b"%d" % k, asking.as_array(question.exclude)
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
+        self.guard.count(asked.who, LONG_COST)
         ((tag, answer, manifest),) = await self.lookup.slow.ask("explained", product_id.encode(), *values)
-        told = await asyncio.to_thread(_explain, answer or b"", manifest or b"{}", self.settings)
+        with problems.ours("the lake"):
+            told = await asyncio.to_thread(_explain, answer or b"", manifest or b"{}", self.settings)
         return reply.answered(tag, reply.as_json(told), asked.headers)
 
     async def product(self, product_id: str, asked: Asked) -> Reply:
@@ -124,25 +134,25 @@ class Server:
         tag, body = await self.lookup.many(
             asking.as_array(batch.product_ids), asking.as_json(batch.filters), batch.k, asking.as_array(batch.exclude)
         )
-        return reply.answered(None, body, asked.headers)
+        return await asyncio.to_thread(reply.answered, None, body, asked.headers)  # packing megabytes takes its time
 
     async def products(self, asked: Asked) -> Reply:
         """Products by the order of their ids."""
-        question = asking.read(asked.query, ("text", "limit", "cursor"))
+        question = asking.read(asked.query, ("text", "limit", "cursor", "exclude"))
         limit, catalogue = question.number("limit", LIMIT, LIMIT_MAX), self.lookup.catalogue()
-        text, cursor = question.text("text"), question.text("cursor")
+        text, cursor, exclude = question.text("text"), question.text("cursor"), question.exclude
         if not cursor and reply.is_known(asked.headers, catalogue.tag):
             return reply.unchanged(catalogue.tag)
-        told = await asyncio.to_thread(catalogue.page, question.filters, text, limit, cursor)
+        told = await asyncio.to_thread(catalogue.page, question.filters, text, exclude, limit, cursor)
         return reply.answered(catalogue.tag.encode(), reply.as_json(told), asked.headers)
 
     async def filters(self, asked: Asked) -> Reply:
         """Values of fields with counts."""
-        question, catalogue = asking.read(asked.query, ("text",)), self.lookup.catalogue()
-        text = question.text("text")
+        question, catalogue = asking.read(asked.query, ("text", "exclude")), self.lookup.catalogue()
+        text, exclude = question.text("text"), question.exclude
         if reply.is_known(asked.headers, catalogue.tag):
             return reply.unchanged(catalogue.tag)
-        told = await asyncio.to_thread(catalogue.facets, question.filters, text)
+        told = await asyncio.to_thread(catalogue.facets, question.filters, text, exclude)
         return reply.answered(catalogue.tag.encode(), reply.as_json(told), asked.headers)
 
     async def search(self, asked: Asked) -> Reply:
@@ -152,7 +162,7 @@ class Server:
         self.guard.count(asked.who, 1, photo=True)
         told = {"filters": question.filters, "exclude": question.exclude, "k": k, "explain": question.flag("explain")}
         self.lookup.live()
-        photo = await photos.read_photo(asked.receive, asked.headers)
+        photo = await self.photos.read(asked.receive, asked.headers)
         return reply.answered(None, await self.photos.search(photo, told), asked.headers)
 
     async def image(self, sha256: str, asked: Asked) -> Reply:
@@ -162,13 +172,16 @@ class Server:
         if not pictures.is_sha256(sha256):
             raise _no_image(sha256)
         tag = b'"%b-%d"' % (sha256.encode(), width)
-        headers = [(b"etag", tag), (b"cache-control", b"public, max-age=31536000, immutable"), *reply.NOTHING]
+        for_all = not self.guard.guarded or self.settings.serve_public_images
+        kept = b"public" if for_all else b"private"  # where a proxy keeps an image, it asks nobody for a key
+        headers = [(b"etag", tag), (b"cache-control", kept + b", max-age=31536000, immutable"), *reply.NOTHING]
         if asked.headers.get(b"if-none-match") == tag:
             return Reply(304, b"", headers)
         known = self.lookup.pictures()
-        data = await asyncio.to_thread(
-            known.smaller if width else known.read, *((sha256, width) if width else (sha256,))
-        )
+        with problems.ours("the lake"):
+            data = await asyncio.to_thread(
+                known.smaller if width else known.read, *((sha256, width) if width else (sha256,))
+            )
         if data is None:
             raise _no_image(sha256)
         return Reply(200, data, [(b"content-type", pictures.media_type(data)), *headers])
@@ -182,28 +195,33 @@ class Server:
 
     async def compare(self, a: str, b: str, asked: Asked) -> Reply:
         """Two runs side by side."""
-        question = asking.read(asked.query, ("product", "k"))
-        k, runs = question.number("k", asking.K, asking.K_MAX), [_run_id(a), _run_id(b)]
-        product = question.text("product")
+        question = asking.read(asked.query, ("product", "k", "exclude"))
+        k, runs = question.number("k", asking.K, asking.K_MAX), (_run_id(a), _run_id(b))
+        product, exclude = question.text("product"), question.exclude
         asked_for = asking.checked_id(product, "query: product").encode() if product else None
         served = self.lookup.served
         if served and reply.is_known(asked.headers, served.tag):
             return reply.unchanged(served.tag)
-        values = *runs, asked_for, asking.as_json(question.filters), b"%d" % k
-        tag, body = await (self._of_product(values) if product else self._of_runs(values))
-        return reply.answered(tag, body, asked.headers)
+        if asked_for is None:
+            tag, told = await self._of_runs(runs)
+            told = told | {"changed": _without(told["changed"], exclude)[:CHANGED]}
+        else:
+            filters = asking.as_json(question.filters)
+            tag, told = await self._beside(*runs, asked_for, filters, b"%d" % k, asking.as_array(exclude))
+        return reply.answered(tag, reply.as_json(told), asked.headers)
 
-    async def _of_product(self, values: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+    async def _beside(self, *values: bytes | None) -> tuple[bytes | None, dict[str, Any]]:
         ((tag, answer),) = await self.lookup.slow.ask("compared", *values)
-        return tag, await asyncio.to_thread(_without_nulls, answer or b"{}")
+        told = await asyncio.to_thread(json.loads, answer or b"{}")
+        return tag, {name: value for name, value in told.items() if value is not None}
 
-    async def _of_runs(self, values: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+    async def _of_runs(self, runs: tuple[bytes, bytes]) -> tuple[bytes | None, dict[str, Any]]:
         """Two whole runs, which take seconds: once for all who ask while one run is live."""
-        key = self.lookup.live().tag, *values[:2]
+        key = self.lookup.live().tag, *runs
         if key not in self._compared:
             while len(self._compared) >= COMPARED_MAX:
                 self._compared.pop(next(iter(self._compared)))
-            self._compared[key] = asyncio.create_task(self._of_product(values))
+            self._compared[key] = asyncio.create_task(self._beside(*runs, None, b"{}", b"%d" % asking.K, b"{}"))
         try:
             return await asyncio.shield(self._compared[key])
         except Exception:
@@ -223,8 +241,9 @@ def _explain(answer: bytes, manifest: bytes, settings: Settings) -> dict[str, ob
     return explained(json.loads(answer), json.loads(manifest), settings)
 
 
-def _without_nulls(answer: bytes) -> bytes:
-    return reply.as_json({name: value for name, value in json.loads(answer).items() if value is not None})
+def _without(products: list[dict[str, Any]], exclude: Collection[str]) -> list[dict[str, Any]]:
+    out = set(exclude)
+    return [product for product in products if product["product_id"] not in out]
 
 
 def _no_image(sha256: str) -> Problem:
@@ -234,7 +253,7 @@ def _no_image(sha256: str) -> Problem:
 
 
 def _run_id(text: str) -> bytes:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**31):
+    if not re.fullmatch("[1-9][0-9]{0,9}", text) or int(text) >= 2**31:
         raise Problem(404, "it is no run_id", value=text, place="path", remedy="choose two of those that /runs lists")
     return text.encode()
 
@@ -260,8 +279,7 @@ class Front:
         answer: Reply | None = None
         try:
             hot, route = self._hot(scope)
-            needs_key = not _is_open(scope["path"])
-            scope["who"] = await self._server.guard.admit(scope["headers"], scope.get("client"), needs_key)
+            scope["who"] = await self._admit(scope)
             if hot is None:
                 route, status = await self._handed_on(scope, receive, send)
             else:
@@ -272,6 +290,13 @@ class Front:
             status = answer.status
             await _sent(answer, send)
         metrics.of_route(route, status).observe(perf_counter() - started)
+
+    async def _admit(self, scope: Scope) -> str:
+        path, server = scope["path"], self._server
+        is_image = path.startswith(IMAGES)
+        needs_key = not (is_open(path) or is_image and server.settings.serve_public_images)
+        how = {"needs_key": needs_key, "in_cookie": is_image, "cost": _cost(path)}
+        return await server.guard.admit(scope["headers"], scope.get("client"), **how)
 
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""
@@ -306,8 +331,16 @@ class Front:
         return getattr(matched, "path", "other"), status
 
 
-def _is_open(path: str) -> bool:
-    return path == "/" or path in OPEN or path.startswith(OPEN_BELOW)
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or path.startswith(OPEN_BELOW)
+
+
+def _cost(path: str) -> int:
+    """What a question counts for before it is looked at."""
+    if path in PROBES:
+        return 0
+    return LONG_COST if path.startswith("/runs/") else 1
 
 
 def _failed(error: Exception, route: str) -> Reply:
@@ -358,6 +391,7 @@ def application(settings: Settings) -> Callable:
         description=documented.ABOUT,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would send the client to whatever host the client itself has named
         lifespan=living,
         separate_input_output_schemas=False,
     )

@@ -22,6 +22,8 @@ QUERY_MAX = 32_768
 """Most bytes of a query."""
 EXCLUDED_MAX = 1000
 """Most ids that a question leaves out."""
+VALUES_MAX = 1000
+"""Most values that filters name: the store looks each up among all values of a field."""
 K, K_MAX = 10, 100
 
 
@@ -97,7 +99,16 @@ def read(query: bytes, taken: Collection[str]) -> Question:
             ours.setdefault(name, []).append(text)
         else:
             pairs.append((name.removeprefix("field."), text))
-    return Question(language.read(pairs, "query") if pairs else {}, ours)
+    filters = language.read(pairs, "query") if pairs else {}
+    if len(query) > VALUES_MAX:  # a shorter one cannot name so many
+        _check_number(filters, "query")
+    return Question(filters, ours)
+
+
+def _check_number(filters: Filters, place: str) -> None:
+    number = sum(len(values) for condition in filters.values() for _, values in language.parts(condition))
+    if number > VALUES_MAX:
+        raise wrong(f"the filters name {number:,} values", place=place, remedy=f"name {VALUES_MAX:,} at most")
 
 
 def _decoded(encoded: bytes) -> str:
@@ -188,6 +199,7 @@ def batch(body: bytes) -> Batch:
     filters, exclude, k = told.get("filters", {}), told.get("exclude", []), told.get("k", K)
     if not isinstance(filters, dict):
         raise wrong("the filters are no object", place="body: filters", remedy='write {"gender": "Men"}')
+    _check_number(filters, "body: filters")
     if not isinstance(exclude, list):
         raise wrong("it is no list of ids", place="body: exclude", remedy='write ["123", "456"]')
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= K_MAX:

@@ -79,11 +79,11 @@ class Catalogue:
         self._lowered = pc.utf8_lower(pa.array(self.names, pa.string()))
         self._ids = pa.array(self.ids, pa.string())
 
-    def page(self, filters: Filters, text: str, limit: int, cursor: str) -> dict[str, object]:
-        """The products that pass, in the order of ids, from where a cursor says on."""
+    def page(self, filters: Filters, text: str, exclude: Sequence[str], limit: int, cursor: str) -> dict[str, object]:
+        """The products that pass and are not excluded, in the order of ids, from where a cursor says on."""
         start = self._place(cursor)
         # Places among all products, so that a cursor stays where it is whatever the filters are.
-        places = np.flatnonzero(self._passing(filters, text)[self._by_id])
+        places = np.flatnonzero((self._passing(filters) & self._found(text, exclude))[self._by_id])
         first = int(np.searchsorted(places, start))
         chosen = self._by_id[places[first : first + limit]]
         more = first + limit < len(places)
@@ -123,11 +123,11 @@ class Catalogue:
             )
         return int(known[2])
 
-    def facets(self, filters: Filters, text: str) -> dict[str, object]:
+    def facets(self, filters: Filters, text: str, exclude: Sequence[str]) -> dict[str, object]:
         """Of each field the values with how many products have them, given the other fields' filters, most first."""
         weights = self._sizes
-        if text:
-            weights = np.bincount(self._base_cells[self._matching(text)], minlength=len(weights))
+        if text or exclude:
+            weights = np.bincount(self._base_cells[self._found(text, exclude)], minlength=len(weights))
         masks = self._masks(filters)
         fields = []
         for name, field in self._fields.items():
@@ -138,13 +138,19 @@ class Catalogue:
             fields.append({"field": name, **_ranked(field, field.counts(left), _named(filters.get(name, [])))})
         return {"run": self.run, "fields": fields}
 
-    def _passing(self, filters: Filters, text: str) -> np.ndarray:
+    def _passing(self, filters: Filters) -> np.ndarray:
         """Which products pass, bool (n,)."""
         left = np.ones(len(self._sizes), bool)
         for mask in self._masks(filters).values():
             left &= mask
-        passing = left[self._base_cells]
-        return passing & self._matching(text) if text else passing
+        return left[self._base_cells]
+
+    def _found(self, text: str, exclude: Sequence[str]) -> np.ndarray:
+        """Which products a text finds, all where there is none, but those excluded, bool (n,)."""
+        found = self._matching(text) if text else np.ones(len(self.ids), bool)
+        if exclude:
+            found = found & ~pc.is_in(self._ids, pa.array(exclude, pa.string())).to_numpy(zero_copy_only=False)
+        return found
 
     def _masks(self, filters: Filters) -> dict[str, np.ndarray]:
         """Of each condition the base cells that pass it, bool (b,). Raises Problem where a field is unknown."""
@@ -159,7 +165,7 @@ class Catalogue:
                 )
             masks[name] = np.ones(len(self._sizes), bool)
             for complement, wanted in parts(condition):
-                having = self._fields[name].having([value for value in wanted if value != ""], len(self._sizes))
+                having = self._fields[name].having({value for value in wanted if value != ""}, len(self._sizes))
                 masks[name] &= ~having if complement else having
         return masks
 
@@ -184,9 +190,9 @@ def _begins_a_word(names: pa.Array, word: str) -> pa.Array:
     return pc.match_substring_regex(names, rf"(^|[^\pL\pN_]){re.escape(word)}")
 
 
-def _named(condition: object) -> list[str | None]:
+def _named(condition: object) -> set[str | None]:
     """The values that a condition names; "" is none that a product has."""
-    return [value for _, wanted in parts(condition) for value in wanted if value != ""]
+    return {value for _, wanted in parts(condition) for value in wanted if value != ""}
 
 
 def _ranked(field: _Field, counts: np.ndarray, named: Collection[str | None]) -> dict[str, object]:

@@ -1,11 +1,12 @@
 """A photo → the pixels that models take, in a process of its own: where a decoder crashes, one answer is lost.
 
 The process reads photos from its input, one at a time, and writes arrays to its output. It holds no connection and no
-key, may write no file, and has bounded memory; whoever started it ends it where a photo takes too long.
+key, can open no file and no socket, and has bounded memory; whoever started it ends it where a photo takes too long.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import ExifTags, Image
 
+from infra.privacy import keep_to_itself
 from ml import images
 from ml.images import ImageError
 
@@ -26,6 +29,8 @@ MEMORY = 3 * 2**30
 """Address space that the process may take, in bytes: a photo of 64 megapixels with transparency takes a third."""
 LIMIT_S = 15.0
 """Longest that a photo may take."""
+SAID_MAX = 65_536
+"""Most bytes in which the process says what is wrong with a photo."""
 _LENGTH = struct.Struct("!II")
 Sizes = Mapping[str, tuple[int, int]]
 
@@ -60,6 +65,7 @@ class Decoder:
         """Of photos of at most `limit` bytes."""
         self.sizes = dict(sizes)
         self._question = {"limit": limit, "sizes": {name: list(size) for name, size in sizes.items()}}
+        self._most = SAID_MAX + sum(3 * height * width for height, width in sizes.values())
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -76,16 +82,24 @@ class Decoder:
             watch.start()
             try:
                 _write(process.stdin, json.dumps(self._question).encode(), photo)  # type: ignore[arg-type]
-                head, data = _read(process.stdout)  # type: ignore[arg-type]
-            except (OSError, EOFError):
+                head, data = _read(process.stdout, self._most)  # type: ignore[arg-type]
+                told = json.loads(head)
+                if "reason" not in told:
+                    return self._arrays(data)
+            except (OSError, EOFError, ValueError):  # it ended, or says what nobody wrote it to say
                 self.close()
                 raise DecoderEndedError from None
             finally:
                 watch.cancel()
-        told = json.loads(head)
-        if "reason" in told:
-            raise ImageError(told["reason"], told["detail"])
-        return _arrays(told["shapes"], data)
+        raise ImageError(str(told["reason"]), str(told["detail"]))
+
+    def _arrays(self, data: bytes) -> dict[str, np.ndarray]:
+        arrays, at = {}, 0
+        for name, (height, width) in self.sizes.items():
+            size = 3 * height * width
+            arrays[name] = np.frombuffer(data, np.uint8, size, at).reshape(height, width, 3)
+            at += size
+        return arrays
 
     def _alive(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -112,15 +126,6 @@ class Decoder:
             self._process = None
 
 
-def _arrays(shapes: Mapping[str, list[int]], data: bytes) -> dict[str, np.ndarray]:
-    arrays, at = {}, 0
-    for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        arrays[name] = np.frombuffer(data, np.uint8, size, at).reshape(shape)
-        at += size
-    return arrays
-
-
 def _write(stream: BinaryIO, head: bytes, data: bytes) -> None:
     stream.write(_LENGTH.pack(len(head), len(data)))
     stream.write(head)
@@ -128,8 +133,10 @@ def _write(stream: BinaryIO, head: bytes, data: bytes) -> None:
     stream.flush()
 
 
-def _read(stream: BinaryIO) -> tuple[bytes, bytes]:
+def _read(stream: BinaryIO, most: int) -> tuple[bytes, bytes]:
     lengths = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
+    if sum(lengths) > most:
+        raise EOFError
     head, data = (_exactly(stream, length) for length in lengths)
     return head, data
 
@@ -143,16 +150,30 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 
 def main() -> None:
     """Decode what comes, until the input ends."""
+    keep_to_itself()
+    _load_decoders()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # which would hold the photo
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # what is open stays so, and nothing else can be opened
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:
-            head, photo = _read(stdin)
+            head, photo = _read(stdin, 2**33)
         except EOFError:
             return
         _write(stdout, *_decoded(json.loads(head), photo))
+
+
+def _load_decoders() -> None:
+    """Load what is else loaded with the first image of a kind, when no file can be opened any more."""
+    Image.init()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for kind in images.FORMATS:
+        out = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(out, kind, exif=exif)
+        pixels(out.getvalue(), len(out.getvalue()), {"": (8, 8)})
 
 
 def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
@@ -162,8 +183,7 @@ def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
         return json.dumps({"reason": error.reason, "detail": error.detail}).encode(), b""
     except MemoryError:
         return json.dumps({"reason": "too many pixels", "detail": "it takes too much memory"}).encode(), b""
-    shapes = {name: array.shape for name, array in found.items()}
-    return json.dumps({"shapes": shapes}).encode(), b"".join(array.tobytes() for array in found.values())
+    return b"{}", b"".join(array.tobytes() for array in found.values())
 
 
 if __name__ == "__main__":

@@ -224,6 +224,7 @@ ROUTES: dict[str, dict[str, Any]] = {
         },
         [
             FILTERS,
+            EXCLUDE,
             TEXT_ASKED,
             _parameter("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 60}, "how many", 60),
             _parameter("cursor", TEXT, "where to go on: `next` of the last answer", None),
@@ -236,7 +237,7 @@ ROUTES: dict[str, dict[str, Any]] = {
         "Values of each field, with how many products have them given the other fields' filters",
         _object({"run": RUN, "fields": _list(_object({"field": TEXT, "values": _list({"type": "object"})}))}),
         {"run": EXAMPLE_RUN, "fields": [{"field": "gender", "values": [{"value": "Men", "count": 123}]}]},
-        [FILTERS, TEXT_ASKED],
+        [FILTERS, EXCLUDE, TEXT_ASKED],
         304,
         414,
     ),
@@ -318,9 +319,11 @@ ROUTES: dict[str, dict[str, Any]] = {
             _parameter("product", TEXT, "id of the product to compare", "1163"),
             FILTERS,
             K,
+            EXCLUDE,
         ],
         304,
         404,
+        414,
     ),
     "GET /healthz": {"summary": "The process is there", "responses": {200: {"description": "It is"}}},
     "GET /readyz": _route(
@@ -331,7 +334,10 @@ ROUTES: dict[str, dict[str, Any]] = {
     ),
     "GET /metrics": {
         "summary": "Counts and seconds for Prometheus",
-        "responses": {200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}}},
+        "responses": {
+            200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}},
+            401: {"description": WHY[401]},
+        },
     },
 }
 _IMAGES: Schema = {"schema": _BYTES}

@@ -47,7 +47,8 @@ SLOW_STATEMENTS = {
     " FROM lookalike.similar_explained($1::text, $2::jsonb, $3::int, $4::text[])",
     "runs": "SELECT r.tag, r.run_id, to_json(r.run), lookalike.stored_runs()"
     " FROM (SELECT) one LEFT JOIN lookalike.served_run() r ON true",
-    "compared": "SELECT tag, answer FROM lookalike.compared_runs($1::int, $2::int, $3::text, $4::jsonb, $5::int)",
+    "compared": "SELECT tag, answer"
+    " FROM lookalike.compared_runs($1::int, $2::int, $3::text, $4::jsonb, $5::int, $6::text[])",
 }
 
 

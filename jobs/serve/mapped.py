@@ -107,37 +107,36 @@ class _Field:
 
     def passing(self, wanted: set[str | None], complement: bool) -> tuple[np.ndarray, np.ndarray]:
         """The base cells that pass a condition, bool (b,), and the cells that have no other member, bool (c,)."""
-        if len(wanted) == 1:
-            return self._single(next(iter(wanted)), complement)
-        sets = [self._single(value, True) for value in wanted]
+        known = [value for value in wanted if value in self._values]  # others are not worth their place in memory
+        if len(known) == 1:
+            return self._single(known[0], complement)
         lacking, without = np.ones(self._base_cells, bool), np.ones(self._cells, bool)
-        for of_base_cells, of_cells in sets:
+        for value in known:
+            of_base_cells, of_cells = self._single(value, True)
             lacking &= of_base_cells
             without &= of_cells
         if complement:
             return lacking, without
         had = np.zeros(self._cells, np.int64)
-        for value in wanted:
-            if value in self._values and not self._values[value].is_rare:
+        for value in known:
+            if not self._values[value].is_rare:
                 had[self._values[value].cells] += 1
-        return ~lacking, (self._present == had) | self._held(wanted)
+        return ~lacking, (self._present == had) | self._held(known)
 
     def _of(self, value: str | None, complement: bool) -> tuple[np.ndarray, np.ndarray]:
-        found = self._values.get(value)
+        found = self._values[value]
         having, cells = np.zeros(self._base_cells, bool), np.zeros(self._cells, bool)
-        if found is not None:
-            having[found.base_cells], cells[found.cells] = True, True
+        having[found.base_cells], cells[found.cells] = True, True
         if complement:
             return ~having, ~cells
-        counted = cells if found is not None and not found.is_rare else np.zeros(self._cells, bool)
+        counted = np.zeros(self._cells, bool) if found.is_rare else cells
         return having, (self._present == counted) | self._held([value])
 
     def _held(self, wanted: Iterable[str | None]) -> np.ndarray:
         """The cells all of whose members have one of these values, bool (c,), where products may have several."""
         held = np.zeros(self._cells, bool)
         for value in wanted:
-            if value in self._values:
-                held[self._values[value].held] = True
+            held[self._values[value].held] = True
         return held
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    multiprocess,
+    start_http_server,
+)
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable that names the folder in which the processes of a server count together; set before this is imported."""
@@ -30,6 +40,21 @@ def of_stage(stage: str) -> Histogram:
 
 def shown() -> tuple[bytes, str]:
     """All that the processes have counted, and its media type."""
+    return generate_latest(_of_all()), CONTENT_TYPE_LATEST
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """Show the same at a port of its own while the block runs."""
+    server, thread = start_http_server(port, host, _of_all())
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def _of_all() -> CollectorRegistry:
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    return registry

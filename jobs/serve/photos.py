@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import struct
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.message import Message
 from typing import Any
@@ -21,12 +22,14 @@ from infra.settings import Settings
 from jobs.serve.problems import Problem, away, wrong
 
 PHOTO_MAX_BYTES = 10_000_000
-FORM_BYTES = 65_536
-"""What a form may take beside the photo."""
+FORM_BYTES, BOUNDARY_MAX = 65_536, 1000
+"""What a form may take beside the photo, and the header that names its boundary, in characters."""
+FORM_PIECE, FORM_S = 16_384, 0.5
+"""Of a form as much is parsed at once, in bytes; and seconds of a core that all may take: a photo takes a fiftieth."""
 BODY_S = 30.0
 """Longest that a body may take to come."""
-AT_ONCE = 8
-"""Photos that a process holds in memory."""
+AT_ONCE, COMING_MAX = 8, 32
+"""Photos of a process that are searched for, and that come: it holds so many in memory."""
 SEARCH_S = 60.0
 SOCKET = "LOOKALIKE_SERVE_PHOTO_SOCKET"
 """Variable by which the server tells its processes where photos are searched for."""
@@ -92,7 +95,7 @@ async def read_photo(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
     kind = headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
     media_type = kind.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        photo = _of_form(await read_body(receive, headers, PHOTO_MAX_BYTES + FORM_BYTES), kind)
+        photo = await _of_form(await read_body(receive, headers, PHOTO_MAX_BYTES + FORM_BYTES), kind)
         if len(photo) > PHOTO_MAX_BYTES:
             raise _too_large(PHOTO_MAX_BYTES, len(photo))
     elif media_type.startswith("image/") or media_type == "application/octet-stream":
@@ -107,9 +110,11 @@ async def read_photo(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
     return photo
 
 
-def _of_form(body: bytes, content_type: str) -> bytes:
-    """The field `photo`, parsed in memory."""
-    header = Message()
+async def _of_form(body: bytes, content_type: str) -> bytes:
+    """The field `photo`, parsed in memory, piece by piece: other questions have their turn in between."""
+    if len(content_type) > BOUNDARY_MAX:  # the library takes time by the square of it
+        raise wrong("the header is too long", place="header Content-Type", remedy="let your client write it")
+    header, spent = Message(), 0.0
     header["content-type"] = content_type
     boundary = header.get_param("boundary")
     if not isinstance(boundary, str) or not boundary:
@@ -117,7 +122,13 @@ def _of_form(body: bytes, content_type: str) -> bytes:
     form = _Form()
     try:
         parser = MultipartParser(boundary.encode("latin-1", "replace"), form.callbacks())
-        parser.write(body)
+        for at in range(0, len(body), FORM_PIECE):
+            started = time.thread_time()
+            parser.write(body[at : at + FORM_PIECE])
+            spent += time.thread_time() - started
+            if spent > FORM_S:
+                raise wrong("the form is odd", place="body", remedy="send the image itself as the body")
+            await asyncio.sleep(0)
         parser.finalize()
     except (MultipartParseError, ValueError):
         raise wrong("it is no form", place="body", remedy="send the field photo as multipart/form-data") from None
@@ -165,7 +176,17 @@ class Photos:
     def __init__(self, settings: Settings) -> None:
         """It is found by what the server told its processes."""
         self._socket = os.environ.get(SOCKET, "") if settings.serve_photos else ""
-        self._free = AT_ONCE
+        self._free, self._coming = AT_ONCE, 0
+
+    async def read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+        """As `read_photo`. Raises Problem, also where too many come at once."""
+        if self._coming >= COMING_MAX:
+            raise away("too many photos are sent at once", 1)
+        self._coming += 1
+        try:
+            return await read_photo(receive, headers)
+        finally:
+            self._coming -= 1
 
     async def search(self, photo: bytes, asked: Mapping[str, Any]) -> bytes:
         """The answer, as JSON.

@@ -21,6 +21,7 @@ from PIL import Image
 from infra.lake import Table
 from jobs.run import Run
 from jobs.stored import CURRENT, images_table
+from ml.images import KEPT_FORMATS
 
 FOLDER = "served-images"
 WIDTHS = (120, 240, 480)
@@ -53,7 +54,7 @@ class Pictures:
         order = np.argsort(known, kind="stable")
         self._keys, self._places = known[order], np.concatenate(places)[order]
         self._opened, self._lock = lru_cache(OPEN)(self._open), Lock()
-        self.smaller = lru_cache(SHRUNK)(self._smaller)
+        self._shrunk = lru_cache(SHRUNK)(self._smaller)
 
     def read(self, sha256: str) -> bytes | None:
         """The bytes of an image; None where the run has none of this SHA-256 (hex)."""
@@ -66,14 +67,18 @@ class Pictures:
             at += 1
         return None
 
-    def _smaller(self, sha256: str, width: int) -> bytes | None:
+    def smaller(self, sha256: str, width: int) -> bytes | None:
         """The image at most so many pixels wide; one that is not wider as it is."""
+        return self._shrunk(sha256, width) or self.read(sha256)
+
+    def _smaller(self, sha256: str, width: int) -> bytes | None:
+        """The image made smaller; None where it is not wider, or there is none: what is as stored is mapped anyway."""
         data = self.read(sha256)
         if data is None:
             return None
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=KEPT_FORMATS)
         if image.width <= width:
-            return data
+            return None
         image.draft("RGB", (2 * width, 2 * width * image.height // image.width))
         height = max(1, round(width * image.height / image.width))
         out = io.BytesIO()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
+
+import structlog
 
 from infra.errors import TransientError, UserError
 from infra.pool import RefusedError
@@ -61,6 +65,16 @@ def away(detail: str, retry_s: float = RETRY_S, place: str = "the server") -> Pr
     """The problem of what passes by itself."""
     headers = {"Retry-After": str(max(1, round(retry_s)))}
     return Problem(503, detail, place=place, remedy="ask again in a moment", headers=headers)
+
+
+@contextmanager
+def ours(place: str) -> Iterator[None]:
+    """What is wrong with a place of ours is for the log; who asks learns that it is away, and no path or host."""
+    try:
+        yield
+    except (UserError, TransientError, OSError) as error:
+        structlog.get_logger().warning("an answer failed", place=place, why=str(error))
+        raise away(f"{place} does not give what is needed", 10, place) from None
 
 
 def of(error: Exception) -> Problem:

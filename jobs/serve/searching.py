@@ -19,13 +19,14 @@ import psycopg
 import structlog
 
 from infra import store
-from infra.errors import TransientError, UserError
+from infra.errors import TransientError
+from infra.privacy import keep_to_itself
 from infra.settings import Settings, read_settings
 from jobs.serve import metrics
 from jobs.serve.decoding import Decoder, DecoderEndedError
 from jobs.serve.photos import AT_ONCE, LENGTHS, PHOTO_MAX_BYTES
-from jobs.serve.problems import Problem, away, of
-from jobs.serve.search import Answer, Searcher, Seen
+from jobs.serve.problems import Problem, away, of, ours
+from jobs.serve.search import Answer, Searcher
 from jobs.serve.server import end_with_input
 from ml.images import ImageError
 from ml.stages import Guess
@@ -78,7 +79,7 @@ class Search:
             return WATCH_S
         except Exception as error:
             self._searcher, self._connection = None, None
-            self._why = error.problem if isinstance(error, UserError) else "the models cannot be loaded"
+            self._why = "the models cannot be loaded; the server's log says why"  # whoever asks may read this
             structlog.get_logger().warning("photos cannot be searched for", why=str(error))
             return AGAIN_S
 
@@ -129,9 +130,12 @@ class Search:
         if searcher is None:
             raise away(self._why, LOADING_S, "the models")
         (seen,) = _timed("model", searcher.look, [pixels])
+        with ours("the store"):
+            connection = self._connected()
         try:
-            answer, named = _timed("search", self._answer, searcher, seen, asked)
-            blocks = searcher.parts(self._connected(), seen, answer) if asked.get("explain") else []
+            how = asked["filters"], asked["k"], asked["exclude"]
+            answer, named = _timed("search", searcher.answer_named, connection, seen, *how)
+            blocks = searcher.parts(connection, seen, answer) if asked.get("explain") else []
         except psycopg.OperationalError as error:
             self._connection = None
             raise TransientError("the store failed") from error
@@ -142,10 +146,6 @@ class Search:
         for item, of_item in zip(found["items"], blocks, strict=False):
             item["explain"] = {"blocks": of_item, "shared": {}, "differing": {}, "rank_without_filters": None}
         return found
-
-    def _answer(self, searcher: Searcher, seen: Seen, asked: Mapping[str, Any]) -> tuple[Answer, dict]:
-        connection = self._connected()
-        return searcher.answer_named(connection, seen, asked["filters"], asked["k"], asked["exclude"])
 
 
 def told(searcher: Searcher, answer: Answer, named: Mapping[str, tuple[str | None, str]]) -> dict[str, Any]:
@@ -227,6 +227,7 @@ async def serve(path: str, settings: Settings) -> None:
 def main() -> None:
     """Search for photos until the input ends."""
     end_with_input()
+    keep_to_itself()
     asyncio.run(serve(sys.argv[1], read_settings()))
 
 

@@ -1,6 +1,10 @@
+-- Before they took `exclude`: beside those that do, a name alone would be of two functions.
+DROP FUNCTION IF EXISTS lookalike.items_of_run(int, text, jsonb, int);
+DROP FUNCTION IF EXISTS lookalike.compared_runs(int, int, text, jsonb, int);
+
 -- The k products of any complete run most like one of its products, as items of JSON: what similar_items answered, or would, were it
 -- live. None where the run has no such product.
-CREATE OR REPLACE FUNCTION lookalike.items_of_run(asked int, product_id text, filters jsonb, k int) RETURNS json
+CREATE OR REPLACE FUNCTION lookalike.items_of_run(asked int, product_id text, filters jsonb, k int, exclude text[]) RETURNS json
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET max_parallel_workers_per_gather = 0 AS $$
 #variable_conflict use_column
@@ -12,7 +16,7 @@ BEGIN
         LEFT JOIN lookalike.shortlists w ON w.run_id = asked AND w.position = p.position
         CROSS JOIN LATERAL lookalike.best_items(
             asked, p.embedding, p.position, coalesce(w.items, ARRAY(SELECT u.item + 32768 FROM unnest(n.items) AS u(item))),
-            coalesce(n.filled_at, w.filled_at), filters, k, '{}') s
+            coalesce(n.filled_at, w.filled_at), filters, k, items_of_run.exclude) s
         JOIN lookalike.catalogue i ON i.run_id = asked AND i.product_id = s.item
         WHERE p.run_id = asked AND p.product_id = items_of_run.product_id);
 END $$;
@@ -20,7 +24,11 @@ COMMENT ON FUNCTION lookalike.items_of_run IS 'The products of a run most like o
 
 -- Two complete runs side by side: how many products they share, and either the ten of a product in both, or the products whose tens
 -- without a filter have least in common. These are the first ten of shortlists: the cell of all products is always precomputed.
-CREATE OR REPLACE FUNCTION lookalike.compared_runs(a int, b int, product_id text, filters jsonb, k int, OUT tag text, OUT answer json)
+-- Filters and what is excluded are for the ten of a product. Of the others there are 1,000 more than the server shows, the most that
+-- somebody excludes: it compares two runs once for all who ask.
+CREATE OR REPLACE FUNCTION lookalike.compared_runs(
+    a int, b int, product_id text, filters jsonb, k int, exclude text[] DEFAULT '{}', OUT tag text, OUT answer json
+)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -46,8 +54,8 @@ BEGIN
             RAISE EXCEPTION 'neither run has a product %', compared_runs.product_id USING HINT = 'its id may be wrong, or it was rejected';
         END IF;
         of_product := json_build_object(
-            'a', lookalike.items_of_run(compared_runs.a, compared_runs.product_id, filters, k),
-            'b', lookalike.items_of_run(compared_runs.b, compared_runs.product_id, filters, k));
+            'a', lookalike.items_of_run(compared_runs.a, compared_runs.product_id, filters, k, compared_runs.exclude),
+            'b', lookalike.items_of_run(compared_runs.b, compared_runs.product_id, filters, k, compared_runs.exclude));
     ELSE
         WITH tens AS (
             SELECT l.run_id, l.position, u.position AS item, row_number() OVER (PARTITION BY l.run_id, l.position) AS rank
@@ -74,7 +82,7 @@ BEGIN
         INTO changed
         FROM (SELECT p.product_id, p.name, p.image_sha256, p.id_order, k.kept FROM kept k
               JOIN lookalike.catalogue p ON p.run_id = compared_runs.b AND p.product_id = k.product_id
-              ORDER BY k.kept, p.id_order LIMIT 50) c;
+              ORDER BY k.kept, p.id_order LIMIT 1050) c;
     END IF;
     SELECT s.tag, json_build_object(
         'run', json_build_object('run_id', s.run_id, 'run', s.run),

@@ -1,6 +1,6 @@
 """docker-compose.yml, the image and `.env`: what they promise; and the store's logins as `init-store` makes them.
 
-check_compose.py starts what the file describes and runs the DAG with it.
+check_compose.py starts what the file describes and runs the DAG with it; test_server_service.py starts the server.
 """
 
 import json
@@ -19,6 +19,7 @@ import yaml
 from psycopg.conninfo import make_conninfo
 
 from infra import store
+from infra.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -95,6 +96,13 @@ def test_no_password_stands_in_the_file_and_none_has_a_default(tmp_path):
             if re.search(r"PASSWORD$|SECRET|_KEY|SQL_ALCHEMY|BROKER_URL|RESULT_BACKEND|LOOKALIKE_STORE", name):
                 bare = re.sub(r"\$\{\w+:\?run make env\}", "", value)
                 assert bare == "" or re.match(r"[a-z+]+://\w*:@", bare), name
+
+
+def test_a_setting_that_a_service_is_given_is_one_of_ours():
+    told = {name for service in SERVICES.values() for name in service.get("environment", {})}
+    ours = {name.removeprefix("LOOKALIKE_").lower() for name in told if name.startswith("LOOKALIKE_")}
+    assert ours <= set(Settings.model_fields)
+    assert {"serve_host", "store", "lake"} <= ours
 
 
 def test_only_the_services_that_need_a_secret_are_given_it():

@@ -19,6 +19,8 @@ import yaml
 from kubeflow_spark_api.models.spark_v1beta2_spark_application import SparkV1beta2SparkApplication
 from pydantic import ValidationError
 
+from infra.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra/kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
@@ -147,6 +149,21 @@ def test_only_the_parts_that_start_pods_may_ask_kubernetes_for_anything():
             assert "secrets" not in rule["resources"]
 
 
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_that_has_nothing_to_ask_kubernetes_has_no_token(name):
+    account = PODS[name].get("serviceAccountName", "spark-executor")
+    token = ALL[f"ServiceAccount {account}"].get("automountServiceAccountToken", True)
+    assert token == (account in ("airflow-scheduler", "airflow-task"))
+
+
+def test_a_setting_that_a_pod_is_given_is_one_of_ours():
+    told = {name for thing in ALL.values() if thing["kind"] == "ConfigMap" for name in thing["data"]}
+    told |= {each["name"] for pod in PODS.values() for of_pod in containers(pod) for each in of_pod.get("env", [])}
+    ours = {name.removeprefix("LOOKALIKE_").lower() for name in told if name.startswith("LOOKALIKE_")}
+    assert ours <= set(Settings.model_fields)
+    assert {"serve_host", "store", "lake"} <= ours
+
+
 def test_a_task_holds_no_key_of_airflows_database_and_airflow_none_of_the_lake():
     def secrets(pod):
         refs = [e["valueFrom"].get("secretKeyRef", {}) for c in containers(pod) for e in c["env"] if "valueFrom" in e]
@@ -154,6 +171,7 @@ def test_a_task_holds_no_key_of_airflows_database_and_airflow_none_of_the_lake()
 
     assert secrets(PODS["Pod task"]) == {"lake", "store-loader"}
     assert secrets(PODS["CronJob init-store"]) == {"store-admin"}
+    assert secrets(PODS["Deployment server"]) == {"lake-reader", "store-reader"}
     for name in ("api", "scheduler", "dag-processor", "triggerer"):
         assert secrets(PODS[f"Deployment airflow-{name}"]) == {"airflow"}
 

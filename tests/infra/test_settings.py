@@ -107,3 +107,10 @@ def test_words_and_addresses_are_no_paths(monkeypatch):
 def test_settings_do_not_change_once_read():
     with pytest.raises(ValidationError):
         read_settings().cell_min = 5
+
+
+def test_a_proxys_network_is_named_by_any_of_its_addresses():
+    settings = read_settings(serve_proxies="10.1.2.3/8, 192.0.2.7,fd00::1/64")
+    assert settings.serve_proxies == ("10.0.0.0/8", "192.0.2.7/32", "fd00::/64")
+    with pytest.raises(UserError, match="LOOKALIKE_SERVE_PROXIES"):
+        read_settings(serve_proxies="proxy.corp")

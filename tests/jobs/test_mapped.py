@@ -1,6 +1,7 @@
 """The mapped copy of the live run answers what the store answers, byte for byte."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -84,6 +85,20 @@ def test_what_is_odd_is_left_to_the_store(connection, load_run, tmp_path):
     assert copy.similar("1", {}, 10, ["2", "9"]) == of_store(connection, "1", {}, 10, ["2", "9"])
 
 
+def test_values_that_no_product_has_take_no_memory_and_little_time(connection, load_run, tmp_path):
+    load_run(connection, "a", ids_of(N), catalogue(np.random.default_rng(0))[1], catalogue(np.random.default_rng(0))[0])
+    copy = mapped.Mapped(mapped.make(tmp_path / "mapped", connection))
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            copy.similar("7", {"gender": f"{number} {1000 * 'x'}", "season": {"not": f"{number} {1000 * 'x'}"}}, 10, [])
+        copy.similar("7", {"gender": [str(number) for number in range(10_000)]}, 10, [])
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (kept < 300_000, most < 3_000_000) == (True, True), (kept, most)
+
+
 def test_the_files_of_a_run_are_made_once_and_go_with_the_next(connection, load_run, tmp_path):
     vectors = np.array([[1, 0], [0.75, 0.5]], np.float32)
     load_run(connection, "a", ["1", "2"], vectors)
@@ -118,7 +133,7 @@ def test_a_run_by_the_best_pair_of_images_is_answered_by_the_store(connection, l
     assert product["images"] == [product["image"], f"/images/{'1' * 64}"]
     browsed = Catalogue(store.copied(connection))
     assert [
-        row["product_id"] for row in browsed.page({"tags": {"is": "new", "not": "warm"}}, "", 9, "")["products"]
+        row["product_id"] for row in browsed.page({"tags": {"is": "new", "not": "warm"}}, "", [], 9, "")["products"]
     ] == ["1"]
-    counts = {of["field"]: of["values"] for of in browsed.facets({}, "")["fields"]}
+    counts = {of["field"]: of["values"] for of in browsed.facets({}, "", [])["fields"]}
     assert counts["tags"] == [{"value": value, "count": 1} for value in ("new", "sale", None)]

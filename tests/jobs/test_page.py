@@ -188,7 +188,39 @@ def test_a_word_of_the_name_or_the_beginning_of_an_id_finds_products(visit, serv
     notice = tab.locator(".notice")
     sync_api.expect(notice).to_contain_text("Nothing passes all of this")
     notice.get_by_role("button", name="Remove named").click()
-    assert count(tab) == get(server, "/products")["total"]
+    tab.wait_for_url(re.compile("/$"))
+    sync_api.expect(tab.locator("h1")).to_have_text(f"{get(server, '/products')['total']} products")
+
+
+def test_hidden_products_are_neither_shown_nor_counted(visit, server, width):
+    first, second, third = (of["product_id"] for of in get(server, "/products", limit=3)["products"])
+    gender = get(server, f"/products/{second}")["product"]["attributes"]["gender"]
+    total = get(server, "/products")["total"]
+
+    def shown(out: str) -> None:
+        """The page has what the server answers without these products."""
+        left = get(server, "/products", exclude=out, limit=20)
+        sync_api.expect(tab.locator("h1")).to_have_text(f"{left['total']} products")
+        assert home(tab)[:20] == [of["product_id"] for of in left["products"]]
+        genders = next(of for of in get(server, "/filters", exclude=out)["fields"] if of["field"] == "gender")["values"]
+        number = next(of["count"] for of in genders if of["value"] == gender)
+        counted = tab.locator(f".pick[data-key='had gender {gender}'] .count").first
+        sync_api.expect(counted).to_have_text(re.compile(rf"^{number}\b"))
+
+    tab = visit(f"/?exclude={first}", width)
+    shown(first)
+    tab.locator(f".card[data-id='{second}'] .hide").dispatch_event("click")
+    shown(f"{first},{second}")
+    tab.reload()
+    shown(f"{first},{second}")
+    tab.locator(f".card[data-id='{third}'] .hide").dispatch_event("click")
+    shown(f"{first},{second},{third}")
+    tab.get_by_role("button", name=re.compile("^Dislikes ?2")).click()
+    tab.locator("dialog[open]").get_by_role("button", name="Clear all").click()
+    tab.keyboard.press("Escape")
+    shown(first)
+    tab.get_by_role("button", name=f"Remove without {first}").click()
+    sync_api.expect(tab.locator("h1")).to_have_text(f"{total} products")
 
 
 def test_scrolling_to_the_end_shows_every_product_once_and_keeps_few_in_the_document(visit, server, width):
@@ -371,6 +403,9 @@ def test_a_server_that_asks_for_keys_is_given_one_that_the_tab_keeps(visit, live
     assert home(tab)
     tab.reload()
     assert home(tab)
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.feed img')].slice(0, 4).every((image) => image.naturalWidth)"
+    )
     assert key not in tab.url
     served.stop()
 
@@ -483,6 +518,18 @@ def test_two_runs_are_compared_as_a_whole_and_for_a_product(visit, server, width
         assert column.locator(".ranked-item").count() == len(items)
     tab.reload()
     sync_api.expect(tab.locator(".two-lists .fresh")).to_have_count(10 - first["kept"])
+    hidden = lists["b"][0]["product_id"]
+    tab.goto(f"/compare?product={first['product_id']}&exclude={hidden}")
+    refilled = get(server, f"/runs/{a}/compare/{b}", product=first["product_id"], exclude=hidden)["product"]["b"]
+    assert len(refilled) == len(lists["b"])
+    assert hidden not in [item["product_id"] for item in refilled]
+    later = tab.locator(".two-lists section").nth(1).locator(".ranked-item")
+    sync_api.expect(later).to_have_count(len(refilled))
+    sync_api.expect(later.last).to_contain_text(refilled[-1]["name"])
+    tab.goto(f"/compare?exclude={first['product_id']}")
+    without = get(server, f"/runs/{a}/compare/{b}", exclude=first["product_id"])["changed"]
+    assert without[: len(compared["changed"]) - 1] == compared["changed"][1:]
+    sync_api.expect(tab.locator(".items .card")).to_have_count(len(without))
 
 
 # Everybody ------------------------------------------------------------------------------------------------------------

@@ -25,8 +25,10 @@ from PIL import Image
 from psycopg.conninfo import make_conninfo
 
 from infra import store
+from infra.errors import UserError
 from infra.lake import Lake
-from jobs.serve import guard
+from infra.settings import read_settings
+from jobs.serve import guard, server
 from tests.catalogues import open_run, serve
 from tests.jobs.test_photo_search import SIZE, N, attributes, live_run, photo
 
@@ -50,7 +52,7 @@ class Served:
         env |= {f"LOOKALIKE_{name.upper()}": str(value) for name, value in told.items()}
         env["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         self.log = folder / "serve.log"
-        self.folder = folder
+        self.folder, self.folder_of_lake = folder, Path(run.lake.uri.removeprefix("file://"))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", "serve"], env=env, stdout=log, stderr=log, cwd=folder
@@ -225,6 +227,33 @@ def test_counts_of_a_field_are_those_that_the_other_filters_leave(get):
     assert sum(value["count"] for value in in_text[0]["values"]) == 1
 
 
+def test_excluded_products_are_neither_shown_nor_counted(get):
+    women = [i for i in range(N) if attributes(i)["gender"] == "Women"]
+    out, others = women[1:40:3], [0, 1, 2]  # of the others some are men's
+    query = f"exclude={','.join(map(str, out))}&exclude={','.join(map(str, others))},unknown"
+    left = [i for i in range(N) if i not in {*out, *others}]
+    shown, cursor = [], ""
+    while cursor is not None:
+        told = get(f"/products?gender=Women&limit=9&cursor={cursor}&{query}").json()
+        shown += [int(product["product_id"]) for product in told["products"]]
+        cursor = told["next"]
+        assert told["total"] == len(set(women) & set(left))
+    assert shown == [i for i in women if i in left]
+    fields = get(f"/filters?gender=Women&baseColour!=Red&{query}").json()["fields"]
+    counts = {field["field"]: {value["value"]: value["count"] for value in field["values"]} for field in fields}
+    of_left = [attributes(i) for i in left]
+    assert counts["gender"] == {
+        name: sum((of["gender"], of["baseColour"]) == (name, "Blue") for of in of_left) for name in ("Men", "Women")
+    }
+    assert counts["baseColour"] == {
+        name: sum((of["gender"], of["baseColour"]) == ("Women", name) for of in of_left) for name in ("Red", "Blue")
+    }
+    found = get(f"/products?text=product 4&{query}").json()
+    assert [product["product_id"] for product in found["products"]] == [
+        str(i) for i in range(N) if str(i).startswith("4") and i in left
+    ]
+
+
 # Photos ---------------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +364,8 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
         ("/products?colour=Red", 400, "unknown field"),
         ("/products?cursor=nonsense", 400, "no cursor"),
         ("/products?limit=201", 400, "limit is no such number"),
+        ("/products?exclude=%01", 400, "no product id"),
+        ("/filters?exclude=" + "1," * 1001, 400, "1,001 ids"),
         ("/filters?colour=Red", 400, "unknown field"),
         ("/images/../../etc/passwd", 404, "nothing at this path"),
         ("/images/" + "0" * 64, 404, "no such image"),
@@ -343,7 +374,16 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
         ("/assets/%2e%2e/%2e%2e/app.py", 404, "nothing at this path"),
         ("/runs/1/compare/999999", 404, "no run"),
         ("/runs/a/compare/b", 404, "no run_id"),
+        ("/runs/01/compare/1", 404, "no run_id"),
+        (f"/runs/{5000 * '1'}/compare/1", 404, "no run_id"),
+        ("/assets/%00", 404, "nothing at this path"),
+        (
+            f"/products/1/similar?gender={','.join(map(str, range(600)))}&baseColour!={','.join(map(str, range(600)))}",
+            400,
+            "name 1,200 values",
+        ),
         ("/nothing", 404, "nothing at this path"),
+        ("/runs/", 404, "nothing at this path"),
     ],
 )
 def test_what_is_wrong_is_told_as_a_problem(get, path, status, said):
@@ -416,6 +456,7 @@ def test_what_can_be_asked_is_documented_and_loads_nothing_from_elsewhere(get):
 
 def test_requests_are_counted_by_route_and_stage_and_tell_of_nobody(photos, get):
     get("/products/1/similar?gender=Secretive")
+    photos.client.post("/search", content=photo(3))
     told = get("/metrics").text
     assert 'lookalike_request_seconds_count{route="/products/{product_id}/similar",status="200"}' in told
     assert all(f'stage="{stage}"' in told for stage in ("decode", "model", "search"))
@@ -496,6 +537,122 @@ def test_an_example_of_the_page_does_what_it_says(photos, tmp_path, heading):
         assert ids_in(*told[0])
 
 
+# What strangers try ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Real-IP"])
+def test_what_an_undeclared_proxy_asks_for_another_is_refused(get, name):
+    answer = get("/runs", headers={name: "for=192.0.2.1"})
+    assert answer.status_code == 421
+    assert "LOOKALIKE_SERVE_PROXIES" in answer.json()["remedy"]
+
+
+def test_a_batch_may_name_so_many_values(served):
+    body = {"product_ids": ["1"], "filters": {"gender": [str(number) for number in range(1001)]}}
+    answer = served.client.post("/products/similar", json=body)
+    assert (answer.status_code, answer.json()["place"]) == (400, "body: filters")
+
+
+def test_what_is_wrong_with_the_lake_tells_no_path(served, get):
+    file = served.folder_of_lake / "embedders" / f"{64 * 'a'}.npz"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"no embedder")
+    change = "UPDATE lookalike.runs SET manifest = jsonb_set(manifest, '{results,embed,figures,embedder}', %s)"
+    with psycopg.connect(served.uri, autocommit=True) as connection:
+        connection.execute(change, (json.dumps(file.stem),))
+        answer = get("/products/1/similar?explain=true")
+        connection.execute(change, ('"untrained"',))
+    assert answer.status_code == 503
+    assert str(served.folder_of_lake) not in answer.text
+    assert str(file) in served.log.read_text()
+    assert get("/products/1/similar?explain=true").status_code == 200
+
+
+def send(served, *parts: bytes) -> bytes:
+    """What the server sends back until it ends the connection, or nothing comes for a while."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+            while piece := connection.recv(65_536):
+                received += piece
+        except ConnectionError:
+            pass
+    return received
+
+
+HOST = b"Host: localhost\r\n"
+CHUNKED = b"POST /products/similar HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\n" + b"a:b\r\n" * 10_000, b"0\r\na:" + b"b" * 50_000, b"1;" + b"b" * 50_000, b"1\r\n \r\n" * 10_000],
+    ids=["trailers", "a trailer", "an extension", "small pieces"],
+)
+def test_what_has_no_end_beside_a_body_is_cut_off(served, endless):
+    (worker,) = [
+        process for process in psutil.Process(served.process.pid).children() if "jobs.serve.server" in process.cmdline()
+    ]
+    before, rest = worker.memory_info().rss, endless[-48_000:]
+    answer = send(served, CHUNKED, endless, *[rest] * 1000)
+    assert answer.startswith(b"HTTP/1.1 400") or not answer
+    assert worker.memory_info().rss - before < 30e6
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\n" + HOST + b"\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rY: b\r\n\r\n",
+    ],
+)
+def test_a_request_that_another_server_could_read_otherwise_is_refused(served, head):
+    assert send(served, head).startswith(b"HTTP/1.1 400")
+
+
+FORM = "multipart/form-data; boundary="
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (FORM + '"' + ";" * 60_000, b""),
+        (FORM + "b", b"--b\r\n\r\n" * 1_000_000),
+        (FORM + "b", b"--b\r\nContent-Disposition: form-data; name=photo\r\n\r\n" + b"\r\n--bx" * 1_400_000),
+    ],
+    ids=["a header of quotes", "a million parts", "boundaries that are none"],
+)
+def test_a_form_that_is_made_to_be_slow_holds_nobody_up(photos, kind, body):
+    with httpx.Client(base_url=photos.client.base_url, timeout=60, trust_env=False) as client:
+        answers, waited = [], []
+        post = lambda: answers.append(client.post("/search", content=body, headers={"content-type": kind}))  # noqa: E731
+        asking = threading.Thread(target=post)
+        asking.start()
+        while asking.is_alive():
+            started = time.perf_counter()
+            photos.client.get("/healthz")
+            waited.append(time.perf_counter() - started)
+    assert answers[0].status_code == 400, answers[0].text
+    assert max(waited) < 1
+
+
+def test_the_process_that_decodes_can_open_nothing(photos):
+    (decoder,) = [
+        process
+        for process in psutil.Process(photos.process.pid).children(recursive=True)
+        if "jobs.serve.decoding" in process.cmdline()
+    ]
+    assert decoder.rlimit(psutil.RLIMIT_NOFILE) == (0, 0)
+    assert decoder.num_fds() == 3
+    assert not [name for name in decoder.environ() if name.startswith(("LOOKALIKE_", "AWS_", "PG"))]
+
+
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -515,6 +672,11 @@ def test_runs_are_listed_and_compared(served, get):
     of_one = get(f"/runs/{first}/compare/{second}?product=5&gender=Men").json()
     assert of_one["product"]["a"] == of_one["product"]["b"] == get("/products/5/similar?gender=Men").json()["items"]
     assert "changed" not in of_one
+    left_out = ",".join(item["product_id"] for item in of_one["product"]["a"][:3])
+    of_one = get(f"/runs/{first}/compare/{second}?product=5&gender=Men&exclude={left_out}").json()
+    refilled = get(f"/products/5/similar?gender=Men&exclude={left_out}").json()["items"]
+    assert of_one["product"]["a"] == of_one["product"]["b"] == refilled
+    assert len(refilled) == 10
 
 
 def test_a_cursor_of_a_run_that_no_longer_answers_is_gone(served, get):
@@ -532,7 +694,9 @@ def test_a_cursor_of_a_run_that_no_longer_answers_is_gone(served, get):
 def guarded(served, tmp_path_factory):
     """A server of the same store that asks for keys, since a proxy is declared."""
     settings = {"serve_proxies": "127.0.0.1", "serve_rate": "100/minute", "serve_origins": "https://shop.example"}
+    settings["serve_metrics_port"] = str(free_port())
     server = Served(served.uri, served.run, tmp_path_factory.mktemp("guarded"), **settings)
+    server.metrics = f"http://127.0.0.1:{settings['serve_metrics_port']}/metrics"
     yield server
     server.stop()
 
@@ -556,6 +720,62 @@ def test_where_a_proxy_is_declared_a_key_is_asked_for_and_the_page_needs_none(gu
     assert get("/healthz", headers=client).status_code == 200
 
 
+def test_an_image_is_shown_to_who_has_a_key_which_a_browser_may_bring_in_a_cookie(served, guarded, key):
+    get, client = guarded.client.get, {"x-forwarded-for": "192.0.2.6"}
+    image = served.client.get("/products/1").json()["product"]["image"]
+    assert get(image, headers=client).status_code == 401
+    assert get(image, headers=client | {"cookie": "a=b; lookalike_key=wrong"}).status_code == 401
+    for brought in ({"authorization": f"Bearer {key[1]}"}, {"cookie": f"a=b; lookalike_key={key[1]}"}):
+        shown = get(image, headers=client | brought)
+        assert (shown.status_code, shown.content) == (200, photo(1))
+        assert shown.headers["cache-control"].startswith("private")
+    assert get("/products/1", headers=client | {"cookie": f"lookalike_key={key[1]}"}).status_code == 401
+
+
+def test_images_of_a_public_catalogue_need_no_key_and_may_be_kept_by_a_cdn(served, tmp_path):
+    server = Served(served.uri, served.run, tmp_path, serve_proxies="127.0.0.1", serve_public_images="true")
+    shown = server.client.get(served.client.get("/products/1").json()["product"]["image"])
+    assert (shown.status_code, shown.headers["cache-control"].split(",")[0]) == (200, "public")
+    assert server.client.get("/products/1").status_code == 401
+    server.stop()
+
+
+def test_metrics_are_shown_to_who_has_a_key_or_at_a_port_of_their_own(guarded, key):
+    client = {"x-forwarded-for": "192.0.2.7"}
+    assert guarded.client.get("/metrics", headers=client).status_code == 401
+    shown = guarded.client.get("/metrics", headers=client | {"authorization": f"Bearer {key[1]}"})
+    assert shown.status_code == 200
+    wanted = 'lookalike_request_seconds_count{route="/metrics",status="200"}'
+    assert wanted in httpx.get(guarded.metrics, trust_env=False).text
+
+
+@pytest.mark.parametrize(("taken", "said"), [("serve_port", "--port"), ("serve_metrics_port", "--metrics-port")])
+def test_an_address_that_is_taken_is_named_before_anything_starts(taken, said):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ports = {"serve_port": free_port(), taken: other.getsockname()[1]}
+        with pytest.raises(UserError) as caught:
+            server.run(read_settings(**ports), lambda: None)
+    assert (said in caught.value.remedy, str(ports[taken]) in caught.value.problem) == (True, True)
+    with pytest.raises(UserError, match="the port that all else has"):
+        server.run(read_settings(serve_port=ports["serve_port"], serve_metrics_port=ports["serve_port"]), lambda: None)
+
+
+def test_a_server_that_was_killed_leaves_no_folder_behind(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed = Served(served.uri, served.run, tmp_path)
+    (left,) = tmp_path.glob("lookalike-serve-*")
+    killed.process.kill()
+    killed.process.wait()
+    assert left.exists()
+    again = Served(served.uri, served.run, tmp_path)
+    (held,) = tmp_path.glob("lookalike-serve-*")
+    assert held != left
+    again.stop()
+    assert not held.exists()
+
+
 def test_a_revoked_key_ends_within_seconds(guarded, key):
     key_id, text, sha256 = guard.draw()
     with store.connect(guarded.uri, Path()) as connection:
@@ -569,11 +789,24 @@ def test_a_revoked_key_ends_within_seconds(guarded, key):
 
 def test_who_asks_too_much_is_told_to_wait_and_others_are_not(guarded):
     one, other = {"x-forwarded-for": "192.0.2.3"}, {"x-forwarded-for": "192.0.2.4"}
-    statuses = [guarded.client.get("/healthz", headers=one).status_code for _ in range(150)]
+    statuses = [guarded.client.get("/photo", headers=one).status_code for _ in range(150)]
     assert statuses[0] == 200
     assert statuses[-1] == 429
-    assert int(guarded.client.get("/healthz", headers=one).headers["retry-after"]) > 0
-    assert guarded.client.get("/healthz", headers=other).status_code == 200
+    assert int(guarded.client.get("/photo", headers=one).headers["retry-after"]) > 0
+    assert guarded.client.get("/photo", headers=other).status_code == 200
+    for probe in ("/healthz", "/readyz"):  # a probe that fails ends the server for all
+        assert guarded.client.get(probe, headers=one).status_code == 200
+
+
+def test_all_addresses_of_an_ipv6_network_are_one_client(guarded):
+    ask = lambda address: guarded.client.get("/photo", headers={"x-forwarded-for": address}).status_code  # noqa: E731
+    assert {ask(f"2001:db8::{number:x}") for number in range(150)} == {200, 429}
+    assert ask("2001:db8:0:1::1") == 200
+
+
+def test_an_address_that_the_client_has_written_itself_counts_for_nothing(guarded):
+    ask = lambda address: guarded.client.get("/photo", headers={"x-forwarded-for": f"{address}, 192.0.2.6"})  # noqa: E731
+    assert {ask(f"198.51.100.{number}").status_code for number in range(150)} == {200, 429}
 
 
 def test_pages_of_a_named_origin_may_ask(guarded):

@@ -18,7 +18,7 @@ from jobs.features import read_all_features, read_embeddings, read_features, rea
 from jobs.run import Run, recorded, release
 from jobs.step import execute
 from ml import embedding, images, split
-from tests.catalogues import embedded, good_files, open_run, pulled, sides_of_images, write_result, zip_bytes
+from tests.catalogues import embedded, good_files, mapped, open_run, pulled, sides_of_images, write_result, zip_bytes
 
 N, D = 2_000, 16
 GENDERS, TYPES, COLOURS = ("Men", "Women"), ("Shirts", "Watches", "Heels"), ("Red", "Blue")
@@ -99,6 +99,16 @@ def test_the_same_products_are_not_trained_on_again(run):
     first = execute("train_embedding", run)
     again = execute("train_embedding", run)
     assert (again.skipped, again.figures, again.tables) == (True, first.figures, first.tables)
+
+
+def test_a_shops_own_fields_are_learnt_and_other_fields_are_another_training(run):
+    histories = []
+    for fields in (["baseColour", "gender"], ["baseColour"]):
+        assert not execute("train_embedding", mapped(run, for_whom="", fields=fields)).skipped
+        histories.append(json.loads(read_rows(run.lake)[-1]["history"])["head"])
+    assert histories[0]["field_0_loss"][-1] < histories[0]["field_0_loss"][0]
+    assert not {"field_0_loss", "field_1_loss"} & histories[1].keys()
+    assert execute("train_embedding", run).skipped
 
 
 def test_a_challenger_that_is_no_better_is_kept_but_not_used(run, monkeypatch):

@@ -100,6 +100,28 @@ def test_labels_of_the_test_side_are_not_looked_at(catalogue, embedder):
     assert history["loss"][-1] < history["loss"][0]
 
 
+def test_a_label_of_a_shop_has_its_most_frequent_values_as_classes_and_makes_no_block(catalogue, embedder, monkeypatch):
+    features, labels, sides = catalogue
+    brands = np.random.default_rng(3).geometric(0.1, N)
+    shown = [f"brand {brand}" if brand else None for brand in brands]
+    of_learnt = np.unique(brands[sides == TRAIN], return_counts=True)
+    enough = {f"brand {brand}" for brand, count in zip(*of_learnt, strict=True) if count >= embedding.OTHER_SAMPLES}
+    classes, codes = embedding.encode_labels(labels | {"field_0": shown}, sides == TRAIN)["field_0"]
+    assert set(classes) == enough
+    assert [classes[code] if code >= 0 else None for code in codes] == [
+        each if each in enough else None for each in shown
+    ]
+    monkeypatch.setattr(embedding, "OTHER_CLASSES", 6)
+    two = embedding.encode_labels(labels | {"field_0": shown, "field_1": shown}, sides == TRAIN)
+    most = sorted(of_learnt[0][np.argsort(-of_learnt[1], kind="stable")[:3]])
+    assert [two[name][0] for name in ("field_0", "field_1")] == [[f"brand {brand}" for brand in most]] * 2
+    for name, values in labels.items():
+        assert np.array_equal(two[name][1], embedding.encode(values, sides == TRAIN)[1])
+    again, history = fit(features, labels | {"field_0": labels["articleType"]}, sides, seed=1)
+    assert history["field_0_loss"][-1] < history["field_0_loss"][0]
+    assert again.arrays.keys() == embedder.arrays.keys()
+
+
 def test_what_is_known_of_an_image_counts_and_only_there(catalogue, embedder):
     features, labels, sides = catalogue
     plain = embedder.apply(features)

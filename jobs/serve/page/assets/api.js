@@ -51,7 +51,16 @@ async function problemOf(answer) {
 /** Keep a key for as long as the tab is open. */
 export function useKey(key) {
   sessionStorage.setItem(KEY, key);
+  givePictures(key);
 }
+
+/** Let pictures bring the key: to what the browser asks for by itself nothing else can be added. */
+function givePictures(key) {
+  const secure = location.protocol === "https:" ? "; secure" : "";
+  document.cookie = `lookalike_key=${encodeURIComponent(key)}; path=/images/; samesite=strict${secure}`;
+}
+
+if (sessionStorage.getItem(KEY)) givePictures(sessionStorage.getItem(KEY));
 
 let known;
 

@@ -1,9 +1,9 @@
 /** Two runs beside each other: which lists changed most, and the two lists of one product. */
 
-import { blank, write, writeFilters } from "./address.js";
+import { blank, excluding, write, writeFilters } from "./address.js";
 import { ask, latest } from "./api.js";
 import { chips, contradicting } from "./chips.js";
-import { liked, withDislikes } from "./dislikes.js";
+import { withDislikes } from "./dislikes.js";
 import { h, icon, picture, redraw } from "./dom.js";
 import { askFields, facets } from "./filters.js";
 import { problemNotice } from "./problem.js";
@@ -70,8 +70,9 @@ function chosen(runs, { a, b }) {
 
 async function show(address, [a, b], runs, { body, panel, signal }) {
   const path = `/runs/${encodeURIComponent(a)}/compare/${encodeURIComponent(b)}`;
+  const { filters, exclude } = await withDislikes(address);
   if (!address.product) {
-    const answer = await ask(path, [], { signal });
+    const answer = await ask(path, excluding(exclude), { signal });
     if (!signal.aborted) redraw(body, figures(answer), changedLists(answer));
     return;
   }
@@ -81,8 +82,7 @@ async function show(address, [a, b], runs, { body, panel, signal }) {
     redraw(body, unable);
     return;
   }
-  const { filters } = await withDislikes(address);
-  const pairs = [["product", address.product], ...writeFilters(filters)];
+  const pairs = [["product", address.product], ...writeFilters(filters), ...excluding(exclude)];
   const [answer, product] = await Promise.all([
     ask(path, pairs, { signal }),
     ask(`/products/${encodeURIComponent(address.product)}`, [], { signal }).then(
@@ -147,7 +147,7 @@ function figures({ a, b, products }) {
 }
 
 function changedLists(answer) {
-  const changed = liked(answer.changed ?? [], here());
+  const changed = answer.changed ?? [];
   if (!changed.length)
     return h("div", { class: "notice" }, h("h2", {}, text.compare.same), h("p", {}, text.compare.sameWhy));
   return [h("h2", {}, text.compare.changed), h("ol", { class: "items", role: "list" }, changed.map(changedCard))];
@@ -170,7 +170,7 @@ function changedCard(product) {
 
 function sideBySide(product, { a, b, product: answered }) {
   const name = title(product);
-  const lists = { a: liked(answered.a ?? [], here()), b: liked(answered.b ?? [], here()) };
+  const lists = { a: answered.a ?? [], b: answered.b ?? [] };
   const kept = lists.a.filter((item) => lists.b.some((other) => other.product_id === item.product_id)).length;
   return [
     h(

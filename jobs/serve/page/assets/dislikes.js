@@ -4,6 +4,7 @@ import { knownFields } from "./api.js";
 import { without } from "./address.js";
 
 const KEY = "lookalike.dislikes";
+const MOST = 1000; // products that the server leaves out
 const changes = new EventTarget();
 let kept = load();
 
@@ -72,7 +73,7 @@ export function likeEverything() {
   keep({ values: [], products: [] });
 }
 
-/** Those of a list that are not left out by an address or a dislike, where the server is not asked to. */
+/** Those of a list that are not left out by an address or a dislike that came after the server was asked. */
 export function liked(products, { exclude }) {
   const out = new Set([...exclude, ...kept.products.map((product) => product.product_id)]);
   return out.size ? products.filter((product) => !out.has(product.product_id)) : products;
@@ -81,7 +82,8 @@ export function liked(products, { exclude }) {
 /**
  * What to ask the server for so that an address shows nothing disliked: {filters, exclude}.
  *
- * A field that the live catalogue lacks is left out: dislikes outlive catalogues.
+ * A field that the live catalogue lacks is left out: dislikes outlive catalogues. So are the products that were hidden
+ * first, where there are too many.
  */
 export async function withDislikes({ filters, exclude }) {
   let values = kept.values;
@@ -89,6 +91,6 @@ export async function withDislikes({ filters, exclude }) {
     const known = await knownFields();
     values = values.filter(([field]) => known.has(field));
   }
-  const ids = kept.products.map((product) => product.product_id);
-  return { filters: without(filters, values), exclude: [...new Set([...exclude, ...ids])] };
+  const ids = kept.products.map((product) => product.product_id).reverse();
+  return { filters: without(filters, values), exclude: [...new Set([...exclude, ...ids])].slice(0, MOST) };
 }

@@ -1,6 +1,6 @@
 /** The fields with their values and counts: pressing a value sets a filter. */
 
-import { conditions, contradiction, stateOf, withState, writeFilters } from "./address.js";
+import { conditions, contradiction, excluding, stateOf, withState, writeFilters } from "./address.js";
 import { ask } from "./api.js";
 import { colourOf, isColours } from "./colours.js";
 import { dislikeValue, isDisliked, likeValue, withDislikes } from "./dislikes.js";
@@ -16,12 +16,12 @@ const opened = new Map();
 const expanded = new Set();
 const sought = new Map();
 
-/** The fields' values with counts, given the filters of an address. */
+/** The fields' values with counts, given the filters of an address and what is left out. */
 export async function askFields(address, signal) {
-  const { filters } = await withDislikes(address);
+  const { filters, exclude } = await withDislikes(address);
   if (contradiction(filters)) return null;
   const words = address.view === "home" && address.text ? [["text", address.text]] : [];
-  return (await ask("/filters", [...writeFilters(filters), ...words], { signal })).fields;
+  return (await ask("/filters", [...writeFilters(filters), ...excluding(exclude), ...words], { signal })).fields;
 }
 
 /** A panel of all fields: {root, show(fields)}. What is pressed in it changes the address. */

@@ -1,6 +1,6 @@
 /** Browsing: all products that pass, as an endless grid of pictures beside the filters. */
 
-import { write, writeFilters } from "./address.js";
+import { excluding, write, writeFilters } from "./address.js";
 import { ask, latest } from "./api.js";
 import { card } from "./cards.js";
 import { chips, contradicting, nothingLeft } from "./chips.js";
@@ -38,7 +38,7 @@ export function home() {
     place.sheet,
   );
   const newest = latest();
-  let shown = null;
+  let begun = false;
 
   const tell = (address, total) => {
     heading.textContent = text.home.count(total);
@@ -50,38 +50,36 @@ export function home() {
       redraw(set, chips(address));
       place.tell(address);
       askFields(address, signal).then(panel.show, () => {});
-      const asked = await withDislikes(address).catch(() => address);
-      const pairs = [...(address.text ? [["text", address.text]] : []), ...writeFilters(asked.filters)];
-      const key = write({ ...address, exclude: [], filters: asked.filters });
-      if (back && left?.key === key) {
-        feed.show(left.list);
-        shown = { key };
-        tell(address, left.list.total);
-        scrollTo({ top: left.scroll, behavior: "instant" });
-        return;
-      }
-      if (shown?.key === key && feed.list) {
-        feed.refresh();
-        return;
-      }
-      if (shown) scrollTo({ top: 0, behavior: "instant" });
-      shown = { key };
+      const { filters, exclude } = await withDislikes(address).catch(() => address);
+      const pairs = [...(address.text ? [["text", address.text]] : []), ...writeFilters(filters)];
+      const key = write({ ...address, exclude: [], filters });
+      const first = !begun;
+      begun = true;
+      const holds = (list) => list?.key === key && list.excluded.every((id) => exclude.includes(id));
       try {
-        const unable = await contradicting(address);
-        if (unable) {
-          heading.textContent = text.home.count(0);
-          feed.say(unable);
-          redraw(set);
-          return;
-        }
-        const list = new List(pairs);
-        feed.wait();
-        await list.more(signal);
-        if (signal.aborted) return;
-        tell(address, list.total);
-        if (list.products.length) {
-          feed.show(list);
+        if (back && holds(left?.list)) {
+          feed.show(left.list);
+          scrollTo({ top: left.scroll, behavior: "instant" });
+        } else if (holds(feed.list)) {
+          feed.refresh();
         } else {
+          if (!first) scrollTo({ top: 0, behavior: "instant" });
+          const unable = await contradicting(address);
+          if (unable) {
+            heading.textContent = text.home.count(0);
+            feed.say(unable);
+            redraw(set);
+            return;
+          }
+          const list = new List(key, pairs, exclude);
+          feed.wait();
+          await list.more(signal);
+          if (signal.aborted) return;
+          feed.show(list);
+        }
+        const total = await feed.list.countWithout(exclude, signal);
+        tell(address, total);
+        if (!total) {
           redraw(set); // the notice has them
           feed.say(nothingLeft(address, text.home));
         }
@@ -93,16 +91,16 @@ export function home() {
       }
     });
   const leave = () => {
-    if (shown && feed.list) left = { key: shown.key, list: feed.list, scroll: scrollY };
+    if (feed.list) left = { list: feed.list, scroll: scrollY };
     feed.stop();
   };
   return { root, title: () => here().text || "", update, leave };
 }
 
-/** Products as they are asked for, page after page. */
+/** Products as they are asked for, page after page, without those that were left out when it began. */
 class List {
-  constructor(pairs) {
-    Object.assign(this, { pairs, products: [], total: 0, next: null, begun: false });
+  constructor(key, pairs, excluded) {
+    Object.assign(this, { key, pairs, excluded, products: [], total: 0, next: null, begun: false });
   }
 
   get ended() {
@@ -112,9 +110,16 @@ class List {
   /** Ask for the next page. */
   async more(signal) {
     const own = [["limit", String(PAGE)], ...(this.next ? [["cursor", this.next]] : [])];
-    const answer = await ask("/products", [...own, ...this.pairs], { signal });
+    const answer = await ask("/products", [...own, ...this.pairs, ...excluding(this.excluded)], { signal });
     this.products.push(...answer.products);
     Object.assign(this, { total: answer.total, next: answer.next, begun: true });
+  }
+
+  /** How many products there are without these, which are those that are left out and others hidden since. */
+  async countWithout(exclude, signal) {
+    if (exclude.length === this.excluded.length) return this.total;
+    const answer = await ask("/products", [["limit", "1"], ...this.pairs, ...excluding(exclude)], { signal });
+    return answer.total;
   }
 }
 
@@ -180,7 +185,9 @@ class Feed {
 
   /** Leave out what has been hidden since, and show what no longer is. */
   refresh() {
+    this.grid.removeAttribute("aria-busy");
     this.#lay(true);
+    this.#watch();
   }
 
   stop() {

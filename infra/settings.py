@@ -42,7 +42,7 @@ PLACES = (
     "photo_roots",
 )
 """Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
-PACKAGED = ("package", "imagenet")
+PACKAGED = ("package", "imagenet", "none")
 """Weights that are no place."""
 
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     backbone: str = "efficientnet-lite0"
     """Name in the registry `ml.backbones.BACKBONES`."""
     weights: str = "package"
-    """`package`, `imagenet`, a file path or a URI; see `weights_sha256`."""
+    """`package`, `imagenet`, a file path or a URI (see `weights_sha256`), `none`: of a champion from scratch."""
     weights_sha256: str = ""
     """Expected SHA-256 of the weights (hex); empty accepts the registry's own where it knows one."""
     input_height: int = Field(default=0, ge=0)
@@ -169,12 +169,15 @@ class Settings(BaseSettings):
     classifier_epochs: int = Field(default=20, ge=1)
     """finetune: most epochs; training stops earlier once the validation loss stops falling."""
 
-    embedding: str = Field(default="head", pattern="^(head|finetune)$")
-    """What train_embedding trains: a `head` on features, in minutes, or `finetune`: the backbone too."""
+    embedding: str = Field(default="head", pattern="^(head|finetune|scratch)$")
+    """What train_embedding trains: a `head` on features, in minutes; `finetune`: the backbone's last layers too; or
+    `scratch`: all of a backbone, from random weights, in hours on a GPU."""
+    embedding_backbone: str = "resnet50"
+    """scratch: name in `ml.backbones.BACKBONES`; its input is that of `input_height` and `input_width`, or its own."""
     embedding_convolutions: int = Field(default=25, ge=1)
     """finetune: last convolutions of the backbone that learn. 25: the last 8 of efficientnet-lite0's 16 blocks."""
-    embedding_epochs: int = Field(default=11, ge=1)
-    """finetune: most epochs; training stops earlier once the validation loss stops falling."""
+    embedding_epochs: int = Field(default=0, ge=0)
+    """finetune, scratch: most epochs, 0: 11 and 30; training stops earlier once the validation loss stops falling."""
     scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
     """Local folder for a pulled archive until it is in the lake, and for the checkpoints of a training on images."""
 

@@ -54,7 +54,8 @@ class Champion:
 def find_champion(lake: Lake, base: str) -> Champion:
     """The newest promoted embedder for the backbone with fingerprint `base`; before there is one, the untrained.
 
-    One that an earlier release trained and this one cannot apply counts as none, which the log says.
+    Of one that an earlier release trained and this one cannot apply the weights of the backbone alone count, which the
+    log says.
 
     Raises:
         UserError: the file of the embedder is not what was stored.
@@ -70,7 +71,7 @@ def find_champion(lake: Lake, base: str) -> Champion:
         structlog.get_logger().warning(
             "the champion is passed over until train_embedding trains another", why=str(error)
         )
-        return untrained
+        return Champion(untrained.embedder, newest["model"], newest["tuned"])
     return Champion(newest["sha256"], newest["model"], newest["tuned"])
 
 

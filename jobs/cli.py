@@ -626,7 +626,9 @@ def grid(
 @app.command("compare-backbones")
 def compare_backbones(
     run: Annotated[str, typer.Option("--run", help="Run on whose images to compare: its logical date.")] = "latest",
-    backbones: Annotated[str, typer.Option(help="name or name@HEIGHTxWIDTH, by commas; default: all.")] = "",
+    backbones: Annotated[
+        str, typer.Option(help="name, name@HEIGHTxWIDTH or scratch (those trained here), by commas; default: all.")
+    ] = "",
     sample: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 4000,
     weights: Annotated[str, typer.Option(help="Folder or URI that holds <name>.weights.h5 or .pth.")] = "",
     folder: Annotated[Path, typer.Option("--out", help="Folder for the table and the plot.")] = Path("var/backbones"),
@@ -635,7 +637,8 @@ def compare_backbones(
     from jobs import compare_backbones as comparing
     from jobs.run import open_run
 
-    choices, opened = comparing.parse_choices(backbones), open_run(run)
+    opened = open_run(run)
+    choices = comparing.parse_choices(backbones, comparing.find_trained(opened))
     taken, rows = comparing.take_sample(opened, sample), []
     _make_folder(folder)
     with out.status("") as status:

@@ -15,10 +15,10 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 
@@ -33,7 +33,8 @@ from infra.errors import UserError
 from infra.lake import filesystem, reaching
 from infra.settings import Settings
 from jobs import charts, extraction
-from jobs.extraction import Model
+from jobs.champion import read_rows
+from jobs.extraction import NONE, Model
 from jobs.features import to_matrix
 from jobs.run import Run
 from jobs.stored import CURRENT, images_table
@@ -52,6 +53,8 @@ QUERIES = 256
 """Queries whose scores are alive at once."""
 LEARNT = tuple(embedding.LOSSES)
 JUDGED = ("articleType", "gender", "baseColour")
+SCRATCH = "scratch"
+"""Names what was trained from scratch, among backbones that are asked for and in the table."""
 
 
 class NotAtHandError(ValueError):
@@ -60,14 +63,18 @@ class NotAtHandError(ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """A backbone of the registry and the height and width of its input in pixels; in words `name@HEIGHTxWIDTH`."""
+    """A backbone of the registry and the height and width of its input in pixels; in words `name@HEIGHTxWIDTH`.
+
+    `tuned` is the SHA-256 of the weights that it was trained to from scratch, or empty.
+    """
 
     name: str
     height: int
     width: int
+    tuned: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.height}x{self.width}"
+        return f"{self.name}@{self.height}x{self.width}{f' {SCRATCH}' if self.tuned else ''}"
 
 
 @dataclass(frozen=True)
@@ -111,14 +118,35 @@ class Comparison:
 # What is asked for ----------------------------------------------------------------------------------------------------
 
 
-def parse_choices(text: str) -> list[Choice]:
+def parse_choices(text: str, trained: Sequence[Choice] = ()) -> list[Choice]:
     """The backbones that `text` names, separated by commas; empty: the whole registry, each with its own input.
 
+    `trained` are those that were trained from scratch, which come after the registry, or where `scratch` is named.
+
     Raises:
-        UserError: a name that is not in the registry, or an input that is no `HEIGHTxWIDTH`.
+        UserError: a name that is not in the registry, an input that is no `HEIGHTxWIDTH`, or `scratch` of nothing.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()] or list(backbones.BACKBONES)
-    return list(dict.fromkeys(_parse_choice(name) for name in names))
+    named = [name.strip() for name in text.split(",") if name.strip()]
+    if SCRATCH in named and not trained:
+        raise UserError(
+            "no backbone was trained from scratch, or at another precision than the settings have",
+            where=f"--backbones {text}",
+            remedy="train one by `LOOKALIKE_EMBEDDING=scratch lookalike step train_embedding --run latest`",
+        )
+    names = named or [*backbones.BACKBONES, SCRATCH]
+    return list(dict.fromkeys(chain(*(trained if name == SCRATCH else [_parse_choice(name)] for name in names))))
+
+
+def find_trained(run: Run) -> list[Choice]:
+    """What was trained from scratch in the run's lake, at its precision, champion or not; of each size the newest."""
+    newest = dict[Model, Choice]()
+    for row in read_rows(run.lake):
+        asked = json.loads(row["settings"] or "{}")
+        if asked.get("embedding") == SCRATCH and asked["precision"] == run.settings.precision:
+            sizes = {name: asked[name] for name in ("input_height", "input_width", "embedding_backbone")}
+            model = extraction.choose_drawn(run.settings.model_copy(update=sizes))
+            newest[model] = Choice(model.name, model.height, model.width, row["tuned"])
+    return list(newest.values())
 
 
 def _parse_choice(text: str) -> Choice:
@@ -146,6 +174,8 @@ def _parse_choice(text: str) -> Choice:
 def find_model(settings: Settings, choice: Choice, folder: str) -> Model:
     """The backbone with weights from its file in `folder` (a path or URI; empty: none), its package or Keras.
 
+    One that was trained from scratch has the weights that it was trained to.
+
     Raises:
         UserError: `folder` is no folder.
         NotAtHandError: the file cannot be read, or the package is not installed.
@@ -154,11 +184,11 @@ def find_model(settings: Settings, choice: Choice, folder: str) -> Model:
         "backbone": choice.name,
         "input_height": choice.height,
         "input_width": choice.width,
-        "weights": _file_in(folder, choice.name) if folder else "imagenet",
+        "weights": NONE if choice.tuned else _file_in(folder, choice.name) if folder else "imagenet",
         "weights_sha256": "",
     }
     try:
-        return extraction.choose_model(settings.model_copy(update=asked))
+        return replace(extraction.choose_model(settings.model_copy(update=asked)), tuned=choice.tuned)
     except UserError as error:
         raise NotAtHandError(error.problem) from None
 
@@ -234,7 +264,8 @@ def measure(
     try:
         model = find_model(run.settings, choice, folder)
         built = _build(run, model)
-        return Row(str(choice), model.weights, _figures(run, sample, model, built, on_images))
+        weights = run.lake.path(f"backbones/{model.tuned}.npz") if model.tuned else model.weights
+        return Row(str(choice), weights, _figures(run, sample, model, built, on_images))
     except NotAtHandError as error:
         return Row(str(choice), "", {}, str(error))
     finally:
@@ -431,7 +462,7 @@ def table(comparison: Comparison) -> Table:
     for heading in COLUMNS:
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows:
-        name = row.backbone.partition("@")[0]
+        name = re.sub("@[0-9x]+", "", row.backbone)
         if row.figures:
             shown.add_row(name, *(text(row.figures) for text in COLUMNS.values()))
         else:

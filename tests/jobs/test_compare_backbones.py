@@ -14,8 +14,10 @@ from infra.errors import UserError
 from infra.lake import Lake
 from jobs import compare_backbones as comparing
 from jobs import extraction
+from jobs.champion import append_row
 from jobs.cli import app
 from jobs.compare_backbones import Choice, measure, parse_choices, take_sample
+from jobs.run import recorded
 from jobs.step import execute
 from ml import backbones, features, images, split
 from tests.catalogues import image, mapped, open_run, pulled, row, styles, write_table, zip_bytes
@@ -247,6 +249,27 @@ def test_weights_that_cannot_be_downloaded_are_a_row_beside_those_that_are_there
     assert float(there["images_per_s"]) > 0
     assert "xception@299x299 was not measured" in result.output
     assert f"{N} images of run {RUN}" in result.output
+
+
+def test_what_was_trained_from_scratch_stands_beside_the_others_the_newest_of_a_size(run, sample):
+    asked = {"embedding": "scratch", "embedding_backbone": SMALL.name, "input_height": 64, "input_width": 48}
+    settings, tuned = run.settings.model_copy(update=asked), []
+    with pytest.raises(UserError, match="no backbone was trained from scratch"):
+        parse_choices("resnet50,scratch", comparing.find_trained(run))
+    for seed in (0, 1):
+        drawn = extraction.draw(extraction.choose_drawn(settings), seed)
+        tuned.append(extraction.write_tuned(run.lake, backbones.to_bytes(drawn)))
+        append_row(run.lake, {"run": run.name, "tuned": tuned[-1], "settings": json.dumps(recorded(settings))})
+    (trained,) = comparing.find_trained(run)
+    assert trained == Choice(SMALL.name, 64, 48, tuned[1])
+    assert parse_choices("scratch,resnet50@64x64", [trained]) == [trained, Choice("resnet50", 64, 64)]
+    assert [choice for choice in parse_choices("", [trained]) if choice.tuned] == [trained]
+    found = measure(run, sample, trained, "")
+    assert (found.backbone, found.missing) == ("efficientnet-lite0@64x48 scratch", "")
+    assert found.weights.endswith(f"/backbones/{tuned[1]}.npz")
+    assert found.figures["trained_both_at_10"] >= 0
+    table = comparing.table(comparing.describe(run, sample, [found]))
+    assert list(table.columns[0].cells) == ["efficientnet-lite0 scratch"]
 
 
 # Stopping and mistakes ------------------------------------------------------------------------------------------------

@@ -197,6 +197,14 @@ def test_a_model_that_cannot_be_had_is_a_clear_error(lake, of, settings, expecte
     assert all(text in str(caught.value) for text in expected), str(caught.value)
 
 
+def test_a_backbone_without_weights_of_its_own_has_no_file_to_check_and_is_nothing_for_a_classifier(lake):
+    with pytest.raises(UserError, match="none, as they are those of a champion, expected 00ff"):
+        choose_model(open_run(lake, weights="none", weights_sha256="00ff").settings)
+    with pytest.raises(UserError, match="a classifier learns the last layers") as caught:
+        choose_model(open_run(lake, classifier_weights="none").settings, "classifier_")
+    assert caught.value.where == "LOOKALIKE_CLASSIFIER_WEIGHTS=none"
+
+
 @pytest.mark.parametrize("of", ["", "classifier_"])
 def test_a_package_of_weights_that_is_not_installed_is_named_and_not_looked_for_elsewhere(lake, monkeypatch, of):
     lost = replace(backbones.BACKBONES["efficientnet-lite0"], package="lost_package/weights.pth")

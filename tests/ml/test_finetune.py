@@ -101,13 +101,13 @@ def test_each_epoch_has_an_order_of_its_own_which_its_number_decides():
 
 
 def kernels(model):
-    return [layer for layer in finetune._layers(model) if isinstance(layer, finetune.CONVOLUTIONS)]
+    return [layer for layer in finetune.walk(model) if isinstance(layer, finetune.CONVOLUTIONS)]
 
 
 @pytest.mark.parametrize("convolutions", [0, 3])
 def test_only_the_last_convolutions_and_the_last_layer_learn(backbone, convolutions):
     model = finetune._network(backbone, targets(), convolutions)
-    learning = [layer for layer in finetune._layers(model) if layer.trainable and layer.trainable_variables]
+    learning = [layer for layer in finetune.walk(model) if layer.trainable and layer.trainable_variables]
     assert [layer for layer in learning if isinstance(layer, finetune.CONVOLUTIONS)] == kernels(model)[
         len(kernels(model)) - convolutions :
     ]
@@ -292,7 +292,7 @@ def test_the_reports_network_starts_from_a_weights_file_trains_and_loads_as_it_w
     few = Samples(np.zeros(8, int), lambda chosen: pixels(chosen)[:, :32, :32], learnt.values.__getitem__)
     sides = np.array([TRAIN] * 4 + [VALIDATION] * 2 + [TEST] * 2, np.int8)
     result = finetune.fit(resnet, learnt, few, sides, Options(3, 1, 0), {})
-    learning = [layer.name for layer in finetune._layers(result.model) if layer.trainable and layer.trainable_variables]
+    learning = [layer.name for layer in finetune.walk(result.model) if layer.trainable and layer.trainable_variables]
     assert learning == [f"conv5_block3_{n}_conv" for n in (1, 2, 3)] + ["labels"]
     data = classifier.to_bytes(result.model)
     loaded = classifier.from_bytes(data, hashlib.sha256(data).hexdigest())

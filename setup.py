@@ -19,7 +19,7 @@ setup(
         "infra.sql.migrations",
     ],
     package_dir={"infra.sql": "sql"},
-    package_data={"jobs": ["report.html.j2"], "jobs.serve": ["page/**/*"], "": ["*.sql"]},
+    package_data={"jobs": ["report.html.j2", "weights/*"], "jobs.serve": ["page/**/*"], "": ["*.sql"]},
     install_requires=[
         "aiohttp",
         "apache-airflow==3.3.2",

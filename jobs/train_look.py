@@ -42,7 +42,7 @@ def train_look(run: Run) -> StepResult:
         reason = f"{SETTING} names no labelled photos: the detector that ships with the release serves"
         return StepResult(figures={"promoted": False, "reason": reason})
     dataset, target = labelled_photos.read(settings.look_dataset), run.lake.table("detectors")
-    fingerprint = content_hash(CODE_VERSION, dataset.content, settings.look_epochs)
+    fingerprint = content_hash(CODE_VERSION, dataset.content, dataset.sides.tolist(), settings.look_epochs)
     if done := run.done("train_look", fingerprint, {"detectors": target}):
         return done
     keep_freed_memory()

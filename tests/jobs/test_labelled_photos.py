@@ -141,11 +141,11 @@ def test_photos_of_one_person_are_on_one_side_the_held_back_first():
         assert side == ({TEST} if TEST in drawn else {VALIDATION} if VALIDATION in drawn else {TRAIN})
 
 
-def test_near_thumbnails_are_one_person_and_so_are_those_near_to_them(monkeypatch):
+def test_photos_that_are_alike_show_one_person_and_so_do_those_alike_to_them(monkeypatch):
     monkeypatch.setattr(labelled_photos, "ROWS", 2)
-    step = labelled_photos.NEAR * 0.9
-    values = np.array([0, 100, step, 2 * step, 200])
-    thumbnails = np.repeat(values[:, None], 192, axis=1).astype(np.uint8)
-    numbers = persons(thumbnails)
-    assert numbers[0] == numbers[2] == numbers[3]
-    assert len(set(numbers)) == 3
+    sights = np.random.default_rng(0).normal(size=(40, 200)).astype(np.float32)
+    sights[30] = sights[3] + 0.5 * sights[10]
+    sights[35] = sights[30] + 0.5 * sights[11]
+    numbers = persons(sights)
+    assert numbers[3] == numbers[30] == numbers[35]
+    assert len(set(numbers)) == 38

@@ -19,7 +19,9 @@ SIZE = (120, 80)
 """Height and width of a photo."""
 SHIRT, BAG = CLASSES.index("topwear"), CLASSES.index("bag")
 COLOURS = {SHIRT: (210, 40, 40), BAG: (40, 60, 200)}
-N = 64
+N, EPOCHS = 64, 24
+LEARNING = 12
+"""Convolutions of the backbone that learn here."""
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +62,33 @@ def fit(build_backbone, epochs, checkpoints, photos=N, **kwargs):
     return article_training.fit(backbone, PHOTOS, np.arange(photos), Options(epochs), checkpoints, **kwargs)
 
 
+def size_of(model):
+    return {"sum": float(sum(np.abs(array).sum() for array in model.get_weights()))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_convolutions():
+    """Half a minute less to begin with, a training: each variable that learns costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(article_training, "CONVOLUTIONS", LEARNING)
+        yield
+
+
 @pytest.fixture(scope="module")
-def fitted(build_backbone):
-    return fit(build_backbone, 24, {})
+def kept():
+    """The checkpoint of the last epoch but one."""
+    return {}
 
 
-class KilledError(Exception):
-    """Stands for the signal that ends a training between two epochs."""
+@pytest.fixture(scope="module")
+def fitted(build_backbone, kept):
+    checkpoints = {}
+
+    def keep(history):
+        if len(history["loss"]) == EPOCHS - 1:
+            kept.update(checkpoints)
+
+    return fit(build_backbone, EPOCHS, checkpoints, judge=size_of, on_epoch=keep)
 
 
 # Learning -------------------------------------------------------------------------------------------------------------
@@ -108,25 +130,22 @@ def test_no_photo_is_no_question(fitted):
 # Going on -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_bits(build_backbone):
-    def judge(model):
-        return {"sum": float(sum(np.abs(array).sum() for array in model.get_weights()))}
-
-    def kill(history):
-        if len(history["loss"]) == 1:
-            raise KilledError
-
-    whole, history = fit(build_backbone, 3, {}, photos=20, judge=judge)
-    checkpoints = {}
-    with pytest.raises(KilledError):
-        fit(build_backbone, 3, checkpoints, photos=20, judge=judge, on_epoch=kill)
-    assert checkpoints.keys() == {1}
-    resumed, again = fit(build_backbone, 3, checkpoints, photos=20, judge=judge)
+def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(fitted, kept, build_backbone):
+    whole, history = fitted
+    done, checkpoints = [], dict(kept)
+    resumed, again = fit(build_backbone, EPOCHS, checkpoints, judge=size_of, on_epoch=lambda said: done.append(said))
+    assert len(done) == 1
+    assert checkpoints.keys() == {EPOCHS}
     assert list(again) == list(history)
     assert all(np.array_equal(again[name], history[name], equal_nan=True) for name in history)
     assert all(map(np.array_equal, resumed.get_weights(), whole.get_weights()))
-    assert np.isnan(history["sum"][:2]).all()
-    assert history["sum"][2] == judge(whole)["sum"]  # asked of the averaged weights, which are what is returned
+
+
+def test_the_averaged_weights_are_judged_every_few_epochs_and_returned(fitted):
+    model, history = fitted
+    judged = ~np.isnan(history["sum"])
+    assert (np.flatnonzero(judged) + 1).tolist() == list(range(4, EPOCHS + 1, article_training.JUDGED_EVERY))
+    assert history["sum"][-1] == size_of(model)["sum"]
 
 
 def test_nothing_to_learn_from_is_refused(build_backbone):
@@ -134,17 +153,26 @@ def test_nothing_to_learn_from_is_refused(build_backbone):
         fit(build_backbone, 1, {}, photos=0)
 
 
-def test_the_first_convolutions_stay_as_they_were_and_trained_ones_move_less(build_backbone):
-    keras.utils.clear_session()
-    before = build_backbone("efficientnet-lite0", HEIGHT, WIDTH)
-    model, _ = fit(build_backbone, 1, {}, photos=16)
-    kernels = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)]
-    first = [layer for layer in before.layers if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)]
+def test_all_but_the_last_convolutions_stay_as_they_were(fitted, build_backbone):
+    kinds = keras.layers.Conv2D | keras.layers.DepthwiseConv2D
+    before = [layer for layer in build_backbone("efficientnet-lite0", HEIGHT, WIDTH).layers if isinstance(layer, kinds)]
+    after = [layer for layer in fitted[0].layers if isinstance(layer, kinds)]
+    of_backbone = 45  # up to the last sum
     same = [
         np.array_equal(one.get_weights()[0], other.get_weights()[0])
-        for one, other in zip(first[:45], kernels, strict=False)
+        for one, other in zip(before[:of_backbone], after, strict=False)
     ]
-    assert same == [True] * 9 + [False] * 36
+    assert same == [True] * (of_backbone - LEARNING) + [False] * LEARNING
+
+
+def test_trained_convolutions_learn_at_a_lower_rate():
+    slow, fast = keras.Variable([0.0]), keras.Variable([0.0])
+    optimizer = article_training.Averaging(1, [slow])
+    optimizer.build([slow, fast])
+    for _ in range(2):
+        optimizer.apply([keras.ops.ones(1), keras.ops.ones(1)])
+    assert float(slow[0]) == pytest.approx(article_training.BACKBONE_SHARE * float(fast[0]))
+    assert float(fast[0]) < 0
 
 
 # Storing --------------------------------------------------------------------------------------------------------------

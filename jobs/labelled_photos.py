@@ -241,8 +241,9 @@ def _person(photo: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """What the boxes of a photo hold together, or all where there is none, uint8 (h, w, 3) of `SIGHT_SIZE`."""
     picture = Image.fromarray(photo)
     if len(boxes):
-        around = (*np.floor(boxes[:, :2].min(axis=0)).tolist(), *np.ceil(boxes[:, 2:].max(axis=0)).tolist())
-        picture = picture.crop(tuple(map(int, around)))
+        left, top = np.floor(boxes[:, :2].min(axis=0)).tolist()
+        right, bottom = np.ceil(boxes[:, 2:].max(axis=0)).tolist()
+        picture = picture.crop((int(left), int(top), int(right), int(bottom)))
     return np.asarray(picture.resize(SIGHT_SIZE[::-1]))
 
 

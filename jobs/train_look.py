@@ -93,12 +93,12 @@ def figures_of(model, dataset: Dataset, side: int) -> dict[str, tuple[float, flo
     labels: list[Labels] = [dataset.photos.labels[photo] for photo in chosen.tolist()]
     sources = dataset.sources[chosen]
     parts = {"": range(len(chosen))} | {f"_{name}": np.flatnonzero(sources == name) for name in {*sources} - {""}}
-    figures = {}
+    figures = dict[str, tuple[float, float, float]]()
     for suffix, part in sorted(parts.items()):
         judged = average_precision.judge([found[at] for at in part], [labels[at] for at in part])
         figures[f"map50{suffix}"] = (judged.mean, *judged.interval)
         for name, value, interval in zip(CLASSES, judged.classes, judged.intervals, strict=True):
-            figures[f"ap50_{name}{suffix}"] = (float(value), *map(float, interval))
+            figures[f"ap50_{name}{suffix}"] = (float(value), float(interval[0]), float(interval[1]))
     return {name: values for name, values in figures.items() if not np.isnan(values[0])}
 
 

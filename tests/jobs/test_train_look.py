@@ -8,11 +8,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from infra.errors import UserError
+from infra.lake import Lake
 from jobs import detectors, ship_look, train_look
 from jobs.champion import append_row, read_rows
 from jobs.detectors import DETECTORS
 from jobs.step import execute
-from ml import article_network
+from ml import article_network, article_training
 from ml.articles import CLASSES
 from tests.catalogues import open_run, zip_bytes
 
@@ -42,17 +43,38 @@ def archive(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def small(monkeypatch, tmp_path):
-    """A canvas that takes a second an epoch, and a release that ships nothing."""
-    monkeypatch.setattr(article_network, "HEIGHT", 96)
-    monkeypatch.setattr(article_network, "WIDTH", 64)
-    monkeypatch.setattr(detectors, "SHIPPED", tmp_path / "weights/articles.npz")
-    monkeypatch.setattr(ship_look, "SHIPPED", tmp_path / "weights/articles.npz")
+@pytest.fixture(scope="module", autouse=True)
+def shipped(tmp_path_factory):
+    """A canvas that takes a second an epoch, few variables that learn, and a release that ships nothing."""
+    place = tmp_path_factory.mktemp("release") / "weights/articles.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(article_network, "HEIGHT", 96)
+        patch.setattr(article_network, "WIDTH", 64)
+        patch.setattr(article_training, "CONVOLUTIONS", 3)
+        patch.setattr(detectors, "SHIPPED", place)
+        patch.setattr(ship_look, "SHIPPED", place)
+        yield place
 
 
-def train(lake, archive, tmp_path, epochs=1):
-    return execute("train_look", open_run(lake, look_dataset=archive, look_epochs=epochs, scratch=tmp_path / "scratch"))
+@pytest.fixture(scope="module")
+def train(archive, tmp_path_factory):
+    """Trains in one lake, for so many epochs; returns the step's result."""
+    folder = tmp_path_factory.mktemp("trained")
+    lake = Lake((folder / "lake").as_uri())
+
+    def run(epochs):
+        return execute(
+            "train_look", open_run(lake, look_dataset=archive, look_epochs=epochs, scratch=folder / "scratch")
+        )
+
+    run.lake, run.scratch = lake, folder / "scratch"
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(train):
+    """What the first training said."""
+    return train(1).figures
 
 
 def test_without_photos_the_step_says_what_serves(lake):
@@ -62,47 +84,52 @@ def test_without_photos_the_step_says_what_serves(lake):
     assert lake.table("detectors").version == -1
 
 
-def test_the_first_detector_is_champion_and_is_what_ships(lake, archive, tmp_path, small):
-    figures = train(lake, archive, tmp_path).figures
-    assert (figures["promoted"], figures["reason"]) == (True, "there was none")
-    assert 0 <= figures["held_back_map50"] <= 1
-    assert figures["bytes"] < ship_look.MOST_BYTES
-    assert detectors.champion(lake) == figures["detector"]
-    model = detectors.read(lake, figures["detector"])
+def test_the_first_detector_is_champion(train, first):
+    assert (first["promoted"], first["reason"]) == (True, "there was none")
+    assert 0 <= first["held_back_map50"] <= 1
+    assert detectors.champion(train.lake) == first["detector"]
+    model = detectors.read(train.lake, first["detector"])
     assert article_network.find(model, [np.zeros((50, 40, 3), np.uint8)], least=1.1)[0].boxes.shape == (0, 4)
-    assert not (tmp_path / "scratch").exists() or not list((tmp_path / "scratch").iterdir())
+    assert not list(train.scratch.iterdir())
 
-    again = train(lake, archive, tmp_path)
-    assert again.skipped
-    assert len(read_rows(lake, "detectors", DETECTORS)) == 1
 
-    ship_look.ship(open_run(lake).settings, "Drawn rectangles; free.")
-    card = (tmp_path / "weights/articles.md").read_text()
+def test_the_same_photos_are_not_learnt_from_again(train, first):
+    again = train(1)
+    assert (again.skipped, again.figures) == (True, first)
+    assert len(read_rows(train.lake, "detectors", DETECTORS)) == 1
+
+
+def test_the_champion_ships_with_a_card_and_is_used_where_nothing_was_trained(train, first, shipped, lake):
+    ship_look.ship(open_run(train.lake).settings, "Drawn rectangles; free.")
+    card = shipped.with_suffix(".md").read_text()
     assert "Drawn rectangles; free." in card
     assert "| ap50_topwear_drawn | " in card
-    assert detectors.shipped() == figures["detector"]
-    empty = type(lake)((tmp_path / "empty").as_uri())
-    assert detectors.champion(empty) == figures["detector"]
-    assert detectors.read(empty, figures["detector"]).count_params() == model.count_params()
-    detectors.SHIPPED.write_bytes(b"damaged")
+    assert shipped.stat().st_size == first["bytes"] < ship_look.MOST_BYTES
+    assert detectors.champion(lake) == detectors.shipped() == first["detector"]
+    assert detectors.read(lake, first["detector"]).name == "articles"
+    shipped.write_bytes(b"damaged")
     with pytest.raises(UserError, match="has SHA-256") as caught:
-        detectors.read(empty, figures["detector"])
+        detectors.read(lake, first["detector"])
     assert caught.value.remedy == "install the release again"
+    for file in shipped.parent.iterdir():
+        file.unlink()
 
 
-def test_a_challenger_is_used_only_if_it_is_better_on_the_validation_side(lake, archive, tmp_path, small):
-    first = train(lake, archive, tmp_path).figures["detector"]
-    figures = train(lake, archive, tmp_path, epochs=2).figures
+def test_a_challenger_is_used_only_if_it_is_better_on_the_validation_side(train, first):
+    figures = train(2).figures
     better = figures["challenger_map50"] > figures["champion_map50"]
     assert figures["promoted"] is better
-    assert [row["promoted"] for row in read_rows(lake, "detectors", DETECTORS)] == [True, better]
-    assert detectors.champion(lake) == (figures["detector"] if better else first)
-    said = {"challenger": {"map50": (0.5, 0.4, 0.6)}, "champion": {"map50": (0.6, 0.5, 0.7)}}
-    assert train_look.verdict(said) == (False, "map50 is 0.500 on the validation side, and the champion's 0.600")
+    assert [row["promoted"] for row in read_rows(train.lake, "detectors", DETECTORS)] == [True, better]
+    assert detectors.champion(train.lake) == (figures if better else first)["detector"]
+
+
+def test_the_higher_mean_average_precision_wins_and_no_equal_one():
+    said = {"challenger": {"map50": (0.5, 0.4, 0.6)}, "champion": {"map50": (0.5, 0.4, 0.6)}}
+    assert train_look.verdict(said) == (False, "map50 is 0.500 on the validation side, and the champion's 0.500")
     assert train_look.verdict(said | {"challenger": {"map50": (0.7, 0.6, 0.8)}}) == (True, "it is better")
 
 
-def test_nothing_ships_of_a_lake_without_a_detector_or_with_too_large_a_one(lake, small, monkeypatch):
+def test_nothing_ships_of_a_lake_without_a_detector_or_with_too_large_a_one(lake, monkeypatch):
     settings = open_run(lake).settings
     with pytest.raises(UserError, match="no detector of articles was promoted in the lake"):
         ship_look.ship(settings, "")

@@ -126,7 +126,8 @@ def look_ms(photos: StreetPhotos, lake: str) -> dict[str, float] | None:
     settings = read_settings(**place_of(lake))
     with store.connect(settings.store, settings.store_folder) as connection:
         try:
-            searcher, models = Searcher(connection, settings), looking.load()
+            searcher = Searcher(connection, settings)
+            models = looking.load(searcher.run.lake)
         except UserError as error:
             out.print(f"no answer to time: {error.problem}", soft_wrap=True)
             return None

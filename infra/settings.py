@@ -40,6 +40,7 @@ PLACES = (
     "weights",
     "classifier_weights",
     "photo_roots",
+    "look_dataset",
 )
 """Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
 PACKAGED = ("package", "imagenet", "none")
@@ -181,6 +182,12 @@ class Settings(BaseSettings):
     scratch: Path = Field(default_factory=lambda: Path.cwd() / "var/scratch")
     """Local folder for a pulled archive until it is in the lake, and for the checkpoints of a training on images."""
 
+    look_dataset: str = ""
+    """Labelled photos that train_look learns from: a COCO folder or zip archive, a path, `file:///` or `s3://`; empty:
+    articles are found by the weights that ship with the release."""
+    look_epochs: int = Field(default=60, ge=1)
+    """Times that train_look sees each photo."""
+
     evaluate_queries: int = Field(default=5000, ge=0)
     """Held-out images that evaluate searches for as if no catalogue knew them."""
     evaluate_copies: int = Field(default=0, ge=0)
@@ -208,7 +215,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Place) -> Place:
         return type(value)(absolute(str(value)))
 
-    @field_validator("catalogue")
+    @field_validator("catalogue", "look_dataset")
     @classmethod
     def _absolute_file(cls, value: str) -> str:
         return value and absolute(value)

@@ -75,17 +75,17 @@ def find_champion(lake: Lake, base: str) -> Champion:
     return Champion(newest["sha256"], newest["model"], newest["tuned"])
 
 
-def read_rows(lake: Lake) -> list[dict]:
-    """The rows of the table of embedders, oldest first; None in columns that it does not have yet."""
-    return _rows_of(lake.table("embedders"))
+def read_rows(lake: Lake, name: str = "embedders", schema: pa.Schema = EMBEDDERS) -> list[dict]:
+    """The rows of a table of what was trained, oldest first; None in columns that it does not have yet."""
+    return _rows_of(lake.table(name), schema)
 
 
-def _rows_of(table: Table) -> list[dict]:
+def _rows_of(table: Table, schema: pa.Schema) -> list[dict]:
     rows = table.read().to_pylist() if table.version >= 0 else []
-    return sorted((dict.fromkeys(EMBEDDERS.names) | row for row in rows), key=lambda row: row["number"])
+    return sorted((dict.fromkeys(schema.names) | row for row in rows), key=lambda row: row["number"])
 
 
-def append_row(lake: Lake, row: dict) -> Table:
+def append_row(lake: Lake, row: dict, name: str = "embedders", schema: pa.Schema = EMBEDDERS) -> Table:
     """Append a row with the next number, also where other writers come first; returns the version that holds it.
 
     A table of an earlier release gets its missing columns by that.
@@ -94,13 +94,13 @@ def append_row(lake: Lake, row: dict) -> Table:
         StaleError: others came first, `TRIES` times.
     """
     for _ in range(TRIES):
-        table = lake.table("embedders")
+        table = lake.table(name)
         rows, mode = [row | {"number": table.version + 1}], "append"
-        if table.version >= 0 and table.schema.names != EMBEDDERS.names:
-            rows, mode = [*_rows_of(table), *rows], "rewrite"
-        part = lake.write_part("embedders", pa.Table.from_pylist(rows, schema=EMBEDDERS))
+        if table.version >= 0 and table.schema.names != schema.names:
+            rows, mode = [*_rows_of(table, schema), *rows], "rewrite"
+        part = lake.write_part(name, pa.Table.from_pylist(rows, schema=schema))
         try:
-            return table.commit([part], EMBEDDERS, run=row["run"], mode=mode)
+            return table.commit([part], schema, run=row["run"], mode=mode)
         except StaleError as error:
             stale = error
     raise stale

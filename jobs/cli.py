@@ -344,7 +344,7 @@ def look(
         with _photo_errors(photo):
             normalised(data, settings.image_max_bytes)  # before anybody waits for the models
             with out.status(f"loading the models of run {run.name} …"):
-                models, searcher = looking.load(), Searcher(connection, settings)
+                models, searcher = looking.load(run.lake), Searcher(connection, settings)
             loaded = time.perf_counter()
             found = looks.look(searcher, models, connection, data, wanted, k, left_out)
         _show_look(photo, found, connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import numpy as np
 
 from infra import pretrained
 from infra.interpreter import Network
+from infra.lake import Lake
+from jobs import detectors
 from ml.look import pose, weights
-from ml.look.articles import ArticleFinder
+from ml.look.articles import CLASSES, Article, ArticleFinder
 from ml.look.keypoints import Person, find_persons
 from ml.look.pose import Pose
 from ml.look.weights import Learnt
 
 WEIGHTS = Path(__file__).parent / "weights/pose.npz"
 """What `jobs.train_pose` has learnt; its card is beside it."""
+MOST, LEAST = 2, 0.3
+"""Articles of a class that a person wears, at most, and how sure each has to be."""
 
 
 class Eyes:
@@ -36,6 +41,27 @@ class Eyes:
         return find_persons(image, self._detect, self._landmarks)
 
 
+class Detector:
+    """The `ArticleFinder` that `train_look` has trained."""
+
+    source = "a detector of articles"
+
+    def __init__(self, model) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+        self._model = model
+
+    def __call__(self, image: np.ndarray, persons: Sequence[Person]) -> list[list[Article]]:
+        """As `ArticleFinder`."""
+        return [self._worn(image, person) for person in persons]
+
+    def _worn(self, image: np.ndarray, person: Person) -> list[Article]:
+        from ml import article_network
+
+        found, _ = article_network.find_worn(self._model, image, person.box, MOST, LEAST)
+        articles = zip(found.boxes.tolist(), found.classes.tolist(), found.confidences.tolist(), strict=True)
+        worn = [Article(CLASSES[place], tuple(box), confidence) for box, place, confidence in articles]
+        return sorted(worn, key=lambda article: -article.confidence)
+
+
 @dataclass(frozen=True)
 class Models:
     """All that sees a look: persons, their poses and their articles."""
@@ -49,11 +75,11 @@ class Models:
         return pose.pose_of(person, self.learnt.orientation, self.learnt.full_shot)
 
 
-def load() -> Models:
-    """The models that ship with this release; boxes are drawn from keypoints until there is a detector of articles.
+def load(lake: Lake) -> Models:
+    """The models that ship with this release, and a lake's detector of articles; without one keypoints give the boxes.
 
     Raises:
-        UserError: a network is not here.
+        UserError: a network is not here, or the detector cannot be read.
     """
-    learnt = weights.from_bytes(WEIGHTS.read_bytes())
-    return Models(Eyes(), learnt, learnt.boxes)
+    learnt, sha256 = weights.from_bytes(WEIGHTS.read_bytes()), detectors.champion(lake)
+    return Models(Eyes(), learnt, Detector(detectors.read(lake, sha256)) if sha256 else learnt.boxes)

@@ -43,6 +43,7 @@ WRITES = {
     "classifier": "classify",
     "candidates": "candidates",
     "embedders": "train_embedding",
+    "detectors": "train_look",
     "searches": "search",
     "search_rejects": "search",
     "embeddings": "similar",
@@ -53,11 +54,19 @@ WRITES = {
     "heldout": "evaluate",
 }
 """Table → the step that writes it."""
-APPENDED = ("images", "features", "embedders")
+APPENDED = ("images", "features", "embedders", "detectors")
 """Tables that only grow: a later version holds all that an earlier one does."""
 PUBLISHED = ("products", "embeddings", "cells", "shortlists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots", "image_hosts"}
-UNRECORDED |= {"airflow_home", "spark", "port", "image_connections", "image_connections_a_host", "image_contact"}
+UNRECORDED |= {
+    "look_dataset",
+    "airflow_home",
+    "spark",
+    "port",
+    "image_connections",
+    "image_connections_a_host",
+    "image_contact",
+}
 UNRECORDED |= {name for name in Settings.model_fields if name.startswith("serve_")}
 """Settings that decide no result, but for what `rejects` tells: places, some of which hold passwords or say what is
 inside a network, as whoever may read the store reads what is recorded; and how one machine's commands run and ask."""

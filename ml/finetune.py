@@ -191,10 +191,10 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
     chosen, validation = np.flatnonzero(sides == TRAIN), np.flatnonzero(sides == VALIDATION)
     if not len(chosen):
         raise ValueError(f"no sample to train on, of {len(sides)}")
-    history = _resume(model, checkpoints)
+    history = resume(model, checkpoints)
     while not _finished(history, options):
         epoch = len(history.get("loss", []))
-        _seed_layers(model, (options.seed, epoch))
+        seed_layers(model, (options.seed, epoch))
         fitted = model.fit(
             Batches(samples, chosen, (options.seed, epoch)),
             validation_data=Batches(samples, validation) if len(validation) else None,
@@ -202,7 +202,7 @@ def train(  # type: ignore[no-untyped-def]  # keras.Model
             verbose=0,
         ).history
         history = {name: [*history.get(name, []), float(value)] for name, (value,) in fitted.items()}
-        checkpoints[epoch + 1] = {_HISTORY: np.array(json.dumps(history)), **_state(model)}
+        checkpoints[epoch + 1] = checkpoint(model, history)
         for earlier in checkpoints.keys() - {epoch + 1, _best(history)}:
             del checkpoints[earlier]
         on_epoch(epoch + 1)
@@ -281,7 +281,12 @@ def _best(history: dict[str, list[float]]) -> int:
     return int(np.argmin(history.get("val_loss", history["loss"]))) + 1
 
 
-def _resume(model, checkpoints: Checkpoints) -> dict[str, list[float]]:  # type: ignore[no-untyped-def]  # keras.Model
+def checkpoint(model, history: dict[str, list[float]]) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]  # keras.Model
+    """The state of the training of a compiled model, as `Checkpoints` hold it."""
+    return {_HISTORY: np.array(json.dumps(history)), **_state(model)}
+
+
+def resume(model, checkpoints: Checkpoints) -> dict[str, list[float]]:  # type: ignore[no-untyped-def]  # keras.Model
     """Take the model to the last epoch, weights and optimizer; returns the history so far, empty without one."""
     if not checkpoints:
         return {}
@@ -307,11 +312,11 @@ def _variables(model) -> list[keras.Variable]:  # type: ignore[no-untyped-def]  
     return [*model.weights, *model.optimizer.variables]
 
 
-def _seed_layers(model, seed: Sequence[int]) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+def seed_layers(model, seed: Sequence[int]) -> None:  # type: ignore[no-untyped-def]  # keras.Model
     """Let what layers do by chance, as dropout does, follow from `seed` and not from what they did before.
 
     A layer's chance is a state of its own, which is no weight: a process that goes on from weights would begin it anew.
     """
     states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
-    for at, state in enumerate(states):
-        state.assign(np.random.SeedSequence([*seed, at]).generate_state(2))
+    for at, variable in enumerate(states):
+        variable.assign(np.random.SeedSequence([*seed, at]).generate_state(2))

@@ -1,6 +1,6 @@
 """What a person wears, and where: boxes by class.
 
-`ArticleFinder` is the place of whoever finds articles. Until a detector is trained, `KeypointBoxes` fills it: it draws
+`ArticleFinder` is the place of whoever finds articles. Until a detector (`ml.articles`) is trained, `KeypointBoxes` fills it: it draws
 the box that each class most often has on a body like this one, and cannot know what is worn.
 """
 
@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ml.articles import CLASSES
 from ml.look.keypoints import FEET, HEAD, PLACE, Person
 from ml.look.pose import FAR, Frame, frame_of
 
-CLASSES = ("topwear", "outerwear", "dress", "bottomwear", "footwear", "bag", "eyewear", "headwear")
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels of the photo."""
 

@@ -43,15 +43,16 @@ import airflow.sdk, airflow.providers.standard.hooks.subprocess
 started = time.perf_counter()
 import nightly_refresh
 seconds = time.perf_counter() - started
-import json
+import json, train_embedding, train_look
 libraries = ("tensorflow", "keras", "pyspark", "pandas", "numpy", "pyarrow", "deltalake", "kubernetes")
 heavy = [name for name in libraries if name in sys.modules]
 dag = nightly_refresh.dag
+every = [*dag.tasks, *train_embedding.dag.tasks, *train_look.dag.tasks]
 print(json.dumps({
     "seconds": seconds,
     "heavy": heavy,
     "edges": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
-    "docs": {task.task_id: task.doc_md or "" for task in dag.tasks},
+    "docs": {task.task_id: task.doc_md or "" for task in every},
     "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks},
     "starts": dag.start_date, "zone": str(dag.timetable.timezone), "schedule": dag.timetable.expression,
     "catchup": dag.catchup, "active": dag.max_active_runs, "retries": sorted({task.retries for task in dag.tasks}),

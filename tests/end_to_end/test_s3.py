@@ -27,7 +27,7 @@ from tests.faulty_proxy import Asked, FaultyProxy, one_in_ten
 
 RUN = "2026-01-31"
 POLICIES = Path(__file__).resolve().parents[2] / "infra/iam"
-FILES = {"pulls": "archive", "classifier": "model_file", "embedders": "file"}
+FILES = {"pulls": "archive", "classifier": "model_file", "embedders": "file", "detectors": "file"}
 """Tables that name files of the lake, and the column that does."""
 REFRESH = """
 import os, sys
@@ -40,7 +40,7 @@ for each in sys.argv[2:]:
 """
 """Steps as their command lines run them, one after another in one process; each is `name` or `name=dataset`."""
 PHOTOS, CATALOGUE = "s3://the-source/in/photos", "s3://the-source/in/catalogue.zip"
-ALL = [f"pull={PHOTOS}", f"pull={CATALOGUE}", *STEPS[1:], f"search={PHOTOS}", "train_embedding"]
+ALL = [f"pull={PHOTOS}", f"pull={CATALOGUE}", *STEPS[1:], f"search={PHOTOS}", "train_embedding", "train_look"]
 """Every step there is; a prefix is pulled too."""
 
 

@@ -38,7 +38,7 @@ def night(postgres, tmp_path_factory):
     uri = make_conninfo(postgres, dbname="looks")
     run = live_run(Lake(tmp_path_factory.mktemp("lake").as_uri()), uri)
     with store.connect(uri, Path()) as connection:
-        yield run, connection, Searcher(connection, run.settings), looking.load()
+        yield run, connection, Searcher(connection, run.settings), looking.load(run.lake)
 
 
 def seen(night, data=PERSON, filters=(), **options):

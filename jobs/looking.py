@@ -12,8 +12,9 @@ from infra import pretrained
 from infra.interpreter import Network
 from infra.lake import Lake
 from jobs import detectors
+from ml.articles import CLASSES
 from ml.look import pose, weights
-from ml.look.articles import CLASSES, Article, ArticleFinder
+from ml.look.articles import Article, ArticleFinder
 from ml.look.keypoints import Person, find_persons
 from ml.look.pose import Pose
 from ml.look.weights import Learnt

@@ -1,7 +1,8 @@
 """What a person wears, and where: boxes by class.
 
-`ArticleFinder` is the place of whoever finds articles. Until a detector (`ml.articles`) is trained, `KeypointBoxes` fills it: it draws
-the box that each class most often has on a body like this one, and cannot know what is worn.
+`ArticleFinder` is the place of whoever finds articles, which are of the classes of `ml.articles`. Until a detector is
+trained, `KeypointBoxes` fills it: it draws the box that each class most often has on a body like this one, and cannot
+know what is worn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ml.articles import CLASSES
 from ml.look.keypoints import FEET, HEAD, PLACE, Person
 from ml.look.pose import FAR, Frame, frame_of
 
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 
 class Article(NamedTuple):
-    """An article that a person wears: its class, one of `CLASSES`, its box, and how sure that is, 0 to 1."""
+    """An article that a person wears: its class of `ml.articles`, its box, and how sure that is, 0 to 1."""
 
     name: str
     box: Box

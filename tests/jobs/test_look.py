@@ -21,8 +21,8 @@ from jobs.printing import Terminal
 from jobs.serve.search import Searcher
 from jobs.street_photos import StreetPhotos, fold_of, labelled
 from jobs.train_pose import learn, see
+from ml.articles import CLASSES
 from ml.images import ImageError, decode, within
-from ml.look.articles import CLASSES
 from tests.catalogues import zip_bytes
 from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE, attributes, live_run, photo

@@ -112,7 +112,7 @@ def test_one_in_ten_requests_did_fail_in_every_way(refreshed):
     assert 0.05 < sum(map(bool, faults)) / len(faults) < 0.15
 
 
-@pytest.mark.parametrize("name", sorted(WRITES))
+@pytest.mark.parametrize("name", [name for name in sorted(WRITES) if WRITES[name] != "train_look"])  # no night's step
 def test_every_table_holds_the_same_bytes_as_on_disk(refreshed, name):
     disk, s3 = refreshed.disk.table(name), refreshed.s3.table(name)
     assert disk.version >= 0

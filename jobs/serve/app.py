@@ -295,8 +295,9 @@ class Front:
         path, server = scope["path"], self._server
         is_image = path.startswith(IMAGES)
         needs_key = not (is_open(path) or is_image and server.settings.serve_public_images)
-        how = {"needs_key": needs_key, "in_cookie": is_image, "cost": _cost(path)}
-        return await server.guard.admit(scope["headers"], scope.get("client"), **how)
+        return await server.guard.admit(
+            scope["headers"], scope.get("client"), needs_key=needs_key, in_cookie=is_image, cost=_cost(path)
+        )
 
     def _hot(self, scope: Scope) -> tuple[Callable[[Asked], Awaitable[Reply]] | None, str]:
         """The function of a hot route, if it is one, whose path is read as it came: an id may have an encoded `/`."""

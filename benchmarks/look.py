@@ -27,12 +27,13 @@ from infra.errors import UserError
 from infra.settings import read_settings
 from jobs import look, looking
 from jobs.serve.search import Searcher
-from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, fold_of, labelled, orientation_of
+from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, labelled, orientation_of
 from jobs.train_pose import Seen, learn, see
 from ml import metrics
 from ml.look.articles import SEEN_BY
 from ml.look.keypoints import HEAD, PLACE, Person, overlaps
 from ml.look.pose import ORIENTATIONS, pose_of
+from ml.split import fold_of
 
 RULE_LEAST = 0.5
 """Of a head keypoint and of an ankle, by which the rule that the head is compared with calls a photo a full shot."""
@@ -50,8 +51,8 @@ def poses(photos: StreetPhotos, seen: Seen) -> list[dict]:
     """Of each labelled picture what is so and what is said of it by heads that have not learnt from it."""
     rows = []
     for fold in range(FOLDS):
-        learnt = learn(photos, seen, {name for name in seen if fold_of(name) != fold})
-        for name in (name for name in photos.poses if fold_of(name) == fold):
+        learnt = learn(photos, seen, {name for name in seen if fold_of(name, FOLDS) != fold})
+        for name in (name for name in photos.poses if fold_of(name, FOLDS) == fold):
             label, persons = photos.poses[name], seen[name]
             told = pose_of(persons[0], learnt.orientation, learnt.full_shot) if persons else None
             rows.append(
@@ -94,10 +95,10 @@ def resampled(truth: np.ndarray, told: np.ndarray) -> tuple[float, float]:
 
 def box_hits(photos: StreetPhotos, seen: Seen) -> dict[str, list[bool]]:
     """Of each class, for each box held back, whether the box drawn meets it."""
-    learnt = learn(photos, seen, {name for name in seen if fold_of(name) != HELD_BACK})
+    learnt = learn(photos, seen, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK})
     hits: dict[str, list[bool]] = {name: [] for name in (*SEEN_BY, BARE)}
     for name, worn in photos.worn.items():
-        if fold_of(name) != HELD_BACK:
+        if fold_of(name, FOLDS) != HELD_BACK:
             continue
         person = labelled(seen[name], worn)
         drawn = {each.name: each.box for each in learnt.boxes.draw(person, *person.mask.shape)} if person else {}
@@ -113,7 +114,7 @@ def box_hits(photos: StreetPhotos, seen: Seen) -> dict[str, list[bool]]:
 def outlines(photos: StreetPhotos, seen: Seen) -> list[float]:
     """Overlap (IoU) of the largest person's mask with the true one, of pictures held back that have one."""
     shares = []
-    for name in (name for name in seen if fold_of(name) == HELD_BACK):
+    for name in (name for name in seen if fold_of(name, FOLDS) == HELD_BACK):
         true = photos.outline(name)
         if true is not None:
             own = seen[name][0].outline if seen[name] else np.zeros_like(true)

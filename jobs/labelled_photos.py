@@ -33,7 +33,7 @@ from ml import images
 from ml.articles import CLASSES, Labels, Photos
 from ml.features import BATCH, Extractor
 from ml.images import ImageError
-from ml.split import TEST, TRAIN, VALIDATION
+from ml.split import TEST, TRAIN, VALIDATION, fold_of
 
 SETTING = "LOOKALIKE_LOOK_DATASET"
 PLACE = {name: place for place, name in enumerate(CLASSES)}
@@ -266,10 +266,11 @@ def sides_of(names: list[str], persons: np.ndarray) -> np.ndarray:
     """int8 (n,): `TEST` for pictures that are held back, `VALIDATION` or `TRAIN`; pictures of one person, whose number
     is in int (n,), are on one side: the test side if one of them is, or else the validation side if one is.
     """
-    digests = [hashlib.sha256(name.encode()).digest() for name in names]
-    first, second = (np.array([int.from_bytes(d[at : at + 4], "big") for d in digests], np.int64) for at in (0, 4))
+    held_back = np.array([fold_of(name, HELD_BACK) == 0 for name in names], bool)
+    next_bits = [int.from_bytes(hashlib.sha256(name.encode()).digest()[4:8], "big") for name in names]
+    held_out = np.array([bits % HELD_OUT == 0 for bits in next_bits], bool)
     sides = np.full(len(names), TRAIN, np.int8)
-    for side, drawn in ((VALIDATION, second % HELD_OUT == 0), (TEST, first % HELD_BACK == 0)):
+    for side, drawn in ((VALIDATION, held_out), (TEST, held_back)):
         sides[np.isin(persons, persons[drawn])] = side
     return sides
 

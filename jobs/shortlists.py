@@ -24,8 +24,8 @@ PARQUET: dict[str, Any] = {
     "store_schema": False,
 }
 """How they are stored: items by a dictionary, however large, and scores with their bytes apart, which makes both
-smaller. Without least and greatest items and scores, which nobody asks for. Without Arrow's schema, so that other
-readers get text and no dictionary."""
+smaller. Without least and greatest items and scores, which nobody asks for, and which take longer to find than all else
+to write. Without Arrow's schema, so that other readers get text and no dictionary."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ some pictures, `masks/`: PNGs in which 0 is no part of the person.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
@@ -70,11 +69,6 @@ class StreetPhotos:
         if member not in self._names:
             return None
         return np.asarray(Image.open(io.BytesIO(self._archive.read(member)))) > 0
-
-
-def fold_of(name: str) -> int:
-    """The fold of a picture, 0 to 4, by the first 32 bits of its name's SHA-256."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % FOLDS
 
 
 def orientation_of(label: dict) -> str | None:

@@ -19,7 +19,7 @@ from jobs.cli import app
 from jobs.look import PHOTO_SIDE, SUBCATEGORIES, look
 from jobs.printing import Terminal
 from jobs.serve.search import Searcher
-from jobs.street_photos import StreetPhotos, fold_of, labelled
+from jobs.street_photos import StreetPhotos, labelled
 from jobs.train_pose import learn, see
 from ml.articles import CLASSES
 from ml.images import ImageError, decode, within
@@ -246,10 +246,3 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
     for name in ("other.zip", "none.zip"):
         with pytest.raises(UserError, match="no archive of street photos"):
             StreetPhotos(tmp_path / name)
-
-
-def test_pictures_of_every_fold_are_among_a_hundred():
-    assert [fold_of(f"ccp-000{number}.jpg") for number in range(1, 6)] == [
-        fold_of(f"ccp-000{n}.jpg") for n in range(1, 6)
-    ]
-    assert {fold_of(f"ccp-{number:04}.jpg") for number in range(100)} == set(range(5))

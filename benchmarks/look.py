@@ -1,12 +1,14 @@
-"""How well the look of a person is told from a photo: full shots, orientations, boxes, and how long an answer takes.
+"""How well the look of a person is told from a photo: poses, articles, what a search for them finds, and how fast.
 
     python benchmarks/look.py --photos ../shared/data/street-photos.zip
-    python benchmarks/look.py --photos … --lake var/bench/var/lake     # and `look_ms`, from that lake's live run
+    python benchmarks/look.py --photos … --lake var/bench/var/lake --run 2026-01-01    # and what a search finds
+    python benchmarks/look.py --photos … --lake … --run … --timed                      # and `look_ms`, by its live run
 
-Poses are told by five folds of all pictures that have a label, boxes of the pictures that are held back, by the first
-32 bits of each name's SHA-256: nothing is told of a picture by what has learnt from it. A person who is not found is
-taken for a detail that is no full shot, and the person's boxes for missed. The last line is JSON, percentages 0 to 100
-but the F1 and the IoU, null where there is nothing to measure.
+Poses are told by five folds of all pictures that have a label, articles of the pictures that are held back, by the
+first 32 bits of each name's SHA-256: nothing is told of a picture by what has learnt from it. A person who is not found
+is taken for a detail that is no full shot, and the person's articles for missed. What is measured of articles, and how,
+is in `worn.py`. Women and men are told apart as one reader did it (`jobs/street_gender.json`). The last line is JSON,
+percentages 0 to 100 but the F1, the AP50 and the IoU, null where nothing was measured.
 """
 
 from __future__ import annotations
@@ -14,23 +16,29 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import worn
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from infra import store
 from infra.errors import UserError
+from infra.lake import Lake
 from infra.settings import read_settings
-from jobs import look, looking
-from jobs.serve.search import Searcher
-from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, labelled, orientation_of
+from jobs import detectors, labelled_photos, look, looking
+from jobs.labelled_photos import Dataset
+from jobs.run import Run, open_run
+from jobs.serve.search import Searcher, Sight
+from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, gender_of, genders, labelled, orientation_of
 from jobs.train_pose import Seen, learn, see
 from ml import metrics
-from ml.look.articles import SEEN_BY
+from ml.articles import CLASSES
+from ml.look.articles import SEEN_BY, Article
 from ml.look.keypoints import HEAD, PLACE, Person, overlaps
 from ml.look.pose import ORIENTATIONS, pose_of
 from ml.split import fold_of
@@ -93,21 +101,30 @@ def resampled(truth: np.ndarray, told: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def box_hits(photos: StreetPhotos, seen: Seen) -> dict[str, list[bool]]:
-    """Of each class, for each box held back, whether the box drawn meets it."""
+def resampled_mean(values: np.ndarray, names: Sequence[str]) -> tuple[float, float]:
+    """The 95 % interval of a mean, by drawing pictures anew with replacement, each with all its values."""
+    random, (_, place) = np.random.default_rng(0), np.unique(names, return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    draws = (random.integers(0, len(sums), len(sums)) for _ in range(RESAMPLES))
+    low, high = np.percentile([sums[rows].sum() / counts[rows].sum() for rows in draws], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def box_hits(photos: StreetPhotos, seen: Seen) -> dict[str, dict[str, bool]]:
+    """Of each class, for each picture held back that has a box of it, whether the box drawn from keypoints meets it."""
     learnt = learn(photos, seen, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK})
-    hits: dict[str, list[bool]] = {name: [] for name in (*SEEN_BY, BARE)}
-    for name, worn in photos.worn.items():
+    hits: dict[str, dict[str, bool]] = {name: {} for name in (*SEEN_BY, BARE)}
+    for name, worn_boxes in photos.worn.items():
         if fold_of(name, FOLDS) != HELD_BACK:
             continue
-        person = labelled(seen[name], worn)
+        person = labelled(seen[name], worn_boxes)
         drawn = {each.name: each.box for each in learnt.boxes.draw(person, *person.mask.shape)} if person else {}
-        for article, box in worn.items():
+        for article, box in worn_boxes.items():
             if article in hits:
                 met = article in drawn and overlaps(np.array(box), np.array([drawn[article]]))[0] >= IOU
-                hits[article].append(bool(met))
-                if article == "topwear" and not OVER & set(worn):
-                    hits[BARE].append(bool(met))
+                hits[article][name] = bool(met)
+                if article == "topwear" and not OVER & set(worn_boxes):
+                    hits[BARE][name] = bool(met)
     return hits
 
 
@@ -156,41 +173,137 @@ def place_of(lake: str) -> dict[str, object]:
     return {"lake": uri, "store_folder": Path(uri.removeprefix("file://")).parent / "store"}
 
 
+class Report:
+    """The table that is printed, and the figures of the last line."""
+
+    def __init__(self) -> None:
+        self.table = Table("figure", "value", "95 % interval", "of", "women", "men")
+        self.figures: dict[str, object] = {}
+
+    def share(self, key: str, words: str, right: Sequence[float] | np.ndarray, names: Sequence[str]) -> None:
+        """A row for the mean of shares, 0 to 1, each of a picture's name."""
+        values = np.array(right, float)
+        mean, is_one_each = float(values.mean()), len(set(names)) == len(values)
+        low, high = metrics.interval(mean, len(values)) if is_one_each else resampled_mean(values, names)
+        self.figures[key] = round(100 * mean, 2)
+        halves = [f"{100 * values[of].mean():.1f} of {of.sum()}" if of.any() else "" for of in by_gender(names)]
+        self.table.add_row(
+            words, f"{100 * mean:.1f} %", f"{100 * low:.1f} – {100 * high:.1f}", str(len(values)), *halves
+        )
+
+    def score(self, key: str, words: str, value: float, ends: tuple[float, float], of: int, halves: list[str]) -> None:
+        """A row for a score, 0 to 1, with the ends of its interval."""
+        self.figures[key] = round(value, 4)
+        self.table.add_row(words, f"{value:.3f}", f"{ends[0]:.3f} – {ends[1]:.3f}", str(of), *halves)
+
+
+def by_gender(names: Sequence[str]) -> list[np.ndarray]:
+    """Of pictures those of women, and those of men, bool (n,) each."""
+    known = genders()
+    told = [gender_of(name, known) for name in names]
+    return [np.array([each == gender for each in told], bool) for gender in ("Women", "Men")]
+
+
+def report_poses(report: Report, told: list[dict]) -> None:
+    """Full shots and orientations."""
+    names = [row["name"] for row in told]
+    report.share("full_shot", "full shot or not", [row["full_shot"] == row["told_full_shot"] for row in told], names)
+    by_rule = [row["full_shot"] == row["by_rule"] for row in told]
+    report.share("full_shot_by_rule", "the same, by rule", by_rule, names)
+    oriented = [row for row in told if row["orientation"]]
+    truth, said = (np.array([row[key] for row in oriented]) for key in ("orientation", "told_orientation"))
+    halves = [f"{macro_f1(truth[of], said[of]):.3f} of {of.sum()}" for of in by_gender([r["name"] for r in oriented])]
+    ends = resampled(truth, said)
+    report.score("orientation_f1", "orientation, macro F1 of five", macro_f1(truth, said), ends, len(truth), halves)
+
+
+def report_precision(report: Report, model, dataset: Dataset) -> None:  # type: ignore[no-untyped-def]  # keras.Model
+    """AP50 of the detector, on each source's pictures that are held back."""
+    known = genders()
+    of_names = {name: gender_of(name, known) for name in dataset.photos.names}
+    for key, judged in worn.precisions(model, dataset, of_names).items():
+        source, classes = key.split("_")
+        words, halves = f"AP50, mean of {classes} classes, {source}", [f"{part.mean:.3f}" for part in judged.halves]
+        report.score(f"map50_{key}", words, judged.whole.mean, judged.whole.interval, judged.photos, halves)
+        if int(classes) == len(CLASSES):
+            for name, value, ends in zip(CLASSES, judged.whole.classes, judged.whole.intervals, strict=True):
+                report.score(f"ap50_{name}_{source}", f"  {name}", float(value), ends, judged.photos, ["", ""])
+
+
+def report_articles(report: Report, dataset: Dataset, articles: list[worn.Labelled], run: Run | None) -> None:
+    """How many articles are found, and what a search for them finds."""
+    report.share("found", "articles found", [bool(each.found) for each in articles], [each.name for each in articles])
+    if run is None:
+        return
+    sight, shop, hits = Sight(run), worn.Shop.of(run), {}
+    found = [each for each in articles if each.found]
+    for key, words, of, boxes in (
+        ("class_in_ten", "its class among ten, by found boxes", found, [each.found for each in found if each.found]),
+        ("class_in_ten_true", "the same, by true boxes", articles, [worn.true_box(each) for each in articles]),
+    ):
+        embeddings = worn.embed(sight, worn.cut(dataset, of, boxes))
+        hits[key] = worn.has_class(shop, [each.article for each in of], embeddings)
+        report.share(key, words, hits[key], [each.name for each in of])
+    lost = 1 - hits["class_in_ten"].sum() / hits["class_in_ten_true"].sum()
+    report.figures["loss_percent"] = round(100 * float(lost), 2)
+    report.table.add_row("relative loss by found boxes", f"{100 * lost:.1f} %", "", str(len(articles)), "", "")
+    report_told(report, dataset, articles, sight, shop)
+
+
+def report_told(report: Report, dataset: Dataset, articles: list[worn.Labelled], sight: Sight, shop: worn.Shop) -> None:
+    """What `look` gives, which takes an article for one of the class that was found."""
+    met = [each for each in articles if each.met]
+    boxes = [each.met for each in met if each.met]
+    embeddings = worn.embed(sight, worn.cut(dataset, met, boxes), [shop.kinds_of(box.name) for box in boxes])
+    hits = worn.has_class(shop, [each.article for each in met], embeddings)
+    right = {id(each): hit for each, hit in zip(met, hits, strict=True)}
+    words = "its class among ten, taken for the class found; none found: lost"
+    whole = [bool(right.get(id(each))) for each in articles]
+    report.share("class_in_ten_told", words, whole, [each.name for each in articles])
+    families = worn.families_of(dataset, articles)
+    boxes_of: Sequence[Article | None]
+    for key, words, boxes_of in (
+        ("colour_agrees", "of the ten of the colour's family, by found boxes", [each.found for each in articles]),
+        ("colour_agrees_true", "the same, by true boxes", [worn.true_box(each) for each in articles]),
+    ):
+        chosen = [
+            (each, box, family)
+            for each, box, family in zip(articles, boxes_of, families, strict=True)
+            if box and family
+        ]
+        some, names = [each for each, _, _ in chosen], [each.article for each, _, _ in chosen]
+        crops = worn.cut(dataset, some, [box for _, box, _ in chosen])
+        embeddings = worn.embed(sight, crops, [shop.kinds_of(name) for name in names])
+        shares = worn.agreeing(shop, names, embeddings, [family for _, _, family in chosen])
+        report.share(key, words, shares[:, 0], [each.name for each in some])
+    report.share("colour_by_chance", "of all of its class", shares[:, 1], [each.name for each in some])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="archive of street photos")
-    parser.add_argument("--lake", default="", help="lake whose live run answers are timed on; default: the settings'")
-    parser.add_argument("--untimed", action="store_true", help="leave out look_ms, which needs a live run")
+    parser.add_argument("--lake", default="", help="lake of the run; default: the settings'")
+    parser.add_argument("--run", default="", help="run in which articles are searched for; none: they are not")
+    parser.add_argument("--timed", action="store_true", help="measure look_ms, too, by the live run")
     given = parser.parse_args()
-    photos = StreetPhotos(given.photos)
-    seen = see(photos, looking.Eyes())
-    told, hits, masks = poses(photos, seen), box_hits(photos, seen), outlines(photos, seen)
-    table = Table("figure", "value", "95 % interval", "of")
-    figures: dict[str, float | dict | None] = {}
-
-    def add(key: str, words: str, right: list[bool]) -> None:
-        share = float(np.mean(right))
-        low, high = metrics.interval(share, len(right))
-        figures[key] = round(100 * share, 2)
-        table.add_row(words, f"{100 * share:.1f} %", f"{100 * low:.1f} – {100 * high:.1f}", str(len(right)))
-
-    add("full_shot", "full shot or not", [row["full_shot"] == row["told_full_shot"] for row in told])
-    add("full_shot_by_rule", "the same, by rule", [row["full_shot"] == row["by_rule"] for row in told])
-    oriented = [row for row in told if row["orientation"]]
-    truth, said = (np.array([row[key] for row in oriented]) for key in ("orientation", "told_orientation"))
-    figures["orientation_f1"], (low, high) = round(macro_f1(truth, said), 4), resampled(truth, said)
-    table.add_row(
-        "orientation, macro F1 of five", f"{macro_f1(truth, said):.3f}", f"{low:.3f} – {high:.3f}", str(len(truth))
-    )
-    for name, right in hits.items():
-        add(f"box_{name}", f"box drawn from keypoints, {name.replace('_', ' ')}: recall at IoU {IOU}", right)
-    figures["mask_iou"] = round(float(np.mean(masks)), 4)
-    table.add_row("person's mask, mean IoU", f"{np.mean(masks):.3f}", "", str(len(masks)))
-    parts = None if given.untimed else look_ms(photos, given.lake)
-    figures["look_ms"], figures["look_ms_parts"] = parts and parts["all"], parts
-    out.print(table)
-    print(json.dumps(figures))
+    photos, dataset = StreetPhotos(given.photos), labelled_photos.read(str(given.photos))
+    run = open_run(given.run, **place_of(given.lake)) if given.run else None
+    lake, report = Lake(read_settings(**place_of(given.lake)).lake), Report()
+    models, seen = looking.load(lake), see(photos, looking.Eyes())
+    report_poses(report, poses(photos, seen))
+    if sha256 := detectors.champion(lake):
+        report_precision(report, detectors.read(lake, sha256), dataset)
+    report_articles(report, dataset, worn.find_all(dataset, seen, models), run)
+    for name, met in box_hits(photos, seen).items():
+        report.share(f"box_{name}", f"{name.replace('_', ' ')}: the box by keypoints meets it", [*met.values()], [*met])
+    masks = outlines(photos, seen)
+    report.figures["mask_iou"] = round(float(np.mean(masks)), 4)
+    report.table.add_row("person's mask, mean IoU", f"{np.mean(masks):.3f}", "", str(len(masks)), "", "")
+    parts = look_ms(photos, given.lake) if given.timed else None
+    report.figures["look_ms"], report.figures["look_ms_parts"] = parts and parts["all"], parts
+    out.print(report.table)
+    print(json.dumps(report.figures))
 
 
 if __name__ == "__main__":

@@ -107,12 +107,12 @@ def look(
             for articles in models.find_articles(image, persons)
         ]
         crops = [
-            _png(crop(image, person.mask, article.box))
+            (png(crop(image, person.mask, article)), article.name)
             for person, articles in zip(persons, found, strict=True)
             for article in articles
         ]
     with _timed(ms, "embed"):
-        seen = iter([each for at in range(0, len(crops), BATCH) for each in searcher.see(crops[at : at + BATCH])])
+        seen = iter(_see(searcher, crops))
     with _timed(ms, "search"):
         worn = [
             [_search(searcher, connection, article, next(seen), filters, k, exclude) for article in articles]
@@ -125,6 +125,17 @@ def look(
     ]
     height, width = image.shape[:2]
     return Look(width, height, dressed, answer, _words(dressed, answer), models.find_articles.source, _summed(ms))
+
+
+def _see(searcher: Searcher, crops: Sequence[tuple[bytes, str]]) -> list[Seen | ImageError]:
+    """What the models make of crops, each of which is of a kind that its class of article may be."""
+    kinds = {name: searcher.kinds(SUBCATEGORIES[name]) for name in {name for _, name in crops}}
+    batches = [crops[at : at + BATCH] for at in range(0, len(crops), BATCH)]
+    return [
+        seen
+        for batch in batches
+        for seen in searcher.see([picture for picture, _ in batch], [kinds[name] for _, name in batch])
+    ]
 
 
 def _search(
@@ -174,8 +185,8 @@ def _summed(ms: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 1) for name, value in {**ms, "all": sum(ms.values())}.items()}
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    """A crop as a file, which is then seen as any photo is."""
+def png(pixels: np.ndarray) -> bytes:
+    """A crop, uint8 (h, w, 3), as a file, which is then seen as any photo is."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", compress_level=1)
     return out.getvalue()

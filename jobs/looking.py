@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from infra import pretrained
 from infra.interpreter import Network
@@ -57,10 +58,21 @@ class Detector:
     def _worn(self, image: np.ndarray, person: Person) -> list[Article]:
         from ml import article_network
 
-        found, _ = article_network.find_worn(self._model, image, person.box, MOST, LEAST)
+        found, part = article_network.find_worn(self._model, image, person.box, MOST, LEAST, masks=True)
+        of_class = () if found.masks is None else tuple(found.masks)
+        masks = [_spread(mask, part, image.shape[:2]) for mask in of_class]
         articles = zip(found.boxes.tolist(), found.classes.tolist(), found.confidences.tolist(), strict=True)
-        worn = [Article(CLASSES[place], tuple(box), confidence) for box, place, confidence in articles]
+        worn = [Article(CLASSES[place], tuple(box), confidence, masks[place]) for box, place, confidence in articles]
         return sorted(worn, key=lambda article: -article.confidence)
+
+
+def _spread(mask: np.ndarray, part: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """A mask of a part of a photo, float32 (r, c), over all of it, uint8 (h, w), zero elsewhere."""
+    left, top, right, bottom = part
+    whole = np.zeros(size, np.uint8)
+    grey = Image.fromarray(np.rint(255 * mask).astype(np.uint8))
+    whole[top:bottom, left:right] = np.asarray(grey.resize((right - left, bottom - top), Image.Resampling.BILINEAR))
+    return whole
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -64,6 +64,8 @@ HIDDEN, DROPOUT, LABEL_SMOOTHING = 1024, (0.3, 0.5), 0.05
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 20, 2e-3, 1e-2
 BATCHES, BATCH_SIZES = 64, (32, 512)
 """Batches an epoch, as far as the sizes of a batch let it: small catalogues learn in as few epochs as large ones."""
+TINY = 1e-12
+"""Of a probability: what nobody took an image for is not impossible, where nothing else is allowed."""
 MISSING = -1
 """Code of an attribute that is not known."""
 LAYOUT = 5
@@ -167,7 +169,12 @@ class Embedder:
         """SHA-256 (hex) of the file, or `UNTRAINED_NAME`."""
         return hashlib.sha256(self.to_bytes()).hexdigest() if self.arrays else UNTRAINED_NAME
 
-    def apply(self, features: Features, known: Mapping[str, Sequence[str | None]] | None = None) -> np.ndarray:
+    def apply(
+        self,
+        features: Features,
+        known: Mapping[str, Sequence[str | None]] | None = None,
+        among: Mapping[str, Sequence[Collection[str]]] | None = None,
+    ) -> np.ndarray:
         """Embeddings of n images, float32 (n, e) in fixed point.
 
         In float64, so that rounding to the grid gives the same bits whatever computes it, in batches of any size.
@@ -175,6 +182,8 @@ class Embedder:
         Args:
             features: the images'.
             known: attribute → what is known of each of the n images; None where nothing is, or nothing may be used.
+            among: attribute → the values that each of the n images may have; where it has none of them, or none is
+                named, any.
 
         Raises:
             ValueError: the features have another width than those it was trained on.
@@ -186,17 +195,24 @@ class Embedder:
             raise ValueError(f"features have {width} dimensions, not {wanted}")
         blocks = self.recipe.blocks
         codes = {name: self._codes(name, values) for name, values in (known or {}).items() if name in blocks}
+        allowed = {name: self._allowed(name, values) for name, values in (among or {}).items() if name in blocks}
         made = []
         for at in range(0, len(features.average), _ROWS):
             part = slice(at, at + _ROWS)
-            codes_of_part = {name: values[part] for name, values in codes.items()}
-            made.append(to_embedding(_blocks(self.recipe, self._wide, features.take(part), codes_of_part)))
+            of_part = [{name: values[part] for name, values in told.items()} for told in (codes, allowed)]
+            made.append(to_embedding(_blocks(self.recipe, self._wide, features.take(part), *of_part)))
         return np.concatenate(made)
 
     def _codes(self, name: str, values: Sequence[str | None]) -> np.ndarray:
         """Place of each value among the attribute's classes, int (n,); −1 where it is none of them."""
         place = {value: code for code, value in enumerate(self.arrays.get(f"{name}_classes", np.array([])).tolist())}
         return np.array([place.get(value, MISSING) for value in values], np.int64)
+
+    def _allowed(self, name: str, values: Sequence[Collection[str]]) -> np.ndarray:
+        """Which classes of an attribute each image may be of, bool (n, c)."""
+        classes = self.arrays.get(f"{name}_classes", np.array([])).tolist()
+        allowed = np.array([[value in of_image for value in classes] for of_image in values], bool)
+        return allowed | ~allowed.any(axis=1, keepdims=True)
 
     def to_bytes(self) -> bytes:
         """The arrays as a `.npz` archive; equal arrays give equal bytes."""
@@ -234,14 +250,18 @@ def _remembered(recipe: Recipe, arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _blocks(
-    recipe: Recipe, arrays: Mapping[str, np.ndarray], features: Features, known: Mapping[str, np.ndarray]
+    recipe: Recipe,
+    arrays: Mapping[str, np.ndarray],
+    features: Features,
+    known: Mapping[str, np.ndarray],
+    allowed: Mapping[str, np.ndarray],
 ) -> np.ndarray:
     x = np.concatenate(features, axis=1).astype(np.float64)
     x = np.clip((x - arrays["mean"]) / arrays["deviation"], -recipe.clip, recipe.clip)
     x = np.maximum(x @ arrays["hidden"] + arrays["hidden_bias"], 0)
     looks = memory.looks(features.stages.astype(np.float64), arrays["looks_mean"], arrays["looks"])
     blocks, doubt = [], np.zeros(len(x))
-    for name, probabilities in _probabilities(recipe, arrays, x, looks, known).items():
+    for name, probabilities in _probabilities(recipe, arrays, x, looks, known, allowed).items():
         greatest = probabilities.max(axis=1)
         block, sure = unit((probabilities / greatest[:, None]) ** (recipe.sharpness / 2)), (1 + greatest) / 2
         if name in known:
@@ -261,12 +281,17 @@ def _probabilities(
     x: np.ndarray,
     looks: np.ndarray,
     known: Mapping[str, np.ndarray],
+    allowed: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Of the classes of each attribute that has a block and that the training side has, float64 (n, c)."""
     probabilities = {}
     for name in [name for name in recipe.blocks if name in arrays and name != "looks"]:
         sums = arrays.get(f"{name}_sums")
-        probabilities[name] = _softmax(arrays, name, x) if sums is None else _softmax(arrays, recipe.joint, x) @ sums
+        if sums is None:
+            probabilities[name] = _softmax(arrays, name, x)
+        else:
+            others = {other: classes for other, classes in allowed.items() if other != name}
+            probabilities[name] = _of_joint(recipe, arrays, x, others) @ sums
     asked = _remembered(recipe, arrays)
     nothing = np.full(len(x), MISSING)
     unknown = [known.get(name, nothing) == MISSING for name in asked]
@@ -277,7 +302,26 @@ def _probabilities(
         for name, recalled in zip(asked, recalled_labels, strict=True):
             opinion = probabilities[name][at]  # stands for the memory's where that knows no label
             probabilities[name][at] += recipe.share * (recalled - recalled.sum(axis=1, keepdims=True) * opinion)
+    for name in allowed.keys() & probabilities.keys():
+        probabilities[name] = _within(probabilities[name], allowed[name])
     return probabilities
+
+
+def _of_joint(
+    recipe: Recipe, arrays: Mapping[str, np.ndarray], x: np.ndarray, allowed: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Probabilities of the joint attribute, whose parts may be of the allowed classes only."""
+    joint = _softmax(arrays, recipe.joint, x)
+    for name in [name for name in allowed if f"{name}_sums" in arrays]:
+        joint = _within(joint, allowed[name] @ arrays[f"{name}_sums"].T > 0)
+    return joint
+
+
+def _within(probabilities: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Probabilities, float64 (n, c), given that a class is allowed, bool (n, c); as they are where none is."""
+    left = np.where(allowed, probabilities + TINY, 0)
+    total = left.sum(axis=1, keepdims=True)
+    return np.where(total > 0, left / np.maximum(total, TINY), probabilities)
 
 
 def _softmax(arrays: Mapping[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ sight of the live run and answers many photos. What a photo is taken for and whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -103,10 +103,17 @@ class Sight:
         (seen,) = self.look([{name: np.zeros((*size, 3), np.uint8) for name, size in self.sizes.items()}])
         _check_width(run, len(seen.embedding))
 
-    def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
-        """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is."""
+    def see(
+        self, photos: Sequence[bytes | ImageError], kinds: Sequence[Collection[str]] = ()
+    ) -> list[Seen | ImageError]:
+        """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is.
+
+        `kinds` are the articleTypes that each photo may be of, any where it has none, or none are given.
+        """
         decoded = [photo if isinstance(photo, ImageError) else self._decode(photo) for photo in photos]
-        seen = iter(self.look([each for each in decoded if not isinstance(each, ImageError)]))
+        images = [at for at, each in enumerate(decoded) if not isinstance(each, ImageError)]
+        of_images = [kinds[at] for at in images] if kinds else ()
+        seen = iter(self.look([each for each in decoded if not isinstance(each, ImageError)], of_images))
         return [each if isinstance(each, ImageError) else next(seen) for each in decoded]
 
     def _decode(self, photo: bytes) -> dict[str, np.ndarray] | ImageError:
@@ -115,13 +122,13 @@ class Sight:
         except ImageError as error:
             return error
 
-    def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
-        """What the models make of up to `BATCH` photos whose pixels are of `sizes`."""
+    def look(self, pixels: Sequence[Mapping[str, np.ndarray]], kinds: Sequence[Collection[str]] = ()) -> list[Seen]:
+        """What the models make of up to `BATCH` photos whose pixels are of `sizes`; `kinds` as `see` has them."""
         if not pixels:
             return []
         known = [self._known(each) for each in pixels]
         features = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        embeddings = self._embed(features, known)
+        embeddings = self._embed(features, known, kinds)
         if self._classifier is None:
             return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
@@ -133,9 +140,12 @@ class Sight:
         """What the catalogue says of a photo that it has."""
         return self.pictures.known(pixels[THUMBNAIL]) if self.pictures and THUMBNAIL in pixels else {}
 
-    def _embed(self, features: Features, known: Sequence[Mapping[str, str | None]]) -> np.ndarray:
+    def _embed(
+        self, features: Features, known: Sequence[Mapping[str, str | None]], kinds: Sequence[Collection[str]]
+    ) -> np.ndarray:
         """Embeddings of photos, by what they show alone where nothing is known of them."""
-        embeddings, at = self.embedder.apply(features), [row for row, of_photo in enumerate(known) if of_photo]
+        embeddings = self.embedder.apply(features, among={KIND[1]: kinds} if kinds else None)
+        at = [row for row, of_photo in enumerate(known) if of_photo]
         if at:
             said = {name: [known[row][name] for row in at] for name in ATTRIBUTES}
             embeddings[at] = self.embedder.apply(features.take(at), said)
@@ -177,9 +187,11 @@ class Searcher:
             raise seen
         return self.answer(connection, seen, filters, k, exclude)
 
-    def see(self, photos: Sequence[bytes | ImageError]) -> list[Seen | ImageError]:
+    def see(
+        self, photos: Sequence[bytes | ImageError], kinds: Sequence[Collection[str]] = ()
+    ) -> list[Seen | ImageError]:
         """As `Sight.see`, with the models of the live run."""
-        return self._sight.see(photos)
+        return self._sight.see(photos, kinds)
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -222,6 +234,13 @@ class Searcher:
             return []
         left = _values(self._catalogue.passing(filters)[self.group])
         return [name for name in subcategories if name in left]
+
+    def kinds(self, subcategories: Sequence[str]) -> list[str]:
+        """The articleTypes of the products of some subCategories; none where the catalogue lacks either."""
+        column = self.run.layout.column(KIND[1])
+        if not (self.group and column):
+            return []
+        return _values(self._catalogue.passing({self.group: list(subcategories)})[column])
 
     def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
         """Of each item what the blocks of embeddings add to its score.

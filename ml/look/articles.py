@@ -20,11 +20,15 @@ Box = tuple[float, float, float, float]
 
 
 class Article(NamedTuple):
-    """An article that a person wears: its class of `ml.articles`, its box, and how sure that is, 0 to 1."""
+    """An article that a person wears: its class of `ml.articles`, its box, and how sure that is, 0 to 1.
+
+    `mask`, uint8 (h, w), tells how surely a pixel of the photo is the article's; None where nobody knows.
+    """
 
     name: str
     box: Box
     confidence: float
+    mask: np.ndarray | None = None
 
 
 class ArticleFinder(Protocol):

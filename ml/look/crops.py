@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ml.look.articles import Box
+from ml.look.articles import Article, Box
 
 MARGIN = 0.04
 """Of a box's sides, left around it: boxes are seldom exact."""
@@ -13,21 +13,28 @@ ASPECT, FILLED = 3 / 4, 0.9
 COVERED_LEAST = 0.1
 """Least share of a box that is the person's; a mask that leaves less has missed the article."""
 WHITE = 255
+DOUBTFUL, CERTAIN = 0.2, 0.5
+"""How sure an article's mask is of pixels that are not kept at all, and of those that are kept as they are: its edges
+are as coarse as the detector's cells."""
+CARRIED = "bag"
+"""Its class of article, which no person's outline need hold."""
 
 
-def crop(image: np.ndarray, mask: np.ndarray, box: Box) -> np.ndarray:
-    """The part of a photo inside a box, without its background.
+def crop(image: np.ndarray, outline: np.ndarray, article: Article) -> np.ndarray:
+    """The part of a photo that an article is in, without the background, and, if its mask is told, without the rest of
+    the person.
 
     Args:
         image: uint8 (h, w, 3).
-        mask: uint8 (h, w), how surely a pixel is the person's.
-        box: in pixels.
+        outline: uint8 (h, w), how surely a pixel is the person's.
+        article: with its box, and perhaps its mask, in pixels of the photo.
 
     Returns:
         uint8 (H, W, 3) with `ASPECT`.
     """
-    rows, columns = _slices(box, *image.shape[:2])
-    part, kept = image[rows, columns], mask[rows, columns, None].astype(np.float32) / 255
+    rows, columns = _slices(article.box, *image.shape[:2])
+    mask = None if article.mask is None else article.mask[rows, columns]
+    part, kept = image[rows, columns], _kept(outline[rows, columns], mask, article.name)[..., None]
     if kept.mean() >= COVERED_LEAST:
         part = np.rint(kept * part + (1 - kept) * WHITE).astype(np.uint8)
     height, width = part.shape[:2]
@@ -36,6 +43,15 @@ def crop(image: np.ndarray, mask: np.ndarray, box: Box) -> np.ndarray:
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     picture[top : top + height, left : left + width] = part
     return picture
+
+
+def _kept(outline: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarray:
+    """How much of each pixel is the article's, float32 (h, w), 0 to 1, by the person's outline and its own mask."""
+    of_person = outline.astype(np.float32) / 255
+    if mask is None:
+        return of_person
+    sure = ((mask.astype(np.float32) / 255 - DOUBTFUL) / (CERTAIN - DOUBTFUL)).clip(0, 1)
+    return sure if name == CARRIED else sure * of_person
 
 
 def _slices(box: Box, height: int, width: int) -> tuple[slice, slice]:

@@ -158,6 +158,23 @@ def test_a_copy_of_a_guess_is_as_near_as_a_photo_to_itself(catalogue, embedder):
     assert np.abs((found * again).sum(axis=1) - 1).max() < 5e-3
 
 
+def test_an_image_is_taken_for_nothing_but_what_it_may_be(catalogue, embedder):
+    features, _, _ = catalogue
+    classes = embedder.arrays["articleType_classes"].tolist()
+    kinds = embedder.apply(features, among={"articleType": [("articleType 2", "articleType 4")] * N})[:, :6]
+    taken = {classes[place] for place in np.unique(kinds.argmax(axis=1))}
+    assert taken == {"articleType 2", "articleType 4"}
+    plain = embedder.apply(features)[:, :6].argmax(axis=1)
+    within = np.isin(plain, [classes.index(name) for name in sorted(taken)])
+    assert np.array_equal(kinds.argmax(axis=1)[within], plain[within])
+
+
+@pytest.mark.parametrize("values", [(), ("nothing that was learnt",)])
+def test_an_image_that_may_be_anything_is_seen_as_any(catalogue, embedder, values):
+    features, _, _ = catalogue
+    assert np.array_equal(embedder.apply(features, among={"articleType": [values] * N}), embedder.apply(features))
+
+
 def test_a_value_that_was_never_learnt_is_not_known(catalogue, embedder):
     features = catalogue[0].take(slice(3))
     nothing = {"articleType": ["new", None, "new"], "season": ["season 1"] * 3}

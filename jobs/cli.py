@@ -438,8 +438,8 @@ def _search_all(photos: str, live: Run, filters: Filters, k: int, exclude: Seque
     """Run the step search for a folder or table, and show how many photos each stage answered."""
     from infra import telemetry
     from jobs import step as steps
+    from jobs.photo_source import dataset_of
     from jobs.run import open_run
-    from jobs.search import dataset_of
 
     run = open_run(live.name, dataset=dataset_of(photos, filters, k, exclude))
     telemetry.start(run.settings.logs, run.name, "search", aloud=False)

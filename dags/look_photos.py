@@ -29,8 +29,8 @@ with DAG(
         task_id="looks",
         arguments=("--run", "{{ params.run }}"),
         outlets=[Asset("lookalike_looks")],
-        doc_md="""Looks at the photos, as `lookalike look` does at one, and writes `looks` and `look_rejects`. What has been
-looked at with the same products and models is not looked at again.
+        doc_md="""Looks at the photos, as `lookalike look` does at one, and writes `looks` and `look_rejects`. What has
+been looked at with the same products and models is not looked at again.
 
 **If it fails:** the tables hold what the last run of the task gave; a retry goes on from the last sixteen photos or so.
 *User error*: no run is live, the place holds no photo, or a column or filter is unknown; the log says which. What of

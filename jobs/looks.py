@@ -17,7 +17,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import lru_cache
 from time import perf_counter
 from zlib import crc32
@@ -189,7 +189,14 @@ def _batch(run: Run, source: Source) -> Batch:
 
 
 def _open(place: Place) -> Source:
-    return photo_source.open_source(*place)
+    """The source; what a table asks for twice in the same words is answered once."""
+    source, met, photos = photo_source.open_source(*place), set[str](), list[Photo]()
+    for photo in source.photos:
+        question = content_hash(photo.name, photo.filters, photo.exclude)
+        if photo.content is not None or question not in met:
+            photos.append(photo)
+        met.add(question)
+    return replace(source, photos=photos)
 
 
 @lru_cache(maxsize=1)

@@ -168,7 +168,8 @@ def test_what_has_been_looked_at_is_not_looked_at_again_unless_it_or_the_product
     assert execute("looks", fewer).figures["looked_at"] == 1
 
 
-def test_a_task_ends_where_a_name_says_so_and_never_late():
+def test_a_task_ends_where_a_name_says_so_and_never_late(monkeypatch):
+    monkeypatch.setattr(looks, "TASK_PHOTOS", 16)
     photos = [photo_source.Photo(f"{number}.jpg", {}) for number in range(400)]
     tasks = [tuple(map(int, task.split(":"))) for task in looks._tasks(photos)]
     assert [start for start, _ in tasks] == [0, *(stop for _, stop in tasks[:-1])]
@@ -183,11 +184,13 @@ def test_a_task_ends_where_a_name_says_so_and_never_late():
 # A table --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_gives_photos_filters_of_their_own(night, tmp_path):
+def test_a_table_gives_photos_filters_of_their_own_and_asks_each_question_once(night, tmp_path):
     run, _, _, alone = night
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerows([["image", "baseColour"], ["in/red.jpg", "Red"], ["in/red.jpg", ""], ["in/no.jpg", ""]])
+    writer.writerows(
+        [["image", "baseColour"], *[["in/red.jpg", colour] for colour in ("Red", "", "Red")], ["no.jpg", ""]]
+    )
     folder(tmp_path, {"photos.csv": text.getvalue().encode(), "in/red.jpg": RED})
     execute("looks", asked(run, f"{tmp_path}/photos.csv?k=4"))
     filters = {'{"baseColour": "Red"}': {"baseColour": "Red"}, "{}": {}}
@@ -197,7 +200,7 @@ def test_a_table_gives_photos_filters_of_their_own(night, tmp_path):
         for words, wanted in filters.items()
         for each in expected("in/red.jpg", RED, alone(RED, wanted, k=4), words)
     ]
-    assert [(row["image"], row["reason"]) for row in rows_of(run, "look_rejects")] == [("in/no.jpg", "missing file")]
+    assert [(row["image"], row["reason"]) for row in rows_of(run, "look_rejects")] == [("no.jpg", "missing file")]
 
 
 def test_photos_that_a_table_holds_are_read_from_it_by_the_workers(night, tmp_path):

@@ -133,6 +133,12 @@ def open_source(dataset: str, fields: tuple[str, ...], photo_roots: tuple[str, .
         folder, (columns, photos) = table.rpartition("/")[0], _photos_of_table(table, there)
     else:
         folder, columns, photos = uri, [], there
+    if any(photo.name.startswith("_delta_log/") for photo in photos):
+        raise UserError(
+            "it is a Delta table, and photos are read from folders, CSV and Parquet files",
+            where=uri,
+            remedy='write it as one file: DeltaTable("…").to_pandas().to_parquet("photos.parquet")',
+        )
     if not photos:
         raise UserError("it names no photo", where=uri, remedy="give a folder of images or a table with their paths")
     names = [name for name, _ in pairs if name not in of_all]

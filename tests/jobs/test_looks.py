@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from tests.catalogues import folder, open_run, write_result, write_table
 from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE, live_run, photo
 
+DAGS = Path(__file__).resolve().parents[2] / "dags"
 RED = mannequin()
 
 
@@ -213,6 +216,13 @@ def test_photos_that_a_table_holds_are_read_from_it_by_the_workers(night, tmp_pa
     assert [(row["image"], row["reason"]) for row in rows_of(run, "look_rejects")] == [("row 2", "no path")]
 
 
+def test_a_delta_table_is_told_from_a_folder_of_photos(tmp_path):
+    folder(tmp_path, {"_delta_log/00000000000000000000.json": b"{}", "part-0.parquet": b"PAR1"})
+    with pytest.raises(UserError, match="it is a Delta table") as caught:
+        photo_source.open_source(str(tmp_path), ())
+    assert "to_parquet" in caught.value.remedy
+
+
 def test_workers_are_told_no_password_and_of_photos_that_cannot_be_used_why(night, tmp_path):
     run = asked(night[0], tmp_path)
     folder(tmp_path, {"a.csv": b"image\nred.jpg\nb.jpg,too long\n"})
@@ -285,6 +295,18 @@ def test_products_with_several_images_are_compared_by_the_nearest(lake):
     query = rng.normal(size=4).astype(np.float32)
     scores = np.maximum.reduceat(embeddings @ query, firsts)
     assert scores == pytest.approx([(images[name] @ query).max() for name in ids])
+
+
+# The DAG --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_dag_names_the_live_run_to_a_driver_that_cannot_ask_the_store(night):
+    run = night[0]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{DAGS}:{DAGS.parent}"}
+    env |= {"LOOKALIKE_LAKE": run.lake.uri, "LOOKALIKE_STORE": run.settings.store}
+    asks = "from spark_step import run_name; print(run_name('latest'), run_name('2026-01-01'))"
+    done = subprocess.run([sys.executable, "-c", asks], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{run.name} 2026-01-01"
 
 
 # The command ----------------------------------------------------------------------------------------------------------

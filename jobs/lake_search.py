@@ -33,7 +33,6 @@ class LakeSearcher(Finder[None]):
         """
         super().__init__(run)
         rows = run.attributes(["product_id", *run.fields])
-        self._ids = rows["product_id"].to_numpy()
         self._rows = rows.append_column(INDEX, pa.array(np.arange(len(rows))))
         self._embeddings, self._owners = _read_embeddings(run, rows["product_id"])
 
@@ -49,12 +48,12 @@ class LakeSearcher(Finder[None]):
 
     def _best(self, scores: np.ndarray, filters: Filters, k: int, exclude: Sequence[str]) -> list[Item]:
         """The best `k` of the products that pass and are not left out, ties to the id that comes first."""
-        rows = passing(self._rows, filters)
-        if exclude:
-            rows = rows.filter(pc.invert(pc.is_in(rows["product_id"], value_set=pa.array(exclude, pa.string()))))
+        ids, rows = self._catalogue.ids, passing(self._rows.select([*filters, INDEX]), filters)
         members = rows[INDEX].to_numpy()
+        if exclude:
+            members = members[~np.isin(members, ids.get_indexer(list(exclude)))]
         best = members[nearest(scores[members], k)]
-        return [Item(self._ids[at], float(scores[at]), len(members)) for at in best]
+        return [Item(ids[at], float(scores[at]), len(members)) for at in best]
 
 
 def _read_embeddings(run: Run, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -246,7 +246,7 @@ def test_a_run_whose_steps_do_not_fit_together_is_not_looked_for(night, tmp_path
     run = asked(night[0], folder(tmp_path, {"red.jpg": RED}))
     kept = run.lake.read_bytes(f"runs/{run.name}/candidates.json")
     other = json.loads(kept)
-    other["inputs"]["embeddings"]["content"] = "another"
+    other["inputs"]["products"]["content"] = "another"
     run.lake.write_bytes(f"runs/{run.name}/candidates.json", json.dumps(other).encode())
     try:
         with pytest.raises(UserError, match="is no closed chain: step candidates read"):

@@ -43,11 +43,11 @@ STAYS = ("LOOKALIKE_DATASET", "LOOKALIKE_STORE", "LOOKALIKE_STORE_FOLDER", "LOOK
 class SparkStep(SparkSubmitOperator):
     """Submits `jobs/<task>.py` to Spark and returns the step's figures."""
 
-    def __init__(self, *, task_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, task_id: str, arguments: tuple[str, ...] = ARGUMENTS, **kwargs: Any) -> None:
         super().__init__(
             task_id=task_id,
             application=f"{find_spec('jobs').submodule_search_locations[0]}/{task_id}.py",
-            application_args=list(ARGUMENTS),
+            application_args=list(arguments),
             conn_id="spark_default",
             name=f"lookalike-{task_id}",
             durable=False,  # a step run again takes up what is finished by itself
@@ -56,6 +56,7 @@ class SparkStep(SparkSubmitOperator):
 
     def execute(self, context: Context) -> dict[str, object]:
         self.follow_connection()
+        self.application_args[1] = run_name(self.application_args[1])
         try:
             super().execute(context)
         except AirflowException as error:
@@ -149,6 +150,18 @@ def failure(step: str, code: int) -> AirflowException:
     if code == TransientError.exit_code:
         return AirflowException(f"{step} met a passing failure of its surroundings; it will be tried again")
     return AirflowException(f"{step} ended with exit code {code}; its traceback stands in the log above")
+
+
+def run_name(given: str) -> str:
+    """The name of the run; for `latest` that of the live one, since a driver on a cluster cannot ask the store."""
+    if given != "latest":
+        return given
+    from jobs.run import open_run  # imported where the task runs, as in `figures`
+
+    try:
+        return open_run(given).name
+    except UserError as error:
+        raise AirflowFailException(str(error)) from error
 
 
 def figures(step: str, run: str) -> dict[str, object]:

@@ -28,7 +28,7 @@ from infra.sealing import LOOPBACK, sealed
 from infra.settings import Settings, variables
 
 DAG = "nightly_refresh"
-OURS = (DAG, "train_embedding", "train_look")
+OURS = (DAG, "train_embedding", "train_look", "look_photos")
 AIRFLOW = (sys.executable, "-m", "airflow")
 DATABASE = "airflow.db"
 KEY = "jwt_secret"

@@ -14,7 +14,7 @@ class Network:
     """A network that takes one array, loaded and ready. Not for two threads at once."""
 
     def __init__(self, model: bytes) -> None:
-        """Load a `.tflite` file's bytes, for all processors that this process may use.
+        """Load a `.tflite` file's bytes, for as many threads as `OMP_NUM_THREADS` says, or all processors there are.
 
         TensorFlow has announced that its interpreter will go for the one of the package `ai-edge-litert`, which has the
         same three calls.
@@ -23,7 +23,7 @@ class Network:
 
         with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore")  # that announcement
-            self._interpreter = tf.lite.Interpreter(model_content=model, num_threads=len(os.sched_getaffinity(0)))
+            self._interpreter = tf.lite.Interpreter(model_content=model, num_threads=_threads())
             self._interpreter.allocate_tensors()
         (given,) = self._interpreter.get_input_details()
         self._input, self.shape = given["index"], tuple(map(int, given["shape"]))
@@ -38,6 +38,12 @@ class Network:
         self._interpreter.set_tensor(self._input, np.ascontiguousarray(values, np.float32))
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(index) for name, index in self._outputs.items()}
+
+
+def _threads() -> int:
+    """Those that a Spark task gives its libraries, or all processors that this process may use."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else len(os.sched_getaffinity(0))
 
 
 @contextmanager

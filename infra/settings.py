@@ -41,6 +41,7 @@ PLACES = (
     "classifier_weights",
     "photo_roots",
     "look_dataset",
+    "look_photos",
 )
 """Settings that name places. A path among them is made absolute as it is read: Airflow runs steps in other folders."""
 PACKAGED = ("package", "imagenet", "none")
@@ -187,6 +188,9 @@ class Settings(BaseSettings):
     articles are found by the weights that ship with the release."""
     look_epochs: int = Field(default=60, ge=1)
     """Times that train_look sees each photo."""
+    look_photos: str = ""
+    """Photos that looks looks at: a folder, CSV or Parquet table, a path, `file:///` or `s3://`, and behind `?` filters
+    and `k` for all of them; empty: none."""
 
     evaluate_queries: int = Field(default=5000, ge=0)
     """Held-out images that evaluate searches for as if no catalogue knew them."""
@@ -215,7 +219,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Place) -> Place:
         return type(value)(absolute(str(value)))
 
-    @field_validator("catalogue", "look_dataset")
+    @field_validator("catalogue", "look_dataset", "look_photos")
     @classmethod
     def _absolute_file(cls, value: str) -> str:
         return value and absolute(value)

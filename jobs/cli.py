@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -290,10 +291,15 @@ def search(
     with _store(settings) as connection:
         run, _ = open_live(connection, settings)
         check_fields(run, wanted)
-        if "://" in place or os.path.isdir(place) or place.lower().endswith((".csv", ".parquet")):
+        if _holds_many(place):
             _search_all(place, run, wanted, k, left_out)
         else:
             _search_one(place, run, connection, wanted, k, left_out)
+
+
+def _holds_many(place: str) -> bool:
+    """Whether a place is a folder or table of photos, rather than one."""
+    return "://" in place or os.path.isdir(place) or place.lower().endswith((".csv", ".parquet"))
 
 
 def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, k: int, exclude: Sequence[str]) -> None:
@@ -317,41 +323,81 @@ def _search_one(photo: str, run: Run, connection: Connection, filters: Filters, 
 
 @app.command()
 def look(
-    photo: Annotated[str, typer.Argument(help="Photo of a person, or of several.")],
+    photo: Annotated[
+        str, typer.Argument(help="Photo of a person, or of several; or a folder or table of photos, local or s3://.")
+    ],
     filters: FilterOptions = None,
     exclude: Exclude = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="How many for each article.")] = 10,
     picture: Annotated[Path | None, typer.Option(help="Picture of the answer to write: .png, .jpg or .webp.")] = None,
 ) -> None:
     """Find the persons of a photo, how each stands and what each wears, and the products most like each article."""
+    from infra.places import local
     from infra.settings import read_settings
-    from jobs import look as looks
-    from jobs import looking
     from jobs.filters import read_ids
     from jobs.grid import check_file
     from jobs.run import open_live
-    from jobs.serve.decoding import normalised
-    from jobs.serve.search import Searcher, check_fields
+    from jobs.serve.search import check_fields
 
     wanted, left_out = _read_filters(filters), read_ids(exclude or (), "--exclude")
+    settings, place = read_settings(), local(photo)
     if picture:
         check_file(picture)
-    settings = read_settings()
+    if picture and _holds_many(place):
+        raise UserError("a picture is drawn of one photo", where="--picture", remedy="name a photo, or leave it out")
     with _store(settings) as connection:
         run, _ = open_live(connection, settings)
         check_fields(run, wanted)
-        data, started = _read_photo(photo, settings.image_max_bytes + 1), time.perf_counter()
-        with _photo_errors(photo):
-            normalised(data, settings.image_max_bytes)  # before anybody waits for the models
-            with out.status(f"loading the models of run {run.name} …"):
-                models, searcher = looking.load(run.lake), Searcher(connection, settings)
-            loaded = time.perf_counter()
-            found = looks.look(searcher, models, connection, data, wanted, k, left_out)
-        _show_look(photo, found, connection)
-        took = ", ".join(f"{name} {value:.0f}" for name, value in found.ms.items())
-        out.print(f"ms: {took}; after {loaded - started:.1f} s to load the models", style="dim")
-        if picture:
-            _draw_look(picture, data, found, searcher, connection)
+        if not _holds_many(place):
+            _look_at_one(place, run, connection, wanted, k, left_out, picture)
+    if _holds_many(place):
+        _look_at_all(place, run, wanted, k, left_out)
+
+
+def _look_at_one(
+    photo: str,
+    run: Run,
+    connection: Connection,
+    filters: Filters,
+    k: int,
+    exclude: Sequence[str],
+    picture: Path | None,
+) -> None:
+    """Look at one photo, show the answer, and draw it."""
+    from jobs import looking
+    from jobs.look import look
+    from jobs.serve.decoding import normalised
+    from jobs.serve.search import Searcher
+
+    limit = run.settings.image_max_bytes
+    data, started = _read_photo(photo, limit + 1), time.perf_counter()
+    with _photo_errors(photo):
+        normalised(data, limit)  # before anybody waits for the models
+        with out.status(f"loading the models of run {run.name} …"):
+            models, searcher = looking.load(run.lake), Searcher(connection, run.settings)
+        loaded = time.perf_counter()
+        found = look(searcher, models, connection, data, filters, k, exclude)
+    _show_look(photo, found, connection)
+    took = ", ".join(f"{name} {value:.0f}" for name, value in found.ms.items())
+    out.print(f"ms: {took}; after {loaded - started:.1f} s to load the models", style="dim")
+    if picture:
+        _draw_look(picture, data, found, searcher, connection)
+
+
+def _look_at_all(photos: str, live: Run, filters: Filters, k: int, exclude: Sequence[str]) -> None:
+    """Run the step looks for a folder or table, and show what was found."""
+    from infra import telemetry
+    from infra.settings import read_settings
+    from jobs import step as steps
+    from jobs.photo_source import dataset_of
+
+    run = replace(live, settings=read_settings(look_photos=dataset_of(photos, filters, k, exclude)))
+    telemetry.start(run.settings.logs, run.name, "looks", aloud=False)
+    with out.status(f"looking at {photos} by run {run.name}; Spark and the models are started first …"):
+        result = steps.execute("looks", run)
+    for name, value in result.figures.items():
+        out.print(f"{name:<16} {value}")
+    out.print(f"tables looks ({result.rows:,} rows) and look_rejects ({result.rejects:,} rows) of the lake")
 
 
 def _show_look(photo: str, found: Look, connection: Connection) -> None:
@@ -438,8 +484,8 @@ def _search_all(photos: str, live: Run, filters: Filters, k: int, exclude: Seque
     """Run the step search for a folder or table, and show how many photos each stage answered."""
     from infra import telemetry
     from jobs import step as steps
+    from jobs.photo_source import dataset_of
     from jobs.run import open_run
-    from jobs.search import dataset_of
 
     run = open_run(live.name, dataset=dataset_of(photos, filters, k, exclude))
     telemetry.start(run.settings.logs, run.name, "search", aloud=False)

@@ -12,6 +12,7 @@ HEADLINE = {
     "candidates": ("derived_types",),
     "similar": ("products", "cells", "shortlist_items"),
     "evaluate": ("heldout_both_0", "unknown_all10", "coverage", "failed_gates", "fields_changed"),
+    "looks": ("photos", "looked_at", "persons", "articles", "photos_per_s", "reason"),
     "publish": ("products", "load_s", "live"),
 }
 """The figures of a step that its line shows."""

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
-import psycopg
 from PIL import Image
 
 from jobs.filters import Filters
 from jobs.looking import Models
 from jobs.serve import decoding
-from jobs.serve.search import BATCH, Answer, K, Searcher, Seen
+from jobs.serve.search import BATCH, Answer, Finder, K, Place, Seen
 from ml.images import ImageError
 from ml.look.articles import Article, Box
 from ml.look.crops import crop
@@ -80,15 +79,17 @@ class Look:
 
 
 def look(
-    searcher: Searcher,
+    searcher: Finder[Place],
     models: Models,
-    connection: psycopg.Connection,
+    connection: Place,
     photo: bytes,
     filters: Filters,
     k: int = K,
     exclude: Sequence[str] = (),
 ) -> Look:
     """The whole answer to a photo: `k` products for each article, of those that pass the filters but those excluded.
+
+    `connection` is what the searcher looks products up in.
 
     Raises:
         ImageError: the bytes give no image within the limits of the catalogue.
@@ -127,7 +128,7 @@ def look(
     return Look(width, height, dressed, answer, _words(dressed, answer), models.find_articles.source, _summed(ms))
 
 
-def _see(searcher: Searcher, crops: Sequence[tuple[bytes, str]]) -> list[Seen | ImageError]:
+def _see(searcher: Finder[Place], crops: Sequence[tuple[bytes, str]]) -> list[Seen | ImageError]:
     """What the models make of crops, each of which is of a kind that its class of article may be."""
     kinds = {name: searcher.kinds(SUBCATEGORIES[name]) for name in {name for _, name in crops}}
     batches = [crops[at : at + BATCH] for at in range(0, len(crops), BATCH)]
@@ -139,8 +140,8 @@ def _see(searcher: Searcher, crops: Sequence[tuple[bytes, str]]) -> list[Seen | 
 
 
 def _search(
-    searcher: Searcher,
-    connection: psycopg.Connection,
+    searcher: Finder[Place],
+    connection: Place,
     article: Article,
     seen: Seen | ImageError,
     filters: Filters,

@@ -88,11 +88,14 @@ class Models:
         return pose.pose_of(person, self.learnt.orientation, self.learnt.full_shot)
 
 
-def load(lake: Lake) -> Models:
+def load(lake: Lake, detector: str | None = None) -> Models:
     """The models that ship with this release, and a lake's detector of articles; without one keypoints give the boxes.
+
+    `detector` is its SHA-256, empty for none, where another than the champion is meant.
 
     Raises:
         UserError: a network is not here, or the detector cannot be read.
     """
-    learnt, sha256 = weights.from_bytes(WEIGHTS.read_bytes()), detectors.champion(lake)
+    sha256 = detectors.champion(lake) if detector is None else detector
+    learnt = weights.from_bytes(WEIGHTS.read_bytes())
     return Models(Eyes(), learnt, Detector(detectors.read(lake, sha256)) if sha256 else learnt.boxes)

@@ -2,5 +2,5 @@
 
 STEPS = ("pull", "catalog", "embed", "classify", "candidates", "similar", "evaluate", "publish")
 """The steps of a refresh, in order."""
-APART = ("train_embedding", "train_look", "search")
+APART = ("train_embedding", "train_look", "search", "looks")
 """Steps that a refresh does without."""

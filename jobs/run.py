@@ -46,6 +46,8 @@ WRITES = {
     "detectors": "train_look",
     "searches": "search",
     "search_rejects": "search",
+    "looks": "looks",
+    "look_rejects": "looks",
     "embeddings": "similar",
     "cells": "similar",
     "shortlists": "similar",
@@ -60,6 +62,7 @@ PUBLISHED = ("products", "embeddings", "cells", "shortlists")
 UNRECORDED = {"store", "store_folder", "logs", "scratch", "lake", "dataset", "catalogue", "photo_roots", "image_hosts"}
 UNRECORDED |= {
     "look_dataset",
+    "look_photos",
     "airflow_home",
     "spark",
     "port",

@@ -73,6 +73,9 @@ class ImageError(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return ImageError, (self.reason, self.detail)  # as it is told in another process
+
 
 class Stored(NamedTuple):
     """A stored image: its file's bytes, width and height in pixels, and the thumbnail by which its picture is told."""

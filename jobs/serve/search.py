@@ -1,16 +1,16 @@
 """Image search: a photo → the products of the live run that look most like it, with the confidence of every stage.
 
-`Sight` loads once what a run was made with (backbone, embedder, classifier) and sees photos with it; `Searcher` has the
-sight of the live run and answers many photos. What a photo is taken for and where it is searched is decided in
-`ml.stages`; here it is seen and looked up.
+`Sight` loads once what a run was made with (backbone, embedder, classifier) and sees photos with it; a `Finder` has the
+sight of a run and answers many photos, `Searcher` from the store and `jobs.lake_search` from the lake. What a photo is
+taken for and where it is searched is decided in `ml.stages`; here it is seen and looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,10 @@ KIND, GROUP = ("gender", "articleType"), "subCategory"
 """The parts that make a derivedType, and the one before it."""
 NEEDED = (*KIND, GROUP)
 """Parts that a filter must be able to name, as the stages are searched through them."""
+Place = TypeVar("Place")
+"""What a finder looks products up in: a connection to the store, or nothing."""
+Similar = Callable[..., list[Item]]
+"""The products most like one photo: takes filters, how many, and ids that are left out or nothing."""
 
 
 @dataclass(frozen=True)
@@ -158,23 +162,23 @@ class Sight:
         return replace(seen, probabilities=np.array([label == subcategory for label in self.labels], np.float32))
 
 
-class Searcher:
-    """Answers from the run that was live when it was loaded. Not for two threads at once."""
+class Finder(Generic[Place]):
+    """Answers photos from a run, by its models and candidates. Not for two threads at once."""
 
-    def __init__(self, connection: psycopg.Connection, settings: Settings) -> None:
-        """Load the live run's models and candidates: seconds.
+    def __init__(self, run: Run) -> None:
+        """Load the models and candidates: seconds.
 
         Raises:
-            UserError: no run is live, the lake does not hold it or its classifier, or the backbone is another.
+            UserError: the lake does not hold the run or its classifier, the backbone is another, or the run cannot be
+                filtered as the stages need.
         """
-        self.run, self.run_id = _live_run(connection, settings)
-        self._sight = Sight(self.run, Pictures.of(self.run))
-        self._catalogue = _read_catalogue(self.run)
-        self._candidates = _read_candidates(self.run)
+        _check_stages(run)
+        self.run = run
+        self._sight = Sight(run, Pictures.of(run))
+        self._catalogue = _read_catalogue(run)
+        self._candidates = _read_candidates(run)
 
-    def search(
-        self, connection: psycopg.Connection, photo: bytes, filters: Filters, k: int = K, exclude: Sequence[str] = ()
-    ) -> Answer:
+    def search(self, place: Place, photo: bytes, filters: Filters, k: int = K, exclude: Sequence[str] = ()) -> Answer:
         """The `k` products most like a photo among those that pass the filters (see `jobs.filters`) but those excluded.
 
         Raises:
@@ -185,12 +189,16 @@ class Searcher:
         (seen,) = self.see([photo])
         if isinstance(seen, ImageError):
             raise seen
-        return self.answer(connection, seen, filters, k, exclude)
+        return self.answer(place, seen, filters, k, exclude)
+
+    def answer(self, place: Place, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()) -> Answer:
+        """The rest of `search`, for what has been seen."""
+        raise NotImplementedError
 
     def see(
         self, photos: Sequence[bytes | ImageError], kinds: Sequence[Collection[str]] = ()
     ) -> list[Seen | ImageError]:
-        """As `Sight.see`, with the models of the live run."""
+        """As `Sight.see`, with the models of the run."""
         return self._sight.see(photos, kinds)
 
     @property
@@ -204,23 +212,8 @@ class Searcher:
         return self._sight.detail
 
     def look(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> list[Seen]:
-        """As `Sight.look`, with the models of the live run."""
+        """As `Sight.look`, with the models of the run."""
         return self._sight.look(pixels)
-
-    def answer(
-        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()
-    ) -> Answer:
-        """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
-        with store.one_run(connection):
-            return self._answer(connection, seen, filters, k, exclude)
-
-    def answer_named(
-        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]
-    ) -> tuple[Answer, dict[str, tuple[str | None, str]]]:
-        """The same, with the name and the image's SHA-256 of each item."""
-        with store.one_run(connection):
-            answer = self._answer(connection, seen, filters, k, exclude)
-            return answer, store.named(connection, [item.product_id for item in answer.items])
 
     @property
     def group(self) -> str:
@@ -242,6 +235,53 @@ class Searcher:
             return []
         return _values(self._catalogue.passing({self.group: list(subcategories)})[column])
 
+    def _answer(self, similar: Similar, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]) -> Answer:
+        """The answer by what is `similar` to the photo."""
+        around = _Around(similar, self._catalogue, self._candidates, seen.embedding, dict(filters))
+        decision = stages.decide(seen.probabilities, self._sight.labels, around)
+        chosen: dict[str, str] = {}
+        if decision.stage == stages.DERIVED_TYPE and decision.derived_type:
+            chosen = self._candidates.kinds[decision.derived_type.value]
+        elif decision.stage == stages.SUBCATEGORY and decision.subcategory:
+            chosen = {self._catalogue.group: decision.subcategory.value}
+        items = similar({**filters, **chosen}, k, exclude)
+        guess = decision.subcategory
+        others = self._alternatives(seen, around, guess.value) if guess else []
+        return Answer(decision.stage, decision.why, guess, decision.derived_type, items, others)
+
+    def _alternatives(self, seen: Seen, around: _Around, taken: str) -> list[tuple[str, float]]:
+        probability = dict(zip(self._sight.labels, seen.probabilities.tolist(), strict=True))
+        left = [name for name in around.subcategories if name != taken and name in probability]
+        return [(name, probability[name]) for name in sorted(left, key=lambda name: -probability[name])[:ALTERNATIVES]]
+
+
+class Searcher(Finder[psycopg.Connection]):
+    """Answers from the store, by the run that was live when it was loaded. Not for two threads at once."""
+
+    def __init__(self, connection: psycopg.Connection, settings: Settings) -> None:
+        """Load the live run's models and candidates: seconds.
+
+        Raises:
+            UserError: no run is live, the lake does not hold it or its classifier, or the backbone is another.
+        """
+        run, self.run_id = open_live(connection, settings)
+        super().__init__(run)
+
+    def answer(
+        self, place: psycopg.Connection, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()
+    ) -> Answer:
+        """The rest of `search`, for what has been seen: all of it from one run, whatever goes live meanwhile."""
+        with store.one_run(place):
+            return self._from_store(place, seen, filters, k, exclude)
+
+    def answer_named(
+        self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]
+    ) -> tuple[Answer, dict[str, tuple[str | None, str]]]:
+        """The same, with the name and the image's SHA-256 of each item."""
+        with store.one_run(connection):
+            answer = self._from_store(connection, seen, filters, k, exclude)
+            return answer, store.named(connection, [item.product_id for item in answer.items])
+
     def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
         """Of each item what the blocks of embeddings add to its score.
 
@@ -255,26 +295,12 @@ class Searcher:
         pairs = (best_pair([seen.embedding], vectors[item.product_id]) for item in answer.items)
         return [parts(*pair, widths) for pair in pairs]
 
-    def _answer(
+    def _from_store(
         self, connection: psycopg.Connection, seen: Seen, filters: Filters, k: int, exclude: Sequence[str]
     ) -> Answer:
         self._check(connection, filters)
-        around = _Around(connection, self._catalogue, self._candidates, seen.embedding, dict(filters))
-        decision = stages.decide(seen.probabilities, self._sight.labels, around)
-        chosen: dict[str, str] = {}
-        if decision.stage == stages.DERIVED_TYPE and decision.derived_type:
-            chosen = self._candidates.kinds[decision.derived_type.value]
-        elif decision.stage == stages.SUBCATEGORY and decision.subcategory:
-            chosen = {self._catalogue.group: decision.subcategory.value}
-        items = store.similar_items_by_vector(connection, seen.embedding, {**filters, **chosen}, k, exclude)
-        guess = decision.subcategory
-        others = self._alternatives(seen, around, guess.value) if guess else []
-        return Answer(decision.stage, decision.why, guess, decision.derived_type, items, others)
-
-    def _alternatives(self, seen: Seen, around: _Around, taken: str) -> list[tuple[str, float]]:
-        probability = dict(zip(self._sight.labels, seen.probabilities.tolist(), strict=True))
-        left = [name for name in around.subcategories if name != taken and name in probability]
-        return [(name, probability[name]) for name in sorted(left, key=lambda name: -probability[name])[:ALTERNATIVES]]
+        similar = partial(store.similar_items_by_vector, connection, seen.embedding)
+        return self._answer(similar, seen, filters, k, exclude)
 
     def _check(self, connection: psycopg.Connection, filters: Filters) -> None:
         check_fields(self.run, filters)
@@ -295,8 +321,8 @@ def check_fields(run: Run, filters: Iterable[str]) -> None:
         )
 
 
-def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, int]:
-    run, run_id = open_live(connection, settings)
+def _check_stages(run: Run) -> None:
+    """Raises UserError where a run cannot be filtered as the stages need."""
     needed = [column for column in map(run.layout.column, NEEDED) if column]
     missing = [column for column in needed if column not in run.fields]
     if missing:
@@ -305,7 +331,6 @@ def _live_run(connection: psycopg.Connection, settings: Settings) -> tuple[Run, 
             where=f"LOOKALIKE_FIELDS={','.join(run.fields)}",
             remedy=f"add them to the fields, in {FILE} or LOOKALIKE_FIELDS, and refresh",
         )
-    return run, run_id
 
 
 def _check_width(run: Run, width: int) -> None:
@@ -426,9 +451,9 @@ class Candidates:
 
 @dataclass(frozen=True)
 class _Around:
-    """What passes the caller's filters, as a photo's embedding sees it: `ml.stages.Surroundings` in the store."""
+    """What passes the caller's filters, as a photo's embedding sees it: `ml.stages.Surroundings` of the run."""
 
-    connection: psycopg.Connection
+    similar: Similar
     catalogue: Catalogue
     known: Candidates
     embedding: np.ndarray
@@ -448,8 +473,7 @@ class _Around:
 
     def neighbours(self, subcategory: str) -> Nearest:
         within = {**self.filters, self.catalogue.group: subcategory}
-        nearest = store.similar_items_by_vector(self.connection, self.embedding, within, stages.NEIGHBOURS)
-        return self.catalogue.types_of(nearest)
+        return self.catalogue.types_of(self.similar(within, stages.NEIGHBOURS))
 
 
 def _values(column: pa.ChunkedArray) -> list[str]:

@@ -43,11 +43,12 @@ import airflow.sdk, airflow.providers.standard.hooks.subprocess
 started = time.perf_counter()
 import nightly_refresh
 seconds = time.perf_counter() - started
-import json, train_embedding, train_look
+import json, look_photos, train_embedding, train_look
 libraries = ("tensorflow", "keras", "pyspark", "pandas", "numpy", "pyarrow", "deltalake", "kubernetes")
 heavy = [name for name in libraries if name in sys.modules]
 dag = nightly_refresh.dag
-every = [*dag.tasks, *train_embedding.dag.tasks, *train_look.dag.tasks]
+every = [*dag.tasks, *train_embedding.dag.tasks, *train_look.dag.tasks, *look_photos.dag.tasks]
+looks = look_photos.dag.get_task("looks")
 print(json.dumps({
     "seconds": seconds,
     "heavy": heavy,
@@ -56,6 +57,7 @@ print(json.dumps({
     "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks},
     "starts": dag.start_date, "zone": str(dag.timetable.timezone), "schedule": dag.timetable.expression,
     "catchup": dag.catchup, "active": dag.max_active_runs, "retries": sorted({task.retries for task in dag.tasks}),
+    "looks": [type(looks).__mro__[1].__name__, looks.application_args, look_photos.dag.timetable.__class__.__name__],
     "operators": {task.task_id: type(task).__mro__[1].__name__ for task in dag.tasks},
     "codes": [sys.modules["spark_step"].exit_code(text) for text in json.loads(sys.argv[1])],
     "exits": [type(sys.modules["spark_step"].failure("embed", code)).__name__ for code in (64, 75, 1, 137)],
@@ -101,6 +103,10 @@ def test_nights_begin_at_midnight_in_utc_and_a_night_of_any_year_can_be_run(pars
 def test_spark_steps_go_through_the_spark_submit_operator(parsed):
     spark = {step for step, operator in parsed["operators"].items() if operator == "SparkSubmitOperator"}
     assert spark == {"embed", "similar"}
+
+
+def test_photos_are_looked_at_by_spark_with_the_run_that_has_gone_live(parsed):
+    assert parsed["looks"] == ["SparkSubmitOperator", ["--run", "{{ params.run }}"], "AssetTriggeredTimetable"]
 
 
 def test_every_task_tells_an_operator_what_to_do(parsed):

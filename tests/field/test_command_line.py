@@ -15,7 +15,9 @@ from tests.catalogues import RUN, good_files, list_nearest, open_run, pulled, ro
 from tests.field.outcomes import command_line
 
 FIELDS = "gender, masterCategory, subCategory, articleType, baseColour, season, usage"
-STEPS = "pull, catalog, embed, classify, candidates, similar, evaluate, publish, train_embedding, train_look, search"
+STEPS = (
+    "pull, catalog, embed, classify, candidates, similar, evaluate, publish, train_embedding, train_look, search, looks"
+)
 NAMES = {
     1: "Shirt [/] Blue",
     2: "Sony [Refurbished] Shirt [bold red]x :dress:",

@@ -16,7 +16,8 @@ from infra import store
 from infra.errors import UserError
 from infra.lake import Lake
 from jobs import classify
-from jobs.search import dataset_of, in_batches, open_source
+from jobs.photo_source import dataset_of, open_source
+from jobs.search import in_batches
 from jobs.serve.search import Searcher
 from jobs.step import execute
 from tests.catalogues import extracted, folder, good_files, image, open_run, serve, write_result

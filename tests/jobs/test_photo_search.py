@@ -25,8 +25,8 @@ from infra.settings import ATTRIBUTES
 from jobs import classify, cli, heldout, similar
 from jobs.cli import app
 from jobs.features import read_all_features, read_embeddings
+from jobs.photo_source import Photo, open_source
 from jobs.printing import Terminal
-from jobs.search import Photo, open_source
 from jobs.serve.known import Pictures
 from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute

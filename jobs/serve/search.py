@@ -210,6 +210,12 @@ class Searcher:
             answer = self._answer(connection, seen, filters, k, exclude)
             return answer, store.named(connection, [item.product_id for item in answer.items])
 
+    def named(self, connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+        """The name and the image's SHA-256 of products. Raises TransientError: another run has gone live."""
+        with store.one_run(connection):
+            self._check(connection, {})
+            return store.named(connection, ids)
+
     @property
     def group(self) -> str:
         """What the catalogue calls the subCategory; empty where it has none."""

@@ -30,6 +30,7 @@ from infra.lake import Lake
 from infra.settings import read_settings
 from jobs.serve import guard, server
 from tests.catalogues import open_run, serve
+from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE, N, attributes, live_run, photo
 
 RUN = "2026-01-31"
@@ -533,6 +534,7 @@ def ids_in(kind: str, told: str) -> list[str]:
 @pytest.mark.parametrize("heading", examples())
 def test_an_example_of_the_page_does_what_it_says(photos, tmp_path, heading):
     (tmp_path / "photo.jpg").write_bytes(photo(42, shift=3))
+    (tmp_path / "person.jpg").write_bytes(mannequin())
     told = [(kind, run_example(kind, text, photos, tmp_path)) for kind, text in examples()[heading]]
     assert all(output.strip() for _, output in told)
     assert "/problems" not in str(told)
@@ -724,6 +726,16 @@ def test_where_a_proxy_is_declared_a_key_is_asked_for_and_the_page_needs_none(gu
     for path in ("/search", "/look"):
         assert guarded.client.post(path, headers=client, content=photo(1)).status_code == 401
     assert get("/healthz", headers=client).status_code == 200
+
+
+def test_a_look_counts_as_three_photos(guarded, served):
+    key_id, own_key, sha256 = guard.draw()
+    with store.connect(served.uri, Path()) as connection:
+        store.add_key(connection, key_id, "looks", sha256)
+    headers = {"x-forwarded-for": "192.0.2.77", "authorization": f"Bearer {own_key}"}
+    statuses = [guarded.client.post("/look", headers=headers, content=photo(1)).status_code for _ in range(30)]
+    assert statuses[:20] == [503] * 20  # this server answers no photos
+    assert 429 in statuses[20:]
 
 
 def test_an_image_is_shown_to_who_has_a_key_which_a_browser_may_bring_in_a_cookie(served, guarded, key):

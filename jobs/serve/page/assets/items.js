@@ -10,21 +10,25 @@ import { go, here } from "./route.js";
 import { filterPlace } from "./sheet.js";
 import { label, part, score, text, title } from "./text.js";
 
-const K = 10;
+export const K = 10;
 const SIZES = "(min-width: 64rem) 220px, (min-width: 40rem) 25vw, 50vw";
+
+/** How an answer with one list is shown. */
+const ONE_LIST = { list: itemList, saying, found: ({ items }) => text.items.found(items.length), explains: true };
 
 /**
  * A section with a list of items: {root, update(ask)}.
  *
- * `ask(signal)` gives an answer with `items`, and with `model` where they are explained.
+ * `ask(signal)` gives an answer with `items`, and with `model` where they are explained. Others than one list have their
+ * own `list(answer, address)`, what is to be `saying` below it and to a screen reader `found`, and may not be explained.
  */
-export function results(heading) {
+export function results(heading, how = ONE_LIST) {
   const panel = facets();
   const place = filterPlace(panel);
   const set = h("div", { class: "chips" });
   const said = h("p", { class: "soft said" });
   const list = h("div", { class: "items-place" }, skeletons());
-  const explain = h(
+  const explain = how.explains && h(
     "button",
     {
       type: "button",
@@ -52,7 +56,7 @@ export function results(heading) {
   const update = (ask) =>
     newest(async (signal) => {
       const address = here();
-      explain.setAttribute("aria-pressed", String(address.explain));
+      if (explain) explain.setAttribute("aria-pressed", String(address.explain));
       redraw(set, chips(address));
       place.tell(address);
       list.setAttribute("aria-busy", "true");
@@ -63,9 +67,9 @@ export function results(heading) {
         const answer = unable ? null : await ask(signal);
         if (signal.aborted) return;
         if (!answer?.items.length) redraw(set); // the notice has them
-        redraw(list, unable ?? itemList(answer.items, address));
-        said.textContent = answer ? saying(answer, address) : "";
-        announce(answer ? text.items.found(answer.items.length) : "");
+        redraw(list, unable ?? how.list(answer, address));
+        said.textContent = answer ? how.saying(answer, address) : "";
+        announce(answer ? how.found(answer) : "");
       } catch (problem) {
         if (!signal.aborted) redraw(list, problemNotice(problem));
       }
@@ -86,13 +90,19 @@ function skeletons() {
   return h("ol", { class: "items", role: "list", "aria-hidden": "true" }, cards);
 }
 
-function itemList(items, address) {
+/** The items of an answer, or why there are none. */
+export function itemList({ items }, address) {
   if (!items.length) return nothingLeft(address, text.items);
   const explained = address.explain && items.some((item) => item.explain);
+  return ordered(items, address, explained ? "items explained" : "items");
+}
+
+/** Items one after another, in a list of a `kind` of style.css. */
+export function ordered(items, address, kind) {
   const filtered = chips(address).length > 0;
   return h(
     "ol",
-    { class: explained ? "items explained" : "items", role: "list" },
+    { class: kind, role: "list" },
     items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, filtered))),
   );
 }

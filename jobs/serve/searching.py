@@ -146,9 +146,15 @@ class Search:
         return await loop.run_in_executor(self._thread, self._look_whole, asked, found, pixels, ms)
 
     def _ready(self) -> Decoder:
-        if self._searcher is None or self._decoder is None:
+        self._live()
+        if self._decoder is None:
             raise away(self._why, LOADING_S, "the models")
         return self._decoder
+
+    def _live(self) -> Searcher:
+        if self._searcher is None:
+            raise away(self._why, LOADING_S, "the models")
+        return self._searcher
 
     async def _decoded(self, decode: Callable, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._decoding, _timed, "decode", decode, *arguments)
@@ -166,8 +172,8 @@ class Search:
 
     def _look(self, asked: Mapping[str, Any], image: np.ndarray, ms: dict[str, float]) -> tuple[Look, dict[str, Any]]:
         """What is found in a photo, and the same as it is sent."""
+        models = self._models_of(self._live())
         with self._asking() as (searcher, connection):
-            models = self._models_of(searcher)
             found = look_at(searcher, models, connection, image, asked["filters"], asked["k"], asked["exclude"])
             named = searcher.named(connection, products_of(found))
         for part, took in found.ms.items():
@@ -188,9 +194,7 @@ class Search:
     @contextmanager
     def _asking(self) -> Iterator[tuple[Searcher, psycopg.Connection]]:
         """The searcher, and a connection for it; where the store fails meanwhile the answer is a problem."""
-        searcher = self._searcher
-        if searcher is None:
-            raise away(self._why, LOADING_S, "the models")
+        searcher = self._live()
         with ours("the store"):
             connection = self._connected()
         try:
@@ -205,18 +209,25 @@ class Search:
     def _models_of(self, searcher: Searcher) -> Models:
         """The networks of the look, loaded at the first one since the live run's models were: seconds, and memory."""
         if self._models is None:
-            try:
+            with ours("the lake"), _lacking():
                 self._models = _timed("look: load", looking.load, searcher.run.lake)
-            except UserError as error:
-                structlog.get_logger().warning("looks cannot be answered", why=str(error))
-                raise Problem(
-                    503,
-                    "this server lacks the networks that a look is found with",
-                    place="the server",
-                    remedy="have whoever runs it run `make models` (its log says more), or search with the whole photo",
-                    headers={"Retry-After": str(LACKING_S)},
-                ) from None
         return self._models
+
+
+@contextmanager
+def _lacking() -> Iterator[None]:
+    """Networks that are not installed, or not as they should be, are for whoever runs the server."""
+    try:
+        yield
+    except UserError as error:
+        structlog.get_logger().warning("looks cannot be answered", why=str(error))
+        raise Problem(
+            503,
+            "this server lacks the networks that a look is found with",
+            place="the server",
+            remedy="have whoever runs it run `make models` (its log says more), or search with the whole photo",
+            headers={"Retry-After": str(LACKING_S)},
+        ) from None
 
 
 def _timed(stage: str, call: Callable, *arguments: Any) -> Any:

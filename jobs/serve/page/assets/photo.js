@@ -20,14 +20,14 @@ export function photoPage() {
   const root = h("div", {}, place, ways.whole.root, ways.look.root);
   let taken = null;
   let failed = false;
-  let shown = null;
+  let asked = null; // of which photo `taken` is, in which way
 
   const draw = () => redraw(place, photo ? seenPart(photo, taken, failed) : askPart());
   const update = async ({ look }) => {
     const way = look ? "look" : "whole";
     for (const [name, { root: section }] of Object.entries(ways)) section.hidden = !photo || name !== way;
-    if (shown !== way) taken = null; // it is an answer of the other
-    shown = way;
+    if (asked?.way !== way || asked.photo !== photo) [taken, failed] = [null, false];
+    asked = { way, photo };
     draw();
     if (!photo) return;
     const { sent } = photo;

@@ -108,7 +108,7 @@ function row(article, number, address) {
   const { items, confidence, derived_type: type, says } = article;
   const asked = Number(address.k) || K;
   const short = items.length > 0 && items.length < asked && text.items.short(items.length, asked);
-  const words = [text.photo.confidence(confidence), sentence(says), type && text.look.taken(type), short];
+  const words = [sentence(text.photo.confidence(confidence)), sentence(says), type && text.look.taken(type), short];
   return h(
     "section",
     { class: "worn", id: `article-${number}`, "aria-labelledby": `article-title-${number}` },
@@ -118,7 +118,7 @@ function row(article, number, address) {
       h("span", { class: `number colour-${(number - 1) % COLOURS}` }, String(number)),
       named(article),
     ),
-    h("p", { class: "soft small" }, words.filter(Boolean).join(" · ")),
+    h("p", { class: "soft small" }, words.filter(Boolean).join(" ")),
     items.length > 0 && ordered(items, address, "items row"),
   );
 }

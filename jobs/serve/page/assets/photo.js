@@ -20,29 +20,31 @@ export function photoPage() {
   const root = h("div", {}, place, ways.whole.root, ways.look.root);
   let taken = null;
   let failed = false;
-  let asked = null; // of which photo `taken` is, in which way
+  let asked = null; // what `taken` is the answer to
 
   const draw = () => redraw(place, photo ? seenPart(photo, taken, failed) : askPart());
   const update = async ({ look }) => {
     const way = look ? "look" : "whole";
     for (const [name, { root: section }] of Object.entries(ways)) section.hidden = !photo || name !== way;
     if (asked?.way !== way || asked.photo !== photo) [taken, failed] = [null, false];
-    asked = { way, photo };
+    const mine = { way, photo };
+    asked = mine;
     draw();
     if (!photo) return;
-    const { sent } = photo;
+    const tell = (answer) => {
+      if (asked !== mine) return; // the other way, or another photo, was chosen meanwhile
+      [taken, failed] = [answer, !answer];
+      draw();
+    };
     await ways[way].update(async (signal) => {
       try {
-        taken = await (look ? askLook : askSearch)(sent, here(), signal);
-        failed = false;
+        const answer = await (look ? askLook : askSearch)(mine.photo.sent, here(), signal);
+        tell(answer);
+        return answer;
       } catch (problem) {
-        if (signal.aborted) throw problem;
-        [taken, failed] = [null, true];
-        draw();
+        if (!signal.aborted) tell(null);
         throw problem;
       }
-      if (photo?.sent === sent) draw();
-      return taken;
     });
   };
   return { root, title: () => text.photo.title, update, leave: () => {} };

@@ -181,7 +181,7 @@ export const text = {
     kicker: "The look",
     results: "What is worn",
     lead: "Press a box to see what looks like it.",
-    persons: (number) => (number === 1 ? "One person" : `${count(number)} persons`),
+    persons: (number) => (number === 1 ? "One person" : `${count(number)} people`),
     person: (number, of) => (of > 1 ? `Person ${number} of ${of}` : "The person"),
     pose: ({ orientation, confidence, full_shot: full, full_shot_confidence: sure }) =>
       `${text.look.stands[orientation] ?? orientation}, ${percent(confidence)} sure · ` +

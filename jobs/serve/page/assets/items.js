@@ -11,7 +11,7 @@ import { filterPlace } from "./sheet.js";
 import { label, part, score, text, title } from "./text.js";
 
 export const K = 10;
-const SIZES = "(min-width: 64rem) 220px, (min-width: 40rem) 25vw, 50vw";
+const PICTURES = { sizes: "(min-width: 64rem) 220px, (min-width: 40rem) 25vw, 50vw", eager: true };
 
 /** How an answer with one list is shown. */
 const ONE_LIST = { list: itemList, saying, found: ({ items }) => text.items.found(items.length), explains: true };
@@ -97,23 +97,23 @@ export function itemList({ items }, address) {
   return ordered(items, address, explained ? "items explained" : "items");
 }
 
-/** Items one after another, in a list of a `kind` of style.css. */
-export function ordered(items, address, kind) {
+/** Items one after another, in a list of a `kind` of style.css; `pictures` as `picture` takes it. */
+export function ordered(items, address, kind, pictures = PICTURES) {
   const filtered = chips(address).length > 0;
   return h(
     "ol",
     { class: kind, role: "list" },
-    items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, filtered))),
+    items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, { filtered, pictures }))),
   );
 }
 
-function itemParts(item, address, filtered) {
+function itemParts(item, address, { filtered, pictures }) {
   return [
     productLink(
       item,
       address.view === "product" ? address : null,
       { class: "card-link", data: { key: `item ${item.product_id}` } },
-      picture(item.image, { sizes: SIZES, eager: true }),
+      picture(item.image, pictures),
       h("span", { class: "card-name" }, title(item)),
     ),
     hideButton(item),

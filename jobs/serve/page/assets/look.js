@@ -119,7 +119,7 @@ function row(article, number, address) {
       named(article),
     ),
     h("p", { class: "soft small" }, words.filter(Boolean).join(" ")),
-    items.length > 0 && ordered(items, address, "items row"),
+    items.length > 0 && ordered(items, address, "items row", { sizes: "152px" }),
   );
 }
 

@@ -19,8 +19,8 @@ const ONE_LIST = { list: itemList, saying, found: ({ items }) => text.items.foun
 /**
  * A section with a list of items: {root, update(ask)}.
  *
- * `ask(signal)` gives an answer with `items`, and with `model` where they are explained. Others than one list have their
- * own `list(answer, address)`, what is to be `saying` below it and to a screen reader `found`, and may not be explained.
+ * `ask(signal)` gives an answer with `items`, and with `model` where they are explained. `how` is for what is not one
+ * list: `list(answer, address)` draws it, `saying` stands below, `found` is said, `explains`: whether it can.
  */
 export function results(heading, how = ONE_LIST) {
   const panel = facets();
@@ -103,7 +103,9 @@ export function ordered(items, address, kind, pictures = PICTURES) {
   return h(
     "ol",
     { class: kind, role: "list" },
-    items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, { filtered, pictures }))),
+    items.map((item) =>
+      h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, { filtered, pictures })),
+    ),
   );
 }
 

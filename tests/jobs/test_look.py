@@ -160,7 +160,7 @@ def test_every_class_of_article_has_subcategories():
 def server(night, tmp_path_factory):
     """A server of the live run, ready for photos."""
     server = Served(night[0].settings.store, night[0], tmp_path_factory.mktemp("serve"), serve_photos="true")
-    server.wait(lambda: server.client.get("/readyz").json()["photos"] == "ready", 120)
+    server.wait(lambda: server.client.get("/readyz").json()["photos"] == "ready")
     server.client.timeout = 120
     yield server
     server.stop()
@@ -243,7 +243,7 @@ def bare_python(tmp_path):
 def test_a_server_without_the_networks_of_the_look_says_so_and_answers_all_else(night, bare_python, tmp_path):
     run = night[0]
     server = Served(run.settings.store, run, tmp_path, python=bare_python, serve_photos="true")
-    server.wait(lambda: server.client.get("/readyz").json()["photos"] == "ready", 120)
+    server.wait(lambda: server.client.get("/readyz").json()["photos"] == "ready")
     refused = asked(server)
     assert (refused.status_code, refused.json()["place"]) == (503, "the server")
     assert "make models" in refused.json()["remedy"]

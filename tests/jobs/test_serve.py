@@ -61,7 +61,7 @@ class Served:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
         self.wait(lambda: self.client.get("/readyz").status_code == 200)
 
-    def wait(self, is_so, seconds=60):
+    def wait(self, is_so, seconds=180):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -265,7 +265,7 @@ def photos(served):
     assert early.status_code in (200, 503)
     if early.status_code == 503:
         assert int(early.headers["retry-after"]) > 0
-    served.wait(lambda: served.client.get("/readyz").json()["photos"] == "ready", 120)
+    served.wait(lambda: served.client.get("/readyz").json()["photos"] == "ready")
     return served
 
 

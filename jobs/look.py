@@ -1,8 +1,8 @@
 """look: a photo → its persons, how each stands, what each wears, and the products that look most like each article.
 
-`look` takes a photo's bytes and gives the whole answer. Articles are cut out of the photo, put on white and searched
-for as any photo is (`jobs.serve.search`), within the subCategories that such an article may have. A photo in which
-nobody is found is searched for as it is.
+`look` takes a photo's bytes and gives the whole answer; `look_at` is for who has decoded them elsewhere. Articles are
+cut out of the photo, put on white and searched for as any photo is (`jobs.serve.search`), within the subCategories that
+such an article may have. A photo in which nobody is found is searched for as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -77,6 +77,11 @@ class Look:
     boxes_by: str
     ms: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def worn(self) -> list[Worn]:
+        """The articles of all persons."""
+        return [each for person in self.persons for each in person.worn]
+
 
 def look(
     searcher: Finder[Place],
@@ -97,12 +102,34 @@ def look(
         TransientError: another run has gone live; load a new Searcher.
     """
     ms: dict[str, float] = {}
-    with _timed(ms, "decode"):
+    with timed(ms, "decode"):
         image = decoding.within(photo, searcher.run.settings.image_max_bytes, PHOTO_SIDE)
-    with _timed(ms, "persons"):
+    found = look_at(searcher, models, connection, image, filters, k, exclude)
+    ms |= found.ms
+    if not found.worn:
+        with timed(ms, "search"):
+            found = of_whole(found, searcher.search(connection, photo, filters, k, exclude))
+    return replace(found, ms=summed(ms))
+
+
+def look_at(
+    searcher: Finder[Place],
+    models: Models,
+    connection: Place,
+    image: np.ndarray,
+    filters: Filters,
+    k: int = K,
+    exclude: Sequence[str] = (),
+) -> Look:
+    """As `look`, of a photo's pixels, uint8 (h, w, 3), at most `PHOTO_SIDE` on the long side.
+
+    Where no article is found the answer to the whole photo is still to be put in: `of_whole`.
+    """
+    ms: dict[str, float] = {}
+    with timed(ms, "persons"):
         persons = models.eyes(image)
         poses = [models.pose(person) for person in persons]
-    with _timed(ms, "articles"):
+    with timed(ms, "articles"):
         found = [
             [article for article in articles if article.confidence >= ARTICLE_LEAST]
             for articles in models.find_articles(image, persons)
@@ -112,20 +139,25 @@ def look(
             for person, articles in zip(persons, found, strict=True)
             for article in articles
         ]
-    with _timed(ms, "embed"):
+    with timed(ms, "embed"):
         seen = iter(_see(searcher, crops))
-    with _timed(ms, "search"):
+    with timed(ms, "search"):
         worn = [
             [_search(searcher, connection, article, next(seen), filters, k, exclude) for article in articles]
             for articles in found
         ]
-        answer = None if crops else searcher.search(connection, photo, filters, k, exclude)
     dressed = [
         Dressed(person.box, person.score, pose, articles)
         for person, pose, articles in zip(persons, poses, worn, strict=True)
     ]
     height, width = image.shape[:2]
-    return Look(width, height, dressed, answer, _words(dressed, answer), models.find_articles.source, _summed(ms))
+    return Look(width, height, dressed, None, _words(dressed), models.find_articles.source, ms)
+
+
+def of_whole(found: Look, answer: Answer) -> Look:
+    """A look in which there is no article, with what the ordinary search answers to the whole photo."""
+    who = "no article was found on a person" if found.persons else "no person was found"
+    return replace(found, answer=answer, says=[f"{who}: the whole photo was searched for"])
 
 
 def _see(searcher: Finder[Place], crops: Sequence[tuple[bytes, str]]) -> list[Seen | ImageError]:
@@ -162,26 +194,22 @@ def _search(
     return Worn(article, answer, f"searched in {', '.join(left)}")
 
 
-def _words(persons: Sequence[Dressed], answer: Answer | None) -> list[str]:
+def _words(persons: Sequence[Dressed]) -> list[str]:
     """What there is to say of the answer as a whole."""
-    says = []
-    if not persons:
-        says.append("no person was found: the whole photo was searched for")
-    elif answer:
-        says.append("no article was found on a person: the whole photo was searched for")
-    elif not persons[0].pose.full_shot:
-        says.append("this is no full shot of a person: answered for what is in the frame")
-    return says
+    if persons and not persons[0].pose.full_shot:
+        return ["this is no full shot of a person: answered for what is in the frame"]
+    return []
 
 
 @contextmanager
-def _timed(ms: dict[str, float], name: str) -> Iterator[None]:
+def timed(ms: dict[str, float], name: str) -> Iterator[None]:
+    """Add the milliseconds that the block takes."""
     started = perf_counter()
     yield
-    ms[name] = 1000 * (perf_counter() - started)
+    ms[name] = ms.get(name, 0) + 1000 * (perf_counter() - started)
 
 
-def _summed(ms: dict[str, float]) -> dict[str, float]:
+def summed(ms: dict[str, float]) -> dict[str, float]:
     """Milliseconds of the parts, and of all."""
     return {name: round(value, 1) for name, value in {**ms, "all": sum(ms.values())}.items()}
 

@@ -72,8 +72,7 @@ def rows_of(look: Look) -> list[Row]:
 
 def coloured(look: Look) -> list[tuple[Worn, str]]:
     """The articles of all persons, each with its colour."""
-    worn = [each for person in look.persons for each in person.worn]
-    return [(each, COLOURS[number % len(COLOURS)]) for number, each in enumerate(worn)]
+    return [(each, COLOURS[number % len(COLOURS)]) for number, each in enumerate(look.worn)]
 
 
 def _boxed(image: np.ndarray, look: Look, height: int) -> Image.Image:

@@ -45,6 +45,8 @@ PROBES = ("/healthz", "/readyz")
 BATCH_MAX_BYTES = 1 << 20
 LONG_COST = 10
 """What a question counts for that has the store look at a whole run."""
+LOOK_COST = 3
+"""What a look counts for among photos."""
 COMPARED_MAX = 32
 """Comparisons of two whole runs that are remembered."""
 CHANGED = 50
@@ -158,9 +160,16 @@ class Server:
     async def search(self, asked: Asked) -> Reply:
         """The products most like a photo."""
         question = asking.read(asked.query, ("k", "exclude", "explain"))
+        return await self._of_photo(question, asked, 1, explain=question.flag("explain"))
+
+    async def look(self, asked: Asked) -> Reply:
+        """The persons of a photo, and the products most like each article that they wear."""
+        return await self._of_photo(asking.read(asked.query, ("k", "exclude")), asked, LOOK_COST, look=True)
+
+    async def _of_photo(self, question: asking.Question, asked: Asked, cost: int, **how: bool) -> Reply:
         k = question.number("k", asking.K, asking.K_MAX)
-        self.guard.count(asked.who, 1, photo=True)
-        told = {"filters": question.filters, "exclude": question.exclude, "k": k, "explain": question.flag("explain")}
+        self.guard.count(asked.who, cost, photo=True)
+        told = {"filters": question.filters, "exclude": question.exclude, "k": k, **how}
         self.lookup.live()
         photo = await self.photos.read(asked.receive, asked.headers)
         return reply.answered(None, await self.photos.search(photo, told), asked.headers)
@@ -419,6 +428,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
         "GET /products": lambda _, asked: server.products(asked),
         "GET /filters": lambda _, asked: server.filters(asked),
         "POST /search": lambda _, asked: server.search(asked),
+        "POST /look": lambda _, asked: server.look(asked),
         "GET /images/{sha256}": lambda request, asked: server.image(request.path_params["sha256"], asked),
         "GET /runs": lambda _, asked: server.runs(asked),
         "GET /runs/{a}/compare/{b}": lambda request, asked: server.compare(

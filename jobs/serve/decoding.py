@@ -14,9 +14,9 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -35,6 +35,9 @@ _LENGTH = struct.Struct("!II")
 THUMBNAIL = "thumbnail"
 Size = tuple[int, int]
 Sizes = Mapping[str, Size]
+_Read = TypeVar("_Read")
+_UNLIKE_IT = (OSError, EOFError, ValueError, LookupError, TypeError)
+"""What comes of it where the process ended, or says what nobody wrote it to say."""
 
 
 class DecoderEndedError(Exception):
@@ -94,17 +97,28 @@ class Decoder:
             ImageError: the bytes give no image.
             DecoderEndedError: the process ended, or took too long.
         """
+        return self._decoded(self._question, photo, self._most, lambda _, data: self._arrays(data))
+
+    def within(self, photo: bytes, long_side: int) -> np.ndarray:
+        """As the function `within`. Raises as `__call__` does."""
+        question = {"limit": self._question["limit"], "long_side": long_side}
+        most = SAID_MAX + 3 * long_side**2
+        return self._decoded(question, photo, most, lambda told, data: _picture(told["shape"], data, long_side))
+
+    def _decoded(
+        self, question: Mapping[str, Any], photo: bytes, most: int, read: Callable[[Mapping[str, Any], bytes], _Read]
+    ) -> _Read:
         with self._lock:
             process = self._alive()
             watch = threading.Timer(LIMIT_S, process.kill)
             watch.start()
             try:
-                _write(process.stdin, json.dumps(self._question).encode(), photo)  # type: ignore[arg-type]
-                head, data = _read(process.stdout, self._most)  # type: ignore[arg-type]
+                _write(process.stdin, json.dumps(question).encode(), photo)  # type: ignore[arg-type]
+                head, data = _read(process.stdout, most)  # type: ignore[arg-type]
                 told = json.loads(head)
                 if "reason" not in told:
-                    return self._arrays(data)
-            except (OSError, EOFError, ValueError):  # it ended, or says what nobody wrote it to say
+                    return read(told, data)
+            except _UNLIKE_IT:
                 self.close()
                 raise DecoderEndedError from None
             finally:
@@ -142,6 +156,14 @@ class Decoder:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+
+def _picture(shape: Sequence[int], data: bytes, long_side: int) -> np.ndarray:
+    """A picture of this height and width. Raises ValueError where it is none of at most `long_side` pixels a side."""
+    height, width = shape
+    if not (1 <= height <= long_side and 1 <= width <= long_side):
+        raise ValueError(shape)
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
 def _write(stream: BinaryIO, head: bytes, data: bytes) -> None:
@@ -195,9 +217,12 @@ def _load_decoders() -> None:
 
 
 def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
-    sizes, detail = question["sizes"], question["detail"]
     try:
-        found = pixels(photo, question["limit"], {name: tuple(size) for name, size in sizes.items()}, detail)
+        if "long_side" in question:
+            image = within(photo, question["limit"], question["long_side"])
+            return json.dumps({"shape": image.shape[:2]}).encode(), image.tobytes()
+        sizes = {name: tuple(size) for name, size in question["sizes"].items()}
+        found = pixels(photo, question["limit"], sizes, question["detail"])
     except ImageError as error:
         return json.dumps({"reason": error.reason, "detail": error.detail}).encode(), b""
     except MemoryError:

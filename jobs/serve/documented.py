@@ -6,6 +6,9 @@ import json
 from html import escape
 from typing import Any
 
+from ml.articles import CLASSES
+from ml.look.pose import ORIENTATIONS
+
 ABOUT = """Products that look alike, for a product or a photo, under any filter.
 
 A filter is a parameter named by a field: `gender=Men`, one of several values `baseColour=Blue,Navy Blue`, none of some
@@ -71,12 +74,59 @@ PROBLEM = _object(
         "remedy": TEXT,
     }
 )
+CONFIDENCE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 GUESS = {"oneOf": [_object({"value": TEXT, "confidence": {"type": "number"}}), {"type": "null"}]}
 SCANNED: Schema = {"type": ["integer", "null"], "description": "products compared outside the shortlist"}
 SIMILAR = _object(
     {"run": RUN, "product_id": TEXT, "items": _list(ITEM), "scanned": SCANNED, "model": {"type": "object"}}, ("model",)
 )
 SHORT = _object({"product_id": TEXT, "name": TEXT_OR_NULL, "kind": TEXT_OR_NULL, "image": TEXT_OR_NULL})
+FOUND: Schema = {
+    "stage": TEXT,
+    "why": TEXT,
+    "subcategory": GUESS,
+    "derived_type": GUESS,
+    "alternatives": _list({"type": "object"}),
+    "group": TEXT,
+    "items": _list(ITEM),
+}
+BOX: Schema = {
+    "type": "array",
+    "items": {"type": "number"},
+    "minItems": 4,
+    "maxItems": 4,
+    "description": "left, top, right and bottom, in pixels of the photo, which is `width` × `height`",
+}
+POSE = _object(
+    {
+        "full_shot": {"type": "boolean"},
+        "full_shot_confidence": CONFIDENCE,
+        "orientation": {"type": "string", "enum": list(ORIENTATIONS)},
+        "confidence": CONFIDENCE,
+    }
+)
+ARTICLE = _object(
+    {
+        "class": {"type": "string", "enum": list(CLASSES)},
+        "box": BOX,
+        "confidence": CONFIDENCE,
+        "says": TEXT,
+        "derived_type": GUESS,
+        "items": _list(ITEM),
+    }
+)
+LOOK = _object(
+    {
+        "run": RUN,
+        "width": NUMBER,
+        "height": NUMBER,
+        "persons": _list(_object({"box": BOX, "confidence": CONFIDENCE, "pose": POSE, "articles": _list(ARTICLE)})),
+        "answer": {"oneOf": [_object(FOUND), {"type": "null"}]},
+        "says": _list(TEXT),
+        "boxes_by": TEXT,
+        "ms": {"type": "object", "additionalProperties": {"type": "number"}},
+    }
+)
 EXAMPLE_RUN, EXAMPLE_ITEM = (
     {"run_id": 12, "run": "2026-11-27"},
     {
@@ -243,18 +293,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     ),
     "POST /search": _route(
         "The products most like a photo, and what it is taken for",
-        _object(
-            {
-                "run": RUN,
-                "stage": TEXT,
-                "why": TEXT,
-                "subcategory": GUESS,
-                "derived_type": GUESS,
-                "alternatives": _list({"type": "object"}),
-                "group": TEXT,
-                "items": _list(ITEM),
-            }
-        ),
+        _object({"run": RUN, **FOUND}),
         {
             "run": EXAMPLE_RUN,
             "stage": "derivedType",
@@ -266,6 +305,48 @@ ROUTES: dict[str, dict[str, Any]] = {
             "items": [EXAMPLE_ITEM],
         },
         [FILTERS, K, EXCLUDE, EXPLAINED],
+        408,
+        413,
+        414,
+        415,
+        422,
+        requestBody=_PHOTO_BODY,
+    ),
+    "POST /look": _route(
+        "The persons of a photo, how each stands, and the products most like each article that is worn",
+        LOOK,
+        {
+            "run": EXAMPLE_RUN,
+            "width": 683,
+            "height": 1024,
+            "persons": [
+                {
+                    "box": [208, 96, 471, 965],
+                    "confidence": 0.99,
+                    "pose": {
+                        "full_shot": True,
+                        "full_shot_confidence": 0.98,
+                        "orientation": "front",
+                        "confidence": 0.94,
+                    },
+                    "articles": [
+                        {
+                            "class": "topwear",
+                            "box": [231.5, 188.2, 452.8, 471.6],
+                            "confidence": 0.91,
+                            "says": "searched in Topwear",
+                            "derived_type": {"value": "Men Tshirts", "confidence": 0.9},
+                            "items": [EXAMPLE_ITEM],
+                        }
+                    ],
+                }
+            ],
+            "answer": None,
+            "says": [],
+            "boxes_by": "a detector of articles",
+            "ms": {"decode": 31.0, "persons": 75.2, "articles": 90.4, "embed": 61.3, "search": 17.5, "all": 275.4},
+        },
+        [FILTERS, K, EXCLUDE],
         408,
         413,
         414,

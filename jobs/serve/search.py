@@ -282,6 +282,12 @@ class Searcher(Finder[psycopg.Connection]):
             answer = self._from_store(connection, seen, filters, k, exclude)
             return answer, store.named(connection, [item.product_id for item in answer.items])
 
+    def named(self, connection: psycopg.Connection, ids: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+        """The name and the image's SHA-256 of products. Raises TransientError: another run has gone live."""
+        with store.one_run(connection):
+            self._check(connection, {})
+            return store.named(connection, ids)
+
     def parts(self, connection: psycopg.Connection, seen: Seen, answer: Answer) -> list[dict[str, float]]:
         """Of each item what the blocks of embeddings add to its score.
 

@@ -10,31 +10,38 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import psycopg
 import structlog
 
 from infra import store
-from infra.errors import TransientError
+from infra.errors import TransientError, UserError
 from infra.privacy import keep_to_itself
 from infra.settings import Settings, read_settings
+from jobs import looking
+from jobs.look import PHOTO_SIDE, Look, look_at, of_whole, summed, timed
+from jobs.looking import Models
 from jobs.serve import metrics
 from jobs.serve.decoding import Decoder, DecoderEndedError
 from jobs.serve.photos import AT_ONCE, LENGTHS, PHOTO_MAX_BYTES
 from jobs.serve.problems import Problem, away, of, ours
-from jobs.serve.search import Answer, Searcher
+from jobs.serve.search import Searcher
 from jobs.serve.server import end_with_input
+from jobs.serve.telling import look_told, products_of, search_told
 from ml.images import ImageError
-from ml.stages import Guess
 
 WATCH_S, AGAIN_S = 1.0, 10.0
 """Between two looks at which run is live, and between two attempts to load one."""
 LOADING_S = 10
 """What clients are told to wait while models load."""
+LACKING_S = 3600
+"""What clients are told to wait where a look's networks are not installed."""
 WAITING_MAX = 4 * AT_ONCE
 
 
@@ -49,6 +56,7 @@ class Search:
         self._connection: psycopg.Connection | None = None
         self._searcher: Searcher | None = None
         self._decoder: Decoder | None = None
+        self._models: Models | None = None
         self._why, self._waiting = "the models are being loaded", 0
 
     @property
@@ -93,7 +101,7 @@ class Search:
             limit = min(PHOTO_MAX_BYTES, self._settings.image_max_bytes)
             self._decoder = Decoder(limit, *wanted)
         self._decoder.start()
-        self._searcher = searcher
+        self._searcher, self._models = searcher, None  # the lake may have another detector, too
         structlog.get_logger().info("photos can be searched for", run=searcher.run.name, s=_ms(started) / 1000)
 
     def _connected(self) -> psycopg.Connection:
@@ -118,63 +126,108 @@ class Search:
             return _problem(error)
 
     async def _found(self, asked: Mapping[str, Any], photo: bytes) -> bytes:
-        decoder = self._decoder
-        if self._searcher is None or decoder is None:
-            raise away(self._why, LOADING_S, "the models")
-        loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._decoding, _timed, "decode", decoder, photo)
-        told = await loop.run_in_executor(self._thread, self._told, asked, pixels)
+        told = await (self._looked(asked, photo) if asked.get("look") else self._searched(asked, photo))
         return json.dumps(told, ensure_ascii=False).encode()
 
-    def _told(self, asked: Mapping[str, Any], pixels: Mapping) -> dict[str, Any]:
-        searcher = self._searcher
-        if searcher is None:
+    async def _searched(self, asked: Mapping[str, Any], photo: bytes) -> dict[str, Any]:
+        pixels = await self._decoded(self._ready(), photo)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._search, asked, pixels)
+
+    async def _looked(self, asked: Mapping[str, Any], photo: bytes) -> dict[str, Any]:
+        """The photo is decoded a second time, as any search has it, only where no article is found."""
+        loop, ms = asyncio.get_running_loop(), dict[str, float]()
+        with timed(ms, "decode"):
+            image = await self._decoded(self._ready().within, photo, PHOTO_SIDE)
+        found, told = await loop.run_in_executor(self._thread, self._look, asked, image, ms)
+        if found.worn:
+            return told
+        with timed(ms, "decode"):
+            pixels = await self._decoded(self._ready(), photo)
+        return await loop.run_in_executor(self._thread, self._look_whole, asked, found, pixels, ms)
+
+    def _ready(self) -> Decoder:
+        self._live()
+        if self._decoder is None:
             raise away(self._why, LOADING_S, "the models")
-        (seen,) = _timed("model", searcher.look, [pixels])
-        with ours("the store"):
-            connection = self._connected()
-        try:
+        return self._decoder
+
+    def _live(self) -> Searcher:
+        if self._searcher is None:
+            raise away(self._why, LOADING_S, "the models")
+        return self._searcher
+
+    async def _decoded(self, decode: Callable, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, _timed, "decode", decode, *arguments)
+
+    def _search(self, asked: Mapping[str, Any], pixels: Mapping) -> dict[str, Any]:
+        with self._asking() as (searcher, connection):
+            (seen,) = _timed("model", searcher.look, [pixels])
             how = asked["filters"], asked["k"], asked["exclude"]
             answer, named = _timed("search", searcher.answer_named, connection, seen, *how)
             blocks = searcher.parts(connection, seen, answer) if asked.get("explain") else []
+        found = search_told(searcher, answer, named)
+        for item, of_item in zip(found["items"], blocks, strict=False):
+            item["explain"] = {"blocks": of_item, "shared": {}, "differing": {}, "rank_without_filters": None}
+        return found
+
+    def _look(self, asked: Mapping[str, Any], image: np.ndarray, ms: dict[str, float]) -> tuple[Look, dict[str, Any]]:
+        """What is found in a photo, and the same as it is sent."""
+        models = self._models_of(self._live())
+        with self._asking() as (searcher, connection):
+            found = look_at(searcher, models, connection, image, asked["filters"], asked["k"], asked["exclude"])
+            named = searcher.named(connection, products_of(found))
+        for part, took in found.ms.items():
+            metrics.of_stage(f"look: {part}").observe(took / 1000)
+        ms |= found.ms
+        return found, look_told(searcher, replace(found, ms=summed(ms)), named)
+
+    def _look_whole(
+        self, asked: Mapping[str, Any], found: Look, pixels: Mapping, ms: dict[str, float]
+    ) -> dict[str, Any]:
+        """The look of a photo in which there is no article."""
+        with self._asking() as (searcher, connection), timed(ms, "search"):
+            (seen,) = _timed("model", searcher.look, [pixels])
+            how = asked["filters"], asked["k"], asked["exclude"]
+            answer, named = _timed("search", searcher.answer_named, connection, seen, *how)
+        return look_told(searcher, replace(of_whole(found, answer), ms=summed(ms)), named)
+
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[Searcher, psycopg.Connection]]:
+        """The searcher, and a connection for it; where the store fails meanwhile the answer is a problem."""
+        searcher = self._live()
+        with ours("the store"):
+            connection = self._connected()
+        try:
+            yield searcher, connection
         except psycopg.OperationalError as error:
             self._connection = None
             raise TransientError("the store failed") from error
         except TransientError:
             self._searcher, self._why = None, "the models of the run that has gone live are being loaded"
             raise away(self._why, 3, "the models") from None
-        found = told(searcher, answer, named)
-        for item, of_item in zip(found["items"], blocks, strict=False):
-            item["explain"] = {"blocks": of_item, "shared": {}, "differing": {}, "rank_without_filters": None}
-        return found
+
+    def _models_of(self, searcher: Searcher) -> Models:
+        """The networks of the look, loaded at the first one since the live run's models were: seconds, and memory."""
+        if self._models is None:
+            with ours("the lake"), _lacking():
+                self._models = _timed("look: load", looking.load, searcher.run.lake)
+        return self._models
 
 
-def told(searcher: Searcher, answer: Answer, named: Mapping[str, tuple[str | None, str]]) -> dict[str, Any]:
-    """The answer as it is sent."""
-    items = [
-        {
-            "rank": rank,
-            "product_id": item.product_id,
-            "name": named[item.product_id][0],
-            "score": item.score,
-            "image": f"/images/{named[item.product_id][1]}",
-        }
-        for rank, item in enumerate(answer.items, 1)
-    ]
-    return {
-        "run": {"run_id": searcher.run_id, "run": searcher.run.name},
-        "stage": answer.stage,
-        "why": answer.why,
-        "subcategory": _guess(answer.subcategory),
-        "derived_type": _guess(answer.derived_type),
-        "alternatives": [{"value": value, "confidence": confidence} for value, confidence in answer.alternatives],
-        "group": searcher.run.layout.group,
-        "items": items,
-    }
-
-
-def _guess(guess: Guess | None) -> dict[str, object] | None:
-    return {"value": guess.value, "confidence": guess.confidence} if guess else None
+@contextmanager
+def _lacking() -> Iterator[None]:
+    """Networks that are not installed, or not as they should be, are for whoever runs the server."""
+    try:
+        yield
+    except UserError as error:
+        structlog.get_logger().warning("looks cannot be answered", why=str(error))
+        raise Problem(
+            503,
+            "this server lacks the networks that a look is found with",
+            place="the server",
+            remedy="have whoever runs it run `make models` (its log says more), or search with the whole photo",
+            headers={"Retry-After": str(LACKING_S)},
+        ) from None
 
 
 def _timed(stage: str, call: Callable, *arguments: Any) -> Any:

@@ -25,6 +25,7 @@ from jobs.step import execute
 from tests.catalogues import extracted, open_run, serve, styles
 from tests.end_to_end.stack import ENTRYPOINT, Stack, as_user, family_of, free_port, reading_only
 from tests.end_to_end.test_compose import ROOT, SERVICES, make_env
+from tests.figures import mannequin
 from tests.infra.test_kubernetes import ALL, PODS
 from tests.jobs.test_photo_search import RUN, N, attributes, photo
 
@@ -118,6 +119,8 @@ def check_answers(address: str, key: dict[str, str]) -> None:
         f"{address}/search?k=3", data=photo(3), headers=key | {"Content-Type": "image/jpeg"}, timeout=60
     )
     assert len(answer.json()["items"]) == 3
+    look = requests.post(f"{address}/look?k=3", data=mannequin(), headers=key, timeout=120)
+    assert len(look.json()["persons"][0]["articles"][0]["items"]) == 3
 
 
 def test_the_service_of_compose_is_well_and_answers(stack, key):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from ml.images import ImageError, decode, within
 from tests.catalogues import zip_bytes
 from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE, attributes, live_run, photo
+from tests.jobs.test_serve import Served
 
 PERSON = mannequin()
 
@@ -148,6 +151,106 @@ def test_bytes_that_are_no_photo_are_told_by_reason(night, data, reason):
 
 def test_every_class_of_article_has_subcategories():
     assert set(SUBCATEGORIES) == set(CLASSES)
+
+
+# Over HTTP -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(night, tmp_path_factory):
+    """A server of the live run, ready for photos."""
+    server = Served(night[0].settings.store, night[0], tmp_path_factory.mktemp("serve"), serve_photos="true")
+    server.wait(lambda: server.client.get("/readyz").json()["photos"] == "ready")
+    server.client.timeout = 120
+    yield server
+    server.stop()
+
+
+def asked(server, data=PERSON, query="", **options):
+    return server.client.post(f"/look?{query}", content=data, headers={"content-type": "image/jpeg"}, **options)
+
+
+def listed(answer):
+    return [(rank, item.product_id, item.score) for rank, item in enumerate(answer.items, 1)] if answer else []
+
+
+def items_of(told):
+    return [(item["rank"], item["product_id"], item["score"]) for item in told["items"]] if told else []
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "options"),
+    [
+        (PERSON, "", {}),
+        (PERSON, "baseColour=Red&exclude=1,4&k=4", {"filters": {"baseColour": "Red"}, "exclude": ["1", "4"], "k": 4}),
+        (PERSON, "subCategory=Shoes", {"filters": {"subCategory": "Shoes"}}),
+        (beside(mannequin(top=(30, 60, 190), size=(240, 360)), PERSON), "", {}),
+        (photo(3, shift=6), "gender!=Men", {"filters": {"gender": {"not": "Men"}}}),
+    ],
+    ids=["a person", "filters", "nothing passes", "two persons", "nobody"],
+)
+def test_over_http_a_photo_has_the_same_answer(server, night, data, query, options):
+    answer = asked(server, data, query)
+    assert answer.status_code == 200, answer.text
+    told, found = answer.json(), seen(night, data, **options)
+    assert told["run"]["run"] == night[0].name
+    assert (told["width"], told["height"], told["says"], told["boxes_by"]) == (
+        found.width,
+        found.height,
+        found.says,
+        found.boxes_by,
+    )
+    assert items_of(told["answer"]) == listed(found.answer)
+    for person, dressed in zip(told["persons"], found.persons, strict=True):
+        assert person["box"] == pytest.approx(dressed.box, abs=0.05)
+        assert (person["confidence"], person["pose"]) == (dressed.confidence, dressed.pose._asdict())
+        for article, worn in zip(person["articles"], dressed.worn, strict=True):
+            assert (article["class"], article["confidence"]) == (worn.article.name, worn.article.confidence)
+            assert article["box"] == pytest.approx(worn.article.box, abs=0.05)
+            assert (article["says"], items_of(article)) == (worn.says, listed(worn.answer))
+    assert list(told["ms"]) == list(found.ms)
+
+
+def test_over_http_products_have_names_and_images_and_a_photo_may_come_in_a_form(server):
+    told = asked(server, query="k=2").json()
+    items = [item for article in told["persons"][0]["articles"] for item in article["items"]]
+    assert all(item["name"] == f"Product {item['product_id']}" for item in items)
+    assert server.client.get(items[0]["image"]).content == photo(int(items[0]["product_id"]))
+    form = server.client.post("/look?k=2", files={"photo": ("a.jpg", PERSON, "image/jpeg")}).json()
+    assert form | {"ms": None} == told | {"ms": None}
+
+
+def test_a_wrong_question_with_a_photo_of_a_person_is_told_as_a_problem(server):
+    for query, status, words in (
+        ("k=0", 400, "k is no such number"),
+        ("size=L", 400, "unknown field 'size'"),
+        ("explain=true", 400, "explain says nothing here"),
+    ):
+        answer = asked(server, query=query)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert words in answer.json()["detail"]
+
+
+@pytest.fixture
+def bare_python(tmp_path):
+    """A Python of an environment with this one's libraries, in which the networks of the look are not."""
+    venv.create(tmp_path / "bare", symlinks=True, with_pip=False)
+    (site,) = (tmp_path / "bare").glob("lib/python*/site-packages")
+    (site / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    return tmp_path / "bare/bin/python"
+
+
+def test_a_server_without_the_networks_of_the_look_says_so_and_answers_all_else(night, bare_python, tmp_path):
+    run = night[0]
+    server = Served(run.settings.store, run, tmp_path, python=bare_python, serve_photos="true")
+    server.wait(lambda: server.client.get("/readyz").json()["photos"] == "ready")
+    refused = asked(server)
+    assert (refused.status_code, refused.json()["place"]) == (503, "the server")
+    assert "make models" in refused.json()["remedy"]
+    assert str(tmp_path) not in refused.text
+    assert "pose_detection" in server.log.read_text()
+    assert server.client.post("/search", content=photo(3)).status_code == 200
+    server.stop()
 
 
 # The command ----------------------------------------------------------------------------------------------------------

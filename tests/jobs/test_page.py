@@ -23,6 +23,7 @@ from jobs.sample import COLUMNS, sample
 from jobs.serve import guard
 from jobs.step import execute
 from tests.catalogues import extracted, open_run, serve
+from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE
 from tests.jobs.test_serve import Served
 
@@ -125,8 +126,8 @@ def a_product(server: str) -> dict:
 
 def ids(tab, place: str) -> list[str]:
     """The products of a list on the page."""
-    tab.locator(f"{place}:not([aria-busy])").wait_for()
-    return tab.locator(f"{place} .card[data-id]").evaluate_all("cards => cards.map((card) => card.dataset.id)")
+    tab.locator(f"{place}:visible:not([aria-busy])").wait_for()
+    return tab.locator(f"{place}:visible .card[data-id]").evaluate_all("cards => cards.map((card) => card.dataset.id)")
 
 
 def home(tab) -> list[str]:
@@ -452,6 +453,68 @@ def test_a_photo_is_answered_with_what_it_was_taken_for_and_can_be_taken_for_som
     tab.locator(".attributes").wait_for()
     tab.go_back()
     assert ten(tab) == [item["product_id"] for item in answer["items"]]  # the photo is still there
+
+
+def test_the_look_of_a_photo_has_a_box_and_a_row_of_products_for_each_article(visit, server, width):
+    tab = visit("/photo?gender=Women", width)
+    choose(tab, "person.jpg", mannequin())
+    ten(tab)
+    tab.get_by_role("button", name="The look", exact=True).click()
+    tab.wait_for_url("**/photo?gender=Women&look=true")
+    answer = looked_at(server, mannequin(), gender="Women")
+    articles = answer["persons"][0]["articles"]
+    rows = tab.locator(".worn:visible")
+    sync_api.expect(rows).to_have_count(len(articles))
+    sync_api.expect(tab.locator(".photo h1")).to_have_text("One person")
+    sync_api.expect(tab.locator(".person:visible")).to_contain_text("Faces the camera")
+    frame = tab.locator(".boxed").bounding_box()
+    for at, article in enumerate(articles):
+        assert cards(rows.nth(at)) == [item["product_id"] for item in article["items"]]
+        sync_api.expect(rows.nth(at)).to_contain_text(article["says"], ignore_case=True)
+        box = tab.locator(".box").nth(at).bounding_box()
+        left, top = article["box"][0] / answer["width"], article["box"][1] / answer["height"]
+        assert box["x"] - frame["x"] == pytest.approx(left * frame["width"], abs=1)
+        assert box["y"] - frame["y"] == pytest.approx(top * frame["height"], abs=1)
+    last = tab.locator(".box").nth(len(articles) - 1)
+    last.focus()
+    tab.keyboard.press("Enter")
+    sync_api.expect(tab.locator(f"#article-title-{len(articles)}")).to_be_focused()
+    sync_api.expect(rows.last).to_be_in_viewport()
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    first = articles[0]["items"][0]["product_id"]
+    rows.first.locator(f".card[data-id='{first}'] .hide").dispatch_event("click")
+    refilled = looked_at(server, mannequin(), gender="Women", exclude=first)["persons"][0]["articles"][0]["items"]
+    sync_api.expect(rows.first.locator(f".card[data-id='{first}']")).to_have_count(0)
+    assert cards(rows.first) == [item["product_id"] for item in refilled]
+    found = serious_findings(tab, "{}")
+    tab.emulate_media(color_scheme="dark")
+    assert (found, serious_findings(tab, "{runOnly: ['color-contrast']}")) == ({}, {})
+
+
+def test_a_photo_of_nobody_is_answered_as_a_whole_in_the_look_too(visit, server):
+    tab = visit("/photo?look=true")
+    choose(tab, "photo.jpg", drawn_photo())
+    answer = looked_at(server, drawn_photo())
+    sync_api.expect(tab.locator(".photo .about")).to_contain_text("No person was found")
+    sync_api.expect(tab.locator(".photo h1")).to_have_count(1)
+    shown = tab.locator(".items-place:visible")
+    sync_api.expect(shown.locator(".card[data-id]")).to_have_count(len(answer["answer"]["items"]))
+    assert cards(shown) == [item["product_id"] for item in answer["answer"]["items"]]
+    tab.get_by_role("button", name="The whole photo").click()
+    tab.wait_for_url(re.compile("/photo$"))
+    assert ten(tab) == [item["product_id"] for item in answer["answer"]["items"]]
+
+
+def looked_at(server: str, photo: bytes, **parameters) -> dict:
+    headers = {"Content-Type": "image/jpeg"}
+    answer = requests.post(f"{server}/look", data=photo, params=parameters, headers=headers, timeout=120)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def cards(place) -> list[str]:
+    """The products of a part of the page."""
+    return place.locator(".card[data-id]").evaluate_all("cards => cards.map((card) => card.dataset.id)")
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])

@@ -30,6 +30,7 @@ from infra.lake import Lake
 from infra.settings import read_settings
 from jobs.serve import guard, server
 from tests.catalogues import open_run, serve
+from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE, N, attributes, live_run, photo
 
 RUN = "2026-01-31"
@@ -44,7 +45,7 @@ def free_port() -> int:
 class Served:
     """A server's process and a client of it."""
 
-    def __init__(self, uri: str, run, folder: Path, **settings: str) -> None:
+    def __init__(self, uri: str, run, folder: Path, python: Path | str = sys.executable, **settings: str) -> None:
         self.uri, self.run, self.port = uri, run, free_port()
         told = {"store": uri, "lake": run.lake.uri, "serve_port": self.port, "scratch": folder, "serve_workers": 1}
         told |= SIZE | {"serve_photos": "false"} | settings
@@ -55,12 +56,12 @@ class Served:
         self.folder, self.folder_of_lake = folder, Path(run.lake.uri.removeprefix("file://"))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.cli", "serve"], env=env, stdout=log, stderr=log, cwd=folder
+                [python, "-m", "jobs.cli", "serve"], env=env, stdout=log, stderr=log, cwd=folder
             )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
         self.wait(lambda: self.client.get("/readyz").status_code == 200)
 
-    def wait(self, is_so, seconds=60):
+    def wait(self, is_so, seconds=180):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -264,7 +265,7 @@ def photos(served):
     assert early.status_code in (200, 503)
     if early.status_code == 503:
         assert int(early.headers["retry-after"]) > 0
-    served.wait(lambda: served.client.get("/readyz").json()["photos"] == "ready", 120)
+    served.wait(lambda: served.client.get("/readyz").json()["photos"] == "ready")
     return served
 
 
@@ -317,16 +318,18 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize("path", ["/search", "/look"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_upload_is_refused_in_words(photos, name):
+def test_a_hostile_upload_is_refused_in_words(photos, name, path):
     data, status = HOSTILE[name]
-    answer = photos.client.post("/search", content=data, headers={"content-type": "image/jpeg"})
+    answer = photos.client.post(path, content=data, headers={"content-type": "image/jpeg"})
     assert answer.status_code in (status, 415, 422), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["remedy"]
 
 
-def test_a_decoder_that_crashes_costs_one_answer(photos):
+@pytest.mark.parametrize("path", ["/search", "/look"])
+def test_a_decoder_that_crashes_costs_one_answer(photos, path):
     (decoder,) = [
         process
         for process in psutil.Process(photos.process.pid).children(recursive=True)
@@ -335,7 +338,7 @@ def test_a_decoder_that_crashes_costs_one_answer(photos):
     decoder.suspend()
     with httpx.Client(base_url=photos.client.base_url, timeout=30, trust_env=False) as client:
         answers = []
-        asking = threading.Thread(target=lambda: answers.append(client.post("/search", content=photo(3))))
+        asking = threading.Thread(target=lambda: answers.append(client.post(path, content=photo(3))))
         asking.start()
         time.sleep(0.5)
         decoder.kill()
@@ -447,7 +450,7 @@ def test_smaller_images_are_made_and_none_is_made_larger(get):
 
 def test_what_can_be_asked_is_documented_and_loads_nothing_from_elsewhere(get):
     document = get("/openapi.json").json()
-    assert {"/products/{product_id}/similar", "/search", "/runs/{a}/compare/{b}"} <= document["paths"].keys()
+    assert {"/products/{product_id}/similar", "/search", "/look", "/runs/{a}/compare/{b}"} <= document["paths"].keys()
     page = get("/docs")
     assert "/products/{product_id}/similar" in page.text
     assert "http" not in page.text.replace("http://127.0.0.1", "").replace("HTTP", "")
@@ -457,9 +460,11 @@ def test_what_can_be_asked_is_documented_and_loads_nothing_from_elsewhere(get):
 def test_requests_are_counted_by_route_and_stage_and_tell_of_nobody(photos, get):
     get("/products/1/similar?gender=Secretive")
     photos.client.post("/search", content=photo(3))
+    photos.client.post("/look", content=photo(3))
     told = get("/metrics").text
-    assert 'lookalike_request_seconds_count{route="/products/{product_id}/similar",status="200"}' in told
-    assert all(f'stage="{stage}"' in told for stage in ("decode", "model", "search"))
+    for route in ("/products/{product_id}/similar", "/look"):
+        assert f'lookalike_request_seconds_count{{route="{route}",status="200"}}' in told
+    assert all(f'stage="{stage}"' in told for stage in ("decode", "model", "search", "look: persons"))
     assert "Secretive" not in told
     assert "Secretive" not in photos.log.read_text()
 
@@ -477,7 +482,8 @@ def test_no_log_of_server_or_store_holds_what_was_asked(served, get):
 
 
 def test_no_photo_is_left_on_the_disk(photos):
-    photos.client.post("/search", content=photo(3, shift=1) + b"left-on-disk?" * 10)
+    for path in ("/search", "/look"):
+        photos.client.post(path, content=photo(3, shift=1) + b"left-on-disk?" * 10)
     assert not [file for file in photos.folder.rglob("*") if file.is_file() and b"left-on-disk?" in file.read_bytes()]
 
 
@@ -528,6 +534,7 @@ def ids_in(kind: str, told: str) -> list[str]:
 @pytest.mark.parametrize("heading", examples())
 def test_an_example_of_the_page_does_what_it_says(photos, tmp_path, heading):
     (tmp_path / "photo.jpg").write_bytes(photo(42, shift=3))
+    (tmp_path / "person.jpg").write_bytes(mannequin())
     told = [(kind, run_example(kind, text, photos, tmp_path)) for kind, text in examples()[heading]]
     assert all(output.strip() for _, output in told)
     assert "/problems" not in str(told)
@@ -716,8 +723,19 @@ def test_where_a_proxy_is_declared_a_key_is_asked_for_and_the_page_needs_none(gu
         assert get(path, headers=client).status_code == 401
         assert get(path, headers=client | {"authorization": f"Bearer {key[1]}"}).status_code == 200
     assert get("/runs", headers=client | {"authorization": "Bearer wrong"}).status_code == 401
-    assert guarded.client.post("/search", headers=client, content=photo(1)).status_code == 401
+    for path in ("/search", "/look"):
+        assert guarded.client.post(path, headers=client, content=photo(1)).status_code == 401
     assert get("/healthz", headers=client).status_code == 200
+
+
+def test_a_look_counts_as_three_photos(guarded, served):
+    key_id, own_key, sha256 = guard.draw()
+    with store.connect(served.uri, Path()) as connection:
+        store.add_key(connection, key_id, "looks", sha256)
+    headers = {"x-forwarded-for": "192.0.2.77", "authorization": f"Bearer {own_key}"}
+    statuses = [guarded.client.post("/look", headers=headers, content=photo(1)).status_code for _ in range(30)]
+    assert statuses[:20] == [503] * 20  # this server answers no photos
+    assert 429 in statuses[20:]
 
 
 def test_an_image_is_shown_to_who_has_a_key_which_a_browser_may_bring_in_a_cookie(served, guarded, key):
@@ -874,4 +892,4 @@ def test_no_question_that_the_description_allows_makes_the_server_fail(photos):
     command += ["--workers", "2", "--seed", "7", "--no-color"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=photos.folder)  # it keeps files where it runs
     assert done.returncode == 0, done.stdout
-    assert "12 selected / 12 total" in done.stdout
+    assert "13 selected / 13 total" in done.stdout

@@ -5,7 +5,7 @@
  * Filters are a Map: field → {had: values, not: values}; null is no value.
  */
 
-const OURS = new Set(["k", "exclude", "explain", "text", "cursor", "limit", "width", "product", "a", "b"]);
+const OURS = new Set(["k", "exclude", "explain", "text", "cursor", "limit", "width", "product", "a", "b", "look"]);
 const PREFIX = "field.";
 const PRODUCT = "/p/";
 
@@ -21,6 +21,7 @@ export function read({ pathname, search }) {
     exclude: [...new Set(own("exclude").flatMap(split).filter(Boolean))],
     text: own("text")[0] ?? "",
     explain: own("explain")[0] === "true",
+    look: own("look")[0] === "true",
     k: own("k")[0] ?? "",
     a: own("a")[0] ?? "",
     b: own("b")[0] ?? "",
@@ -33,14 +34,14 @@ export function write(address) {
   const paths = { home: "/", product: PRODUCT + encodeURIComponent(address.id), photo: "/photo", compare: "/compare" };
   const own = ["text", "a", "b", "product", "k"].filter((name) => address[name]).map((name) => [name, address[name]]);
   const pairs = [...own, ...writeFilters(address.filters), ...excluding(address.exclude)];
-  if (address.explain) pairs.push(["explain", "true"]);
+  for (const name of ["explain", "look"]) if (address[name]) pairs.push([name, "true"]);
   return (paths[address.view] ?? "/") + query(pairs);
 }
 
 /** An address of another view, without anything that is set. */
 export function blank(view, changes = {}) {
-  const empty = { id: "", filters: new Map(), exclude: [], text: "", explain: false, k: "", a: "", b: "", product: "" };
-  return { view, ...empty, ...changes };
+  const nothing = { id: "", filters: new Map(), exclude: [], text: "", k: "", a: "", b: "", product: "" };
+  return { view, ...nothing, explain: false, look: false, ...changes };
 }
 
 function viewOf(pathname) {

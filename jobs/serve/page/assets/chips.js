@@ -36,8 +36,8 @@ function openDislikes() {
   dispatchEvent(new Event("dislikes"));
 }
 
-function cleared({ view, id, a, b, product, explain, k }) {
-  return blank(view, { id, a, b, product, explain, k });
+function cleared({ view, id, a, b, product, explain, look, k }) {
+  return blank(view, { id, a, b, product, explain, look, k });
 }
 
 /** The chips of what an address itself sets. */

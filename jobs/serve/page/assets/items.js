@@ -10,21 +10,25 @@ import { go, here } from "./route.js";
 import { filterPlace } from "./sheet.js";
 import { label, part, score, text, title } from "./text.js";
 
-const K = 10;
-const SIZES = "(min-width: 64rem) 220px, (min-width: 40rem) 25vw, 50vw";
+export const K = 10;
+const PICTURES = { sizes: "(min-width: 64rem) 220px, (min-width: 40rem) 25vw, 50vw", eager: true };
+
+/** How an answer with one list is shown. */
+const ONE_LIST = { list: itemList, saying, found: ({ items }) => text.items.found(items.length), explains: true };
 
 /**
  * A section with a list of items: {root, update(ask)}.
  *
- * `ask(signal)` gives an answer with `items`, and with `model` where they are explained.
+ * `ask(signal)` gives an answer with `items`, and with `model` where they are explained. `how` is for what is not one
+ * list: `list(answer, address)` draws it, `saying` stands below, `found` is said, `explains`: whether it can.
  */
-export function results(heading) {
+export function results(heading, how = ONE_LIST) {
   const panel = facets();
   const place = filterPlace(panel);
   const set = h("div", { class: "chips" });
   const said = h("p", { class: "soft said" });
   const list = h("div", { class: "items-place" }, skeletons());
-  const explain = h(
+  const explain = how.explains && h(
     "button",
     {
       type: "button",
@@ -52,7 +56,7 @@ export function results(heading) {
   const update = (ask) =>
     newest(async (signal) => {
       const address = here();
-      explain.setAttribute("aria-pressed", String(address.explain));
+      if (explain) explain.setAttribute("aria-pressed", String(address.explain));
       redraw(set, chips(address));
       place.tell(address);
       list.setAttribute("aria-busy", "true");
@@ -63,9 +67,9 @@ export function results(heading) {
         const answer = unable ? null : await ask(signal);
         if (signal.aborted) return;
         if (!answer?.items.length) redraw(set); // the notice has them
-        redraw(list, unable ?? itemList(answer.items, address));
-        said.textContent = answer ? saying(answer, address) : "";
-        announce(answer ? text.items.found(answer.items.length) : "");
+        redraw(list, unable ?? how.list(answer, address));
+        said.textContent = answer ? how.saying(answer, address) : "";
+        announce(answer ? how.found(answer) : "");
       } catch (problem) {
         if (!signal.aborted) redraw(list, problemNotice(problem));
       }
@@ -86,24 +90,32 @@ function skeletons() {
   return h("ol", { class: "items", role: "list", "aria-hidden": "true" }, cards);
 }
 
-function itemList(items, address) {
+/** The items of an answer, or why there are none. */
+export function itemList({ items }, address) {
   if (!items.length) return nothingLeft(address, text.items);
   const explained = address.explain && items.some((item) => item.explain);
+  return ordered(items, address, explained ? "items explained" : "items");
+}
+
+/** Items one after another, in a list of a `kind` of style.css; `pictures` as `picture` takes it. */
+export function ordered(items, address, kind, pictures = PICTURES) {
   const filtered = chips(address).length > 0;
   return h(
     "ol",
-    { class: explained ? "items explained" : "items", role: "list" },
-    items.map((item) => h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, filtered))),
+    { class: kind, role: "list" },
+    items.map((item) =>
+      h("li", { class: "card", data: { id: item.product_id } }, itemParts(item, address, { filtered, pictures })),
+    ),
   );
 }
 
-function itemParts(item, address, filtered) {
+function itemParts(item, address, { filtered, pictures }) {
   return [
     productLink(
       item,
       address.view === "product" ? address : null,
       { class: "card-link", data: { key: `item ${item.product_id}` } },
-      picture(item.image, { sizes: SIZES, eager: true }),
+      picture(item.image, pictures),
       h("span", { class: "card-name" }, title(item)),
     ),
     hideButton(item),

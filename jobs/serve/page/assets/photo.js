@@ -1,10 +1,11 @@
-/** Searching with a photo: dropped, pasted, chosen or taken; what it is taken for, and what looks like it. */
+/** Searching with a photo, dropped, pasted, chosen or taken: with the whole of it, or with what its persons wear. */
 
 import { Problem, ask } from "./api.js";
 import { conditions, excluding, withState, writeFilters } from "./address.js";
 import { withDislikes } from "./dislikes.js";
 import { h, icon, redraw } from "./dom.js";
 import { results } from "./items.js";
+import { boxed, lookResults, lookWords, withItems } from "./look.js";
 import { problemNotice } from "./problem.js";
 import { again, go, here } from "./route.js";
 import { shrunk } from "./shrink.js";
@@ -15,39 +16,52 @@ let photo = null; // {sent, seen, note}: it outlives the view, for the way back 
 /** The view: {root, title, update(address), leave()}. */
 export function photoPage() {
   const place = h("div", { class: "photo" });
-  const similar = results(text.photo.results);
-  similar.root.hidden = true;
-  const root = h("div", {}, place, similar.root);
+  const ways = { whole: results(text.photo.results), look: lookResults() };
+  const root = h("div", {}, place, ways.whole.root, ways.look.root);
   let taken = null;
   let failed = false;
+  let asked = null; // what `taken` is the answer to
 
   const draw = () => redraw(place, photo ? seenPart(photo, taken, failed) : askPart());
-  const update = async () => {
-    similar.root.hidden = !photo;
+  const update = async ({ look }) => {
+    const way = look ? "look" : "whole";
+    for (const [name, { root: section }] of Object.entries(ways)) section.hidden = !photo || name !== way;
+    if (asked?.way !== way || asked.photo !== photo) [taken, failed] = [null, false];
+    const mine = { way, photo };
+    asked = mine;
     draw();
     if (!photo) return;
-    const { sent } = photo;
-    await similar.update(async (signal) => {
+    const tell = (answer) => {
+      if (asked !== mine) return; // the other way, or another photo, was chosen meanwhile
+      [taken, failed] = [answer, !answer];
+      draw();
+    };
+    await ways[way].update(async (signal) => {
       try {
-        taken = await askSearch(sent, here(), signal);
-        failed = false;
+        const answer = await (look ? askLook : askSearch)(mine.photo.sent, here(), signal);
+        tell(answer);
+        return answer;
       } catch (problem) {
-        if (signal.aborted) throw problem;
-        [taken, failed] = [null, true];
-        draw();
+        if (!signal.aborted) tell(null);
         throw problem;
       }
-      if (photo?.sent === sent) draw();
-      return taken;
     });
   };
   return { root, title: () => text.photo.title, update, leave: () => {} };
 }
 
 async function askSearch(sent, address, signal) {
+  const explain = address.explain ? [["explain", "true"]] : [];
+  return ask("/search", [...(await question(address)), ...explain], { signal, body: sent });
+}
+
+async function askLook(sent, address, signal) {
+  return withItems(await ask("/look", await question(address), { signal, body: sent }));
+}
+
+async function question(address) {
   const { filters, exclude } = await withDislikes(address);
-  const own = [...(address.k ? [["k", address.k]] : []), ...(address.explain ? [["explain", "true"]] : [])];
-  return ask("/search", [...writeFilters(filters), ...excluding(exclude), ...own], { signal, body: sent });
+  return [...writeFilters(filters), ...excluding(exclude), ...(address.k ? [["k", address.k]] : [])];
 }
 
 /** Take up a photo: show it, make it smaller where it must be, and search with it. */
@@ -113,12 +127,14 @@ const camera = () => chooser(text.photo.camera, { capture: "environment" });
 function seenPart({ seen, note }, taken, failed) {
   const image = h("img", { src: seen, alt: text.photo.yours });
   image.addEventListener("error", () => image.replaceWith(icon("photo"))); // HEIC, which many browsers do not show
+  const picture = taken?.persons ? boxed(image, taken) : h("span", { class: "tile own" }, image);
   return [
-    h("div", { class: "gallery" }, h("div", { class: "main-picture" }, h("span", { class: "tile own" }, image))),
+    h("div", { class: "gallery" }, h("div", { class: "main-picture" }, picture)),
     h(
       "div",
       { class: "about" },
-      takenFor(taken, failed),
+      waysPart(),
+      taken?.persons ? [taken.answer && takenFor(taken.answer), lookWords(taken)] : takenFor(taken, failed),
       note && h("p", { class: "soft small" }, note),
       h("p", { class: "actions" }, chooser(text.photo.another), camera()),
       h("p", { class: "soft small" }, text.photo.private),
@@ -127,8 +143,26 @@ function seenPart({ seen, note }, taken, failed) {
   ];
 }
 
+/** The choice between the whole photo and the look. */
+function waysPart() {
+  const way = (look, words) =>
+    h(
+      "button",
+      {
+        type: "button",
+        class: "button",
+        data: { key: `way ${look}` },
+        "aria-pressed": String(here().look === look),
+        onclick: () => go({ ...here(), look }),
+      },
+      words,
+    );
+  const name = { role: "group", "aria-label": text.photo.ways };
+  return h("div", { class: "actions", ...name }, way(false, text.photo.whole), way(true, text.photo.look));
+}
+
 function takenFor(taken, failed) {
-  const kicker = h("p", { class: "kicker" }, text.photo.takenFor);
+  const kicker = h("p", { class: "kicker" }, here().look && !taken ? text.look.kicker : text.photo.takenFor);
   if (failed) return [kicker, h("h1", { tabindex: "-1" }, text.photo.failed)];
   if (!taken) return [kicker, h("h1", { tabindex: "-1", class: "pending" }, text.photo.looking)];
   const { subcategory, derived_type: type, stage } = taken;

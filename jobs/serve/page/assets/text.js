@@ -171,7 +171,43 @@ export const text = {
     back: "Let the photo decide again",
     why: (words) => `How it was searched: ${words}.`,
     results: "Looks most like it",
+    ways: "Search with",
+    whole: "The whole photo",
+    look: "The look",
     gone: "A photo is kept nowhere, so a link has none. Choose it again to see this view.",
+  },
+
+  look: {
+    kicker: "The look",
+    results: "What is worn",
+    lead: "Press a box to see what looks like it.",
+    persons: (number) => (number === 1 ? "One person" : `${count(number)} people`),
+    person: (number, of) => (of > 1 ? `Person ${number} of ${of}` : "The person"),
+    pose: ({ orientation, confidence, full_shot: full, full_shot_confidence: sure }) =>
+      `${text.look.stands[orientation] ?? orientation}, ${percent(confidence)} sure · ` +
+      `${full ? "from head to foot" : "not from head to foot"}, ${percent(sure)} sure`,
+    stands: {
+      front: "Faces the camera",
+      back: "Seen from behind",
+      left: "Turned to the left",
+      right: "Turned to the right",
+      detailed: "A close-up",
+    },
+    classes: {
+      topwear: "Topwear",
+      outerwear: "Outerwear",
+      dress: "Dress",
+      bottomwear: "Bottomwear",
+      footwear: "Footwear",
+      bag: "Bag",
+      eyewear: "Eyewear",
+      headwear: "Headwear",
+    },
+    box: (number, name, confidence) => `${number} ${name}, ${percent(confidence)} sure. Show what looks like it`,
+    taken: ({ value, confidence }) => `Taken for ${value}, ${percent(confidence)} sure.`,
+    nothingWorn: "No article was found on this person.",
+    boxesBy: (words) => sentence(`found by ${words}`),
+    found: (articles, number) => `${count(articles)} ${articles === 1 ? "article" : "articles"}, ${products(number)}`,
   },
 
   dislikes: {

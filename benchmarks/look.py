@@ -35,12 +35,14 @@ from jobs.labelled_photos import Dataset
 from jobs.run import Run, open_run
 from jobs.serve.search import Searcher, Sight
 from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, gender_of, genders, labelled, orientation_of
-from jobs.train_pose import Seen, learn, see
+from jobs.train_pose import Seen, Sights, learn, see
 from ml import metrics
 from ml.articles import CLASSES
 from ml.look.articles import SEEN_BY, Article
 from ml.look.keypoints import HEAD, PLACE, Person, overlaps
-from ml.look.pose import ORIENTATIONS, pose_of
+from ml.look.pose import ORIENTATIONS, Pose, pose_of
+from ml.look.sight import Sight as PersonSight
+from ml.look.weights import Learnt
 from ml.split import fold_of
 
 RULE_LEAST = 0.5
@@ -55,14 +57,14 @@ BARE, OVER = "bare_topwear", {"outerwear", "dress"}
 out = Console(highlight=False, width=120)
 
 
-def poses(photos: StreetPhotos, seen: Seen) -> list[dict]:
+def poses(photos: StreetPhotos, seen: Seen, sights: Sights) -> list[dict]:
     """Of each labelled picture what is so and what is said of it by heads that have not learnt from it."""
     rows = []
     for fold in range(FOLDS):
-        learnt = learn(photos, seen, {name for name in seen if fold_of(name, FOLDS) != fold})
+        learnt = learn(photos, seen, sights, {name for name in seen if fold_of(name, FOLDS) != fold})
         for name in (name for name in photos.poses if fold_of(name, FOLDS) == fold):
             label, persons = photos.poses[name], seen[name]
-            told = pose_of(persons[0], learnt.orientation, learnt.full_shot) if persons else None
+            told = pose_told(learnt, persons[0], sights[name]) if persons else None
             rows.append(
                 {
                     "name": name,
@@ -75,6 +77,20 @@ def poses(photos: StreetPhotos, seen: Seen) -> list[dict]:
                 }
             )
     return rows
+
+
+def pose_told(learnt: Learnt, person: Person, sight: PersonSight) -> Pose:
+    """As `jobs.looking.Models` tells it."""
+    return pose_of(person, learnt.orientation, learnt.full_shot, learnt.sight.orientations(sight))
+
+
+def told_genders(photos: StreetPhotos, seen: Seen, sights: Sights) -> list[tuple[str, str, str | None]]:
+    """Of each picture held back its name, for whom the clothes are, and what is said of it where that is sure."""
+    learnt, known = learn(photos, seen, sights, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK}), genders()
+    asked = [
+        (name, found) for name in sights if fold_of(name, FOLDS) == HELD_BACK and (found := gender_of(name, known))
+    ]
+    return [(name, found, learnt.sight.gender(sights[name])) for name, found in asked]
 
 
 def is_full_by_rule(person: Person) -> bool:
@@ -110,9 +126,9 @@ def resampled_mean(values: np.ndarray, names: Sequence[str]) -> tuple[float, flo
     return float(low), float(high)
 
 
-def box_hits(photos: StreetPhotos, seen: Seen) -> dict[str, dict[str, bool]]:
+def box_hits(photos: StreetPhotos, seen: Seen, sights: Sights) -> dict[str, dict[str, bool]]:
     """Of each class, for each picture held back that has a box of it, whether the box drawn from keypoints meets it."""
-    learnt = learn(photos, seen, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK})
+    learnt = learn(photos, seen, sights, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK})
     hits: dict[str, dict[str, bool]] = {name: {} for name in (*SEEN_BY, BARE)}
     for name, worn_boxes in photos.worn.items():
         if fold_of(name, FOLDS) != HELD_BACK:
@@ -217,6 +233,14 @@ def report_poses(report: Report, told: list[dict]) -> None:
     report.score("orientation_f1", "orientation, macro F1 of five", macro_f1(truth, said), ends, len(truth), halves)
 
 
+def report_genders(report: Report, told: list[tuple[str, str, str | None]]) -> None:
+    """How often somebody's gender is told, and told right."""
+    sure = [(name, gender == said) for name, gender, said in told if said]
+    words = "gender told, as it is sure"
+    report.share("gender_told", words, [bool(said) for *_, said in told], [name for name, *_ in told])
+    report.share("gender_right", "right where it is told", [right for _, right in sure], [name for name, _ in sure])
+
+
 def report_precision(report: Report, model, dataset: Dataset) -> None:  # type: ignore[no-untyped-def]  # keras.Model
     """AP50 of the detector, on each source's pictures that are held back."""
     known = genders()
@@ -290,12 +314,14 @@ def main() -> None:
     photos, dataset = StreetPhotos(given.photos), labelled_photos.read(str(given.photos))
     run = open_run(given.run, **place_of(given.lake)) if given.run else None
     lake, report = Lake(read_settings(**place_of(given.lake)).lake), Report()
-    models, seen = looking.load(lake), see(photos, looking.Eyes())
-    report_poses(report, poses(photos, seen))
+    models = looking.load(lake)
+    seen, sights = see(photos, models.eyes, models.onlooker)
+    report_poses(report, poses(photos, seen, sights))
+    report_genders(report, told_genders(photos, seen, sights))
     if sha256 := detectors.champion(lake):
         report_precision(report, detectors.read(lake, sha256), dataset)
     report_articles(report, dataset, worn.find_all(dataset, seen, models), run)
-    for name, met in box_hits(photos, seen).items():
+    for name, met in box_hits(photos, seen, sights).items():
         report.share(f"box_{name}", f"{name.replace('_', ' ')}: the box by keypoints meets it", [*met.values()], [*met])
     masks = outlines(photos, seen)
     report.figures["mask_iou"] = round(float(np.mean(masks)), 4)

@@ -412,6 +412,8 @@ def _show_look(photo: str, found: Look, connection: Connection) -> None:
         out.print(f"person {number:<6} {_place(person.box)}, confidence {person.confidence:.2f}")
         out.print(f"stands        {pose.orientation}, confidence {pose.confidence:.2f}")
         out.print(f"is            {shot}, confidence {pose.full_shot_confidence:.2f}")
+        if person.gender:
+            out.print(f"wears         clothes for {person.gender}")
         for worn in person.worn:
             _show_worn(worn, connection)
     if found.answer:

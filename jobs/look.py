@@ -29,6 +29,8 @@ PHOTO_SIDE = 1024
 """Long side in pixels at which a photo is looked at: articles of a person a few steps away are still some 100 wide."""
 ARTICLE_LEAST = 0.3
 """Least confidence of an article that is answered for."""
+GENDER = "gender"
+"""The part of a product that says for whom it is."""
 SUBCATEGORIES = {
     "topwear": ("Topwear",),
     "outerwear": ("Topwear",),
@@ -42,6 +44,11 @@ SUBCATEGORIES = {
 """Class of an article → the subCategories that it may have, as the published catalogue names them."""
 
 
+FOR = {"Women": ("Women", "Unisex"), "Men": ("Men", "Unisex")}
+"""For whom a person's clothes are → the genders of products searched in, as the published catalogue names them; in all
+where it has none of them, or a filter says it."""
+
+
 @dataclass(frozen=True)
 class Worn:
     """An article and the products most like it; None where there is no search to make, and why or how, in words."""
@@ -53,12 +60,16 @@ class Worn:
 
 @dataclass(frozen=True)
 class Dressed:
-    """A person: the box in pixels of the photo as it was looked at, how sure that is, the pose, and the articles."""
+    """A person: the box in pixels of the photo as it was looked at, how sure that is, the pose, and the articles.
+
+    `gender` is for whom the clothes are, `Women` or `Men`; None where that is not sure.
+    """
 
     box: Box
     confidence: float
     pose: Pose
     worn: list[Worn]
+    gender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ def look_at(
     ms: dict[str, float] = {}
     with timed(ms, "persons"):
         persons = models.eyes(image)
-        poses = [models.pose(person) for person in persons]
+        stands = [models.stand(image, person) for person in persons]
     with timed(ms, "articles"):
         found = [
             [article for article in articles if article.confidence >= ARTICLE_LEAST]
@@ -143,12 +154,12 @@ def look_at(
         seen = iter(_see(searcher, crops))
     with timed(ms, "search"):
         worn = [
-            [_search(searcher, connection, article, next(seen), filters, k, exclude) for article in articles]
-            for articles in found
+            [_search(searcher, connection, article, next(seen), gender, filters, k, exclude) for article in articles]
+            for articles, (_, gender) in zip(found, stands, strict=True)
         ]
     dressed = [
-        Dressed(person.box, person.score, pose, articles)
-        for person, pose, articles in zip(persons, poses, worn, strict=True)
+        Dressed(person.box, person.score, pose, articles, gender)
+        for person, (pose, gender), articles in zip(persons, stands, worn, strict=True)
     ]
     height, width = image.shape[:2]
     return Look(width, height, dressed, None, _words(dressed), models.find_articles.source, ms)
@@ -176,22 +187,33 @@ def _search(
     connection: Place,
     article: Article,
     seen: Seen | ImageError,
+    gender: str | None,
     filters: Filters,
     k: int,
     exclude: Sequence[str],
 ) -> Worn:
-    """The products most like an article, within the subCategories that it may have."""
+    """The products most like an article, within the subCategories that it may have, for the gender if it is sure."""
     if isinstance(seen, ImageError):  # a crop of ours is an image
         raise seen
     wanted = SUBCATEGORIES[article.name]
     if not searcher.among({}, wanted):
         says = f"the catalogue has no subCategory {' or '.join(wanted)}: searched in all of it"
         return Worn(article, searcher.answer(connection, seen, filters, k, exclude), says)
-    left = searcher.among(filters, wanted)
+    of_gender = _of_gender(searcher, gender, filters)
+    if left := searcher.among(of_gender, wanted):
+        filters, whose = of_gender, f" for {gender}" if of_gender != filters else ""
+    else:
+        left, whose = searcher.among(filters, wanted), ""
     if not left:
         return Worn(article, None, f"no product of {' or '.join(wanted)} passes the filters")
     answer = searcher.answer(connection, seen, {**filters, searcher.group: left}, k, exclude)
-    return Worn(article, answer, f"searched in {', '.join(left)}")
+    return Worn(article, answer, f"searched in {', '.join(left)}{whose}")
+
+
+def _of_gender(searcher: Finder[Place], gender: str | None, filters: Filters) -> Filters:
+    """The filters, and that of the gender where it is told and they say nothing of it."""
+    column = searcher.run.layout.column(GENDER)
+    return {**filters, column: list(FOR[gender])} if gender and column and column not in filters else filters
 
 
 def _words(persons: Sequence[Dressed]) -> list[str]:

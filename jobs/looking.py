@@ -14,14 +14,18 @@ from infra.interpreter import Network
 from infra.lake import Lake
 from jobs import detectors
 from ml.articles import CLASSES
+from ml.features import Extractor
 from ml.look import pose, weights
 from ml.look.articles import Article, ArticleFinder
 from ml.look.keypoints import Person, find_persons
 from ml.look.pose import Pose
+from ml.look.sight import SIZE, Sight, views
 from ml.look.weights import Learnt
 
 WEIGHTS = Path(__file__).parent / "weights/pose.npz"
 """What `jobs.train_pose` has learnt; its card is beside it."""
+BACKBONE = "efficientnet-lite0"
+"""Of the registry, with which persons are seen."""
 MOST, LEAST = 2, 0.3
 """Articles of a class that a person wears, at most, and how sure each has to be."""
 
@@ -75,17 +79,37 @@ def _spread(mask: np.ndarray, part: tuple[int, int, int, int], size: tuple[int, 
     return whole
 
 
+class Onlooker:
+    """Sees persons with a backbone of photographs, whatever the catalogue's is. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        """Load the backbone.
+
+        Raises:
+            UserError: its package is not installed.
+        """
+        self._extractor = Extractor(detectors.build_backbone(BACKBONE, *SIZE), len(Sight._fields))
+
+    def __call__(self, image: np.ndarray, person: Person) -> Sight:
+        """What is seen of a person of a photo, uint8 (h, w, 3)."""
+        return Sight(*self._extractor(views(image, person)).average)
+
+
 @dataclass(frozen=True)
 class Models:
-    """All that sees a look: persons, their poses and their articles."""
+    """All that sees a look: persons, their poses, for whom their clothes are, and their articles."""
 
     eyes: Eyes
+    onlooker: Onlooker
     learnt: Learnt
     find_articles: ArticleFinder
 
-    def pose(self, person: Person) -> Pose:
-        """How a person stands."""
-        return pose.pose_of(person, self.learnt.orientation, self.learnt.full_shot)
+    def stand(self, image: np.ndarray, person: Person) -> tuple[Pose, str | None]:
+        """How a person of a photo stands, and for whom the clothes are, as `SightHeads.gender` has it."""
+        seen = self.onlooker(image, person)
+        orientations = self.learnt.sight.orientations(seen)
+        told = pose.pose_of(person, self.learnt.orientation, self.learnt.full_shot, orientations)
+        return told, self.learnt.sight.gender(seen)
 
 
 def load(lake: Lake, detector: str | None = None) -> Models:
@@ -98,4 +122,4 @@ def load(lake: Lake, detector: str | None = None) -> Models:
     """
     sha256 = detectors.champion(lake) if detector is None else detector
     learnt = weights.from_bytes(WEIGHTS.read_bytes())
-    return Models(Eyes(), learnt, Detector(detectors.read(lake, sha256)) if sha256 else learnt.boxes)
+    return Models(Eyes(), Onlooker(), learnt, Detector(detectors.read(lake, sha256)) if sha256 else learnt.boxes)

@@ -70,6 +70,7 @@ LOOKS = pa.schema(
         ("orientation_confidence", pa.float32()),
         ("full_shot", pa.bool_()),
         ("full_shot_confidence", pa.float32()),
+        ("gender", pa.string()),
         ("article", pa.int32()),
         ("class", pa.string()),
         ("box", pa.list_(pa.float32())),
@@ -354,6 +355,7 @@ def _of_person(number: int, person: Dressed) -> dict:
         "orientation_confidence": person.pose.confidence,
         "full_shot": person.pose.full_shot,
         "full_shot_confidence": person.pose.full_shot_confidence,
+        "gender": person.gender,
     }
 
 

@@ -15,33 +15,50 @@ from pathlib import Path
 from rich.progress import track
 
 from infra.errors import UserError
-from jobs.looking import WEIGHTS, Eyes
-from jobs.street_photos import StreetPhotos, labelled, orientation_of
+from jobs.looking import WEIGHTS, Eyes, Onlooker
+from jobs.street_photos import StreetPhotos, gender_of, genders, labelled, orientation_of
 from ml.look.articles import fit_boxes
 from ml.look.keypoints import Person
 from ml.look.pose import fit_full_shot, fit_orientation
+from ml.look.sight import Sight, fit_sight
 from ml.look.weights import Learnt, to_bytes
 
 Seen = dict[str, list[Person]]
 """The persons of each picture."""
+Sights = dict[str, Sight]
+"""What is seen of the largest person of each picture that has one."""
 
 
-def see(photos: StreetPhotos, eyes: Eyes) -> Seen:
-    """The persons of all pictures that have a label."""
-    names = sorted({*photos.poses, *photos.worn})
-    return {name: eyes(photos.image(name)) for name in track(names, "looking at the pictures")}
+def see(photos: StreetPhotos, eyes: Eyes, onlooker: Onlooker) -> tuple[Seen, Sights]:
+    """The persons of all pictures that have a label, and what is seen of them."""
+    seen, sights = Seen(), Sights()
+    for name in track(sorted({*photos.poses, *photos.worn}), "looking at the pictures"):
+        image = photos.image(name)
+        seen[name] = eyes(image)
+        if seen[name]:
+            sights[name] = onlooker(image, seen[name][0])
+    return seen, sights
 
 
-def learn(photos: StreetPhotos, seen: Seen, names: Collection[str]) -> Learnt:
+def learn(photos: StreetPhotos, seen: Seen, sights: Sights, names: Collection[str]) -> Learnt:
     """What some of the pictures teach: poses by the largest person, boxes by the one who wears what is labelled."""
-    posed = [(seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
-    oriented = [(person, found) for person, label in posed if (found := orientation_of(label))]
+    posed = [(name, seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
+    oriented = [(name, person, found) for name, person, label in posed if (found := orientation_of(label))]
     dressed = [(labelled(seen[name], worn), worn) for name, worn in photos.worn.items() if name in names]
+    facing, orientations = [sights[name] for name, _, _ in oriented], [found for _, _, found in oriented]
     return Learnt(
-        fit_orientation(*zip(*oriented, strict=True)),
-        fit_full_shot([person for person, _ in posed], [label["full_shot"] for _, label in posed]),
+        fit_orientation([person for _, person, _ in oriented], orientations),
+        fit_full_shot([person for _, person, _ in posed], [label["full_shot"] for _, _, label in posed]),
+        fit_sight(*of_genders(sights, names), facing, orientations),
         fit_boxes(*zip(*((person, worn) for person, worn in dressed if person), strict=True)),
     )
+
+
+def of_genders(sights: Sights, names: Collection[str]) -> tuple[list[Sight], list[str]]:
+    """Some pictures' sights, and for whom their clothes are, where that is known."""
+    known = genders()
+    told = [(sights[name], found) for name in sorted(names) if name in sights and (found := gender_of(name, known))]
+    return [sight for sight, _ in told], [gender for _, gender in told]
 
 
 def main() -> None:
@@ -51,10 +68,10 @@ def main() -> None:
     given = parser.parse_args()
     try:
         photos = StreetPhotos(given.archive)
-        seen = see(photos, Eyes())
+        seen, sights = see(photos, Eyes(), Onlooker())
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    WEIGHTS.write_bytes(to_bytes(learn(photos, seen, seen)))
+    WEIGHTS.write_bytes(to_bytes(learn(photos, seen, sights, seen)))
     print(f"{WEIGHTS}: {WEIGHTS.stat().st_size:,} bytes")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml.articles import CLASSES
 from ml.look.pose import ORIENTATIONS
+from ml.look.sight import GENDERS
 
 ABOUT = """Products that look alike, for a product or a photo, under any filter.
 
@@ -115,12 +116,21 @@ ARTICLE = _object(
         "items": _list(ITEM),
     }
 )
+PERSON = _object(
+    {
+        "box": BOX,
+        "confidence": CONFIDENCE,
+        "pose": POSE,
+        "gender": {"enum": [*GENDERS, None], "description": "for whom the clothes are, null where that is not sure"},
+        "articles": _list(ARTICLE),
+    }
+)
 LOOK = _object(
     {
         "run": RUN,
         "width": NUMBER,
         "height": NUMBER,
-        "persons": _list(_object({"box": BOX, "confidence": CONFIDENCE, "pose": POSE, "articles": _list(ARTICLE)})),
+        "persons": _list(PERSON),
         "answer": {"oneOf": [_object(FOUND), {"type": "null"}]},
         "says": _list(TEXT),
         "boxes_by": TEXT,
@@ -329,12 +339,13 @@ ROUTES: dict[str, dict[str, Any]] = {
                         "orientation": "front",
                         "confidence": 0.94,
                     },
+                    "gender": "Men",
                     "articles": [
                         {
                             "class": "topwear",
                             "box": [231.5, 188.2, 452.8, 471.6],
                             "confidence": 0.91,
-                            "says": "searched in Topwear",
+                            "says": "searched in Topwear for Men",
                             "derived_type": {"value": "Men Tshirts", "confidence": 0.9},
                             "items": [EXAMPLE_ITEM],
                         }

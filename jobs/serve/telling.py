@@ -78,6 +78,7 @@ def _person(person: Dressed, named: Named) -> dict[str, Any]:
         "box": _box(person.box),
         "confidence": person.confidence,
         "pose": person.pose._asdict(),
+        "gender": person.gender,
         "articles": [_article(worn, named) for worn in person.worn],
     }
 

@@ -104,10 +104,12 @@ def mirrored(person: Person) -> Person:
     return Person(points, person.visible[MIRRORED], person.present[MIRRORED], person.mask[:, ::-1], person.score)
 
 
-def pose_of(person: Person, orientation: Head, full_shot: Head) -> Pose:
-    """How a person stands, by two heads."""
+def pose_of(person: Person, orientation: Head, full_shot: Head, seen: np.ndarray | None = None) -> Pose:
+    """How a person stands, by two heads, and what else is `seen` of the orientation: probabilities, float (5,)."""
     features = pose_features(person)[None]
     probabilities = softmax(orientation.logits(features))[0]
+    if seen is not None:
+        probabilities = probabilities * seen / (probabilities @ seen)
     best = int(probabilities.argmax())
     full = float(sigmoid(full_shot.logits(features))[0, 0])
     is_full = full >= FULL_SHOT_LEAST
@@ -130,7 +132,7 @@ def fit_full_shot(persons: Sequence[Person], full_shot: Sequence[bool]) -> Head:
     return Head(head.mean, head.scale, head.weights[:, :1] - head.weights[:, 1:], head.bias[:1] - head.bias[1:])
 
 
-def fit(features: np.ndarray, targets: np.ndarray) -> Head:
+def fit(features: np.ndarray, targets: np.ndarray, penalty: float = PENALTY) -> Head:
     """A multinomial logistic head, by accelerated gradient descent from zero: the same data give the same head.
 
     Each class counts as much as another, however many samples it has.
@@ -138,16 +140,17 @@ def fit(features: np.ndarray, targets: np.ndarray) -> Head:
     Args:
         features: float64 (n, d).
         targets: float64 (n, c), one class a row.
+        penalty: of the squared weights.
     """
     mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
     samples = (features - mean) / scale
     balance = (targets / np.maximum(targets.sum(axis=0), 1)).sum(axis=1, keepdims=True) / targets.shape[1]
-    steepest = (np.linalg.norm(samples * np.sqrt(balance), 2) ** 2 + 1) / 2 + PENALTY
+    steepest = (np.linalg.norm(samples * np.sqrt(balance), 2) ** 2 + 1) / 2 + penalty
     weights, bias = np.zeros((samples.shape[1], targets.shape[1])), np.zeros(targets.shape[1])
     ahead = weights, bias
     for step in range(STEPS):
         error = balance * (softmax(samples @ ahead[0] + ahead[1]) - targets)
-        new = ahead[0] - (samples.T @ error + PENALTY * ahead[0]) / steepest, ahead[1] - error.sum(axis=0) / steepest
+        new = ahead[0] - (samples.T @ error + penalty * ahead[0]) / steepest, ahead[1] - error.sum(axis=0) / steepest
         momentum = step / (step + 3)
         ahead = new[0] + momentum * (new[0] - weights), new[1] + momentum * (new[1] - bias)
         weights, bias = new

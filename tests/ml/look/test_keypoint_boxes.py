@@ -6,6 +6,7 @@ import pytest
 from ml.look.articles import SEEN_BY, fit_boxes, in_frame
 from ml.look.keypoints import PLACE
 from ml.look.pose import fit_full_shot, fit_orientation
+from ml.look.sight import Sight, fit_sight
 from ml.look.weights import Learnt, from_bytes, to_bytes
 from tests.figures import body
 
@@ -60,7 +61,9 @@ def test_an_article_outside_the_frame_has_no_confidence_and_boxes_end_at_the_edg
 def test_what_was_learnt_survives_its_file():
     bodies = [body(turn, jitter=0.02, seed=seed) for seed in range(3) for turn in (0, 90, 180, 270)]
     names = ["front", "left", "back", "right"] * 3
-    learnt = Learnt(fit_orientation(bodies, names), fit_full_shot(bodies, [True] * 6 + [False] * 6), rules())
+    seen = [Sight(*features) for features in np.random.default_rng(0).normal(size=(12, 2, 8))]
+    sight = fit_sight(seen, ["Women", "Men"] * 6, seen, names)
+    learnt = Learnt(fit_orientation(bodies, names), fit_full_shot(bodies, [True] * 6 + [False] * 6), sight, rules())
     data = to_bytes(learnt)
     again = from_bytes(data)
     assert to_bytes(again) == data

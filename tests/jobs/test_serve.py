@@ -70,6 +70,7 @@ class Served:
             except httpx.TransportError:
                 assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
+        self.stop()
         raise AssertionError(f"not within {seconds} s: {self.log.read_text()}")
 
     def stop(self):

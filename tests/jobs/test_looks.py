@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -55,7 +56,16 @@ BAD = {"deep/empty.jpg": b"", "note.txt": b"no image", "torn.jpg": RED[:900]}
 
 
 @pytest.fixture(scope="module")
-def night(postgres, tmp_path_factory):
+def s3(s3_endpoint):
+    """A client of an S3 server; the workers, which start later, have its address and keys too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ENDPOINT_URL": s3_endpoint, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        yield boto3.client("s3", region_name="us-east-1")
+
+
+@pytest.fixture(scope="module")
+def night(postgres, s3, tmp_path_factory):
     """The live run, a connection to its store, and what looks at one photo."""
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute("CREATE DATABASE many_looks")
@@ -182,6 +192,17 @@ def test_a_task_ends_where_a_name_says_so_and_never_late(monkeypatch):
     fewer = [tuple(map(int, task.split(":"))) for task in looks._tasks(photos[1:])]
     ends, without = {stop for _, stop in tasks}, {stop + 1 for _, stop in fewer}
     assert len(ends & without) > 0.8 * len(ends)
+
+
+def test_photos_in_s3_are_read_by_the_workers(night, looked, s3):
+    run = night[0]
+    s3.create_bucket(Bucket="many-looks")
+    for name in ("in/red.jpg", "in/note.txt"):
+        s3.put_object(Bucket="many-looks", Key=name, Body=(GOOD | BAD)[name.removeprefix("in/")])
+    execute("looks", asked(run, "s3://many-looks/in"))
+    rows = rows_of(run, "looks")
+    assert [told(row) for row in rows] == expected("red.jpg", RED, night[3](RED))
+    assert [row["image"] for row in rows_of(run, "look_rejects")] == ["note.txt"]
 
 
 # A table --------------------------------------------------------------------------------------------------------------

@@ -255,6 +255,14 @@ def test_workers_are_told_no_password_and_of_photos_that_cannot_be_used_why(nigh
     assert (wrong.reason, str(wrong)) == ("too many fields", "too many fields: the row is longer than the header")
 
 
+def test_what_was_remembered_with_other_columns_counts_for_nothing(night, tmp_path, monkeypatch):
+    run, source = asked(night[0], tmp_path), photo_source.Source([], 10, ())
+    before = looks._batch(run, source).fingerprint
+    assert looks._batch(run, source).fingerprint == before
+    monkeypatch.setitem(looks.SCHEMAS, "looks", looks.LOOKS.remove(0))
+    assert looks._batch(run, source).fingerprint != before
+
+
 def test_without_photos_there_is_nothing_to_do_and_the_step_says_so(night):
     result = execute("looks", open_run(night[0].lake, night[0].name))
     assert result.figures == {

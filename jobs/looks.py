@@ -45,6 +45,7 @@ from ml.look.articles import KeypointBoxes
 Place = tuple[str, tuple[str, ...], tuple[str, ...]]
 """What photos are asked for by: what the setting says, the run's fields, and the roots that photos may lie below."""
 CODE_VERSION = 1
+"""Raised where the rules of `jobs.look` give other answers: what was remembered before then counts for nothing."""
 SETTING = "LOOKALIKE_LOOK_PHOTOS"
 READ = ("catalog", "embed", "classify", "candidates", "similar")
 """Steps whose results the answers follow from, and the tables of them that do."""
@@ -169,6 +170,7 @@ def _batch(run: Run, source: Source) -> Batch:
     fingerprint = content_hash(
         CODE_VERSION,
         release(),
+        {name: str(schema) for name, schema in SCHEMAS.items()},
         {name: file.sha256 for name, file in pretrained.FILES.items()},
         hashlib.sha256(looking.WEIGHTS.read_bytes()).hexdigest(),
         detector,

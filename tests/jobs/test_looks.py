@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -55,7 +56,16 @@ BAD = {"deep/empty.jpg": b"", "note.txt": b"no image", "torn.jpg": RED[:900]}
 
 
 @pytest.fixture(scope="module")
-def night(postgres, tmp_path_factory):
+def s3(s3_endpoint):
+    """A client of an S3 server; the workers, which start later, have its address and keys too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ENDPOINT_URL": s3_endpoint, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        yield boto3.client("s3", region_name="us-east-1")
+
+
+@pytest.fixture(scope="module")
+def night(postgres, s3, tmp_path_factory):
     """The live run, a connection to its store, and what looks at one photo."""
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute("CREATE DATABASE many_looks")
@@ -184,6 +194,17 @@ def test_a_task_ends_where_a_name_says_so_and_never_late(monkeypatch):
     assert len(ends & without) > 0.8 * len(ends)
 
 
+def test_photos_in_s3_are_read_by_the_workers(night, looked, s3):
+    run = night[0]
+    s3.create_bucket(Bucket="many-looks")
+    for name in ("in/red.jpg", "in/note.txt"):
+        s3.put_object(Bucket="many-looks", Key=name, Body=(GOOD | BAD)[name.removeprefix("in/")])
+    execute("looks", asked(run, "s3://many-looks/in"))
+    rows = rows_of(run, "looks")
+    assert [told(row) for row in rows] == expected("red.jpg", RED, night[3](RED))
+    assert [row["image"] for row in rows_of(run, "look_rejects")] == ["note.txt"]
+
+
 # A table --------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +253,14 @@ def test_workers_are_told_no_password_and_of_photos_that_cannot_be_used_why(nigh
     wrong = pickle.loads(data).source.photos[1].content  # noqa: S301
     assert isinstance(wrong, ImageError)
     assert (wrong.reason, str(wrong)) == ("too many fields", "too many fields: the row is longer than the header")
+
+
+def test_what_was_remembered_with_other_columns_counts_for_nothing(night, tmp_path, monkeypatch):
+    run, source = asked(night[0], tmp_path), photo_source.Source([], 10, ())
+    before = looks._batch(run, source).fingerprint
+    assert looks._batch(run, source).fingerprint == before
+    monkeypatch.setitem(looks.SCHEMAS, "looks", looks.LOOKS.remove(0))
+    assert looks._batch(run, source).fingerprint != before
 
 
 def test_without_photos_there_is_nothing_to_do_and_the_step_says_so(night):

@@ -96,7 +96,7 @@ function rows(look, address) {
         "section",
         { class: "person", "aria-labelledby": `person-${at + 1}` },
         h("h3", { id: `person-${at + 1}` }, text.look.person(at + 1, look.persons.length)),
-        h("p", { class: "soft small" }, text.look.pose(person.pose)),
+        h("p", { class: "soft small" }, text.look.pose(person.pose), text.look.wears[person.gender] ?? ""),
         person.articles.map((article) => row(article, (number += 1), address)),
         !person.articles.length && h("p", { class: "soft" }, text.look.nothingWorn),
       ),

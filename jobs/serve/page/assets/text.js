@@ -186,6 +186,7 @@ export const text = {
     pose: ({ orientation, confidence, full_shot: full, full_shot_confidence: sure }) =>
       `${text.look.stands[orientation] ?? orientation}, ${percent(confidence)} sure · ` +
       `${full ? "from head to foot" : "not from head to foot"}, ${percent(sure)} sure`,
+    wears: { Women: " · clothes for women", Men: " · clothes for men" },
     stands: {
       front: "Faces the camera",
       back: "Seen from behind",

@@ -38,7 +38,7 @@ from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, gender_of, gender
 from jobs.train_pose import Seen, Sights, learn, see
 from ml import metrics
 from ml.articles import CLASSES
-from ml.look.articles import SEEN_BY, Article
+from ml.look.articles import SEEN_BY
 from ml.look.keypoints import HEAD, PLACE, Person, overlaps
 from ml.look.pose import ORIENTATIONS, Pose, pose_of
 from ml.look.sight import Sight as PersonSight
@@ -259,48 +259,36 @@ def report_articles(report: Report, dataset: Dataset, articles: list[worn.Labell
     report.share("found", "articles found", [bool(each.found) for each in articles], [each.name for each in articles])
     if run is None:
         return
-    sight, shop, hits = Sight(run), worn.Shop.of(run), {}
-    found = [each for each in articles if each.found]
-    for key, words, of, boxes in (
-        ("class_in_ten", "its class among ten, by found boxes", found, [each.found for each in found if each.found]),
-        ("class_in_ten_true", "the same, by true boxes", articles, [worn.true_box(each) for each in articles]),
+    search = worn.Search(dataset, Sight(run), worn.Shop.of(run))
+    report_classes(report, search, articles)
+    families = worn.families_of(dataset, articles)
+    for key, words, boxes in (
+        ("colour_agrees", "colours of the article's family among ten of its class", [each.found for each in articles]),
+        ("colour_agrees_true", "  by true boxes", [worn.true_box(each) for each in articles]),
     ):
-        embeddings = worn.embed(sight, worn.cut(dataset, of, boxes))
-        hits[key] = worn.has_class(shop, [each.article for each in of], embeddings)
+        chosen = [each for each in zip(articles, boxes, families, strict=True) if each[1] and each[2]]
+        some, of_some = [article for article, _, _ in chosen], [box for _, box, _ in chosen if box]
+        shares = search.agreeing(some, of_some, [family for *_, family in chosen])
+        report.share(key, words, shares[:, 0], [each.name for each in some])
+    report.share("colour_by_chance", "  of all of its class", shares[:, 1], [each.name for each in some])
+
+
+def report_classes(report: Report, search: worn.Search, articles: list[worn.Labelled]) -> None:
+    """Whether a product of an article's class is among the ten most like its crop, of all products."""
+    met, truth = [each for each in articles if each.met], [worn.true_box(each) for each in articles]
+    boxes, hits = [each.met for each in met if each.met], {}
+    for key, words, of, crops_of, is_told in (
+        ("class_in_ten", "class among ten, as look takes it for the class found", met, boxes, True),
+        ("class_in_ten_true", "  by true boxes and classes", articles, truth, True),
+        ("class_in_ten_alone", "  by the crop alone, found boxes", met, boxes, False),
+        ("class_in_ten_alone_true", "  by the crop alone, true boxes", articles, truth, False),
+    ):
+        hits[key] = search.has_class(of, crops_of, is_told)
         report.share(key, words, hits[key], [each.name for each in of])
     lost = 1 - hits["class_in_ten"].sum() / hits["class_in_ten_true"].sum()
     report.figures["loss_percent"] = round(100 * float(lost), 2)
-    report.table.add_row("relative loss by found boxes", f"{100 * lost:.1f} %", "", str(len(articles)), "", "")
-    report_told(report, dataset, articles, sight, shop)
-
-
-def report_told(report: Report, dataset: Dataset, articles: list[worn.Labelled], sight: Sight, shop: worn.Shop) -> None:
-    """What `look` gives, which takes an article for one of the class that was found."""
-    met = [each for each in articles if each.met]
-    boxes = [each.met for each in met if each.met]
-    embeddings = worn.embed(sight, worn.cut(dataset, met, boxes), [shop.kinds_of(box.name) for box in boxes])
-    hits = worn.has_class(shop, [each.article for each in met], embeddings)
-    right = {id(each): hit for each, hit in zip(met, hits, strict=True)}
-    words = "its class among ten, taken for the class found; none found: lost"
-    whole = [bool(right.get(id(each))) for each in articles]
-    report.share("class_in_ten_told", words, whole, [each.name for each in articles])
-    families = worn.families_of(dataset, articles)
-    boxes_of: Sequence[Article | None]
-    for key, words, boxes_of in (
-        ("colour_agrees", "of the ten of the colour's family, by found boxes", [each.found for each in articles]),
-        ("colour_agrees_true", "the same, by true boxes", [worn.true_box(each) for each in articles]),
-    ):
-        chosen = [
-            (each, box, family)
-            for each, box, family in zip(articles, boxes_of, families, strict=True)
-            if box and family
-        ]
-        some, names = [each for each, _, _ in chosen], [each.article for each, _, _ in chosen]
-        crops = worn.cut(dataset, some, [box for _, box, _ in chosen])
-        embeddings = worn.embed(sight, crops, [shop.kinds_of(name) for name in names])
-        shares = worn.agreeing(shop, names, embeddings, [family for _, _, family in chosen])
-        report.share(key, words, shares[:, 0], [each.name for each in some])
-    report.share("colour_by_chance", "of all of its class", shares[:, 1], [each.name for each in some])
+    words = "  relative loss by found boxes, where there is none all is lost"
+    report.table.add_row(words, f"{100 * lost:.1f} %", "", str(len(articles)), "", "")
 
 
 def main() -> None:

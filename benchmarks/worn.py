@@ -1,15 +1,16 @@
 """What persons of street photos wear: how well it is found, and how well a search for it does.
 
 Judged are the photos that are held back, against their labelled boxes. An article is found where what `look` finds has
-its class and overlaps its box by a half. It is cut out as `look` does it, by the box found and by the true one, and
-searched for among all products of a run, without a filter and without the class that was found: is one of its class, by
-the subCategories of `jobs.look.SUBCATEGORIES`, among the ten? And of the ten of its class, as `look` searches for them,
-how many have a colour of the family that the article's own pixels have, as far as the source's masks tell them?
+its class and overlaps its box by a half. It is cut out as `look` does it, by a box that was found and by the true one,
+and searched for among all products of a run without a filter: is one of its class, by the subCategories of
+`jobs.look.SUBCATEGORIES`, among the ten? `look` takes a crop for a kind that the class found may be, right or wrong;
+beside it stands what the crop alone gives. And of the ten of its class, how many have a colour of the family that the
+article's own pixels have, as far as the source's masks tell them?
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,32 +161,39 @@ def true_box(article: Labelled) -> Article:
     return Article(article.article, article.box, 1.0, article.found.mask if article.found else None)
 
 
-def embed(sight: Sight, crops: Sequence[np.ndarray], kinds: Sequence[Collection[str]] = ()) -> np.ndarray:
-    """What the run's models make of crops, float32 (n, e), each of which may be of some articleTypes only."""
-    embeddings = []
-    for start in range(0, len(crops), BATCH):
-        batch = slice(start, start + BATCH)
-        for seen in sight.see([look.png(pixels) for pixels in crops[batch]], kinds[batch]):
-            if isinstance(seen, ImageError):
-                raise seen
-            embeddings.append(seen.embedding)
-    return np.array(embeddings)
+@dataclass(frozen=True)
+class Search:
+    """Searches for crops of a dataset's photos among a run's products."""
 
+    dataset: Dataset
+    sight: Sight
+    shop: Shop
 
-def has_class(shop: Shop, articles: Sequence[str], embeddings: np.ndarray) -> np.ndarray:
-    """Whether one of the ten products most like each article is of its class, bool (n,)."""
-    tens = [nearest(scores, TEN) for scores in embeddings @ shop.embeddings.T]
-    return np.array([shop.of_class(name)[ten].any() for name, ten in zip(articles, tens, strict=True)])
+    def embed(self, articles: Sequence[Labelled], boxes: Sequence[Article], is_told: bool) -> np.ndarray:
+        """What the run's models make of boxes, float32 (n, e), told the class of each, as `look` does it, or not."""
+        kinds = [self.shop.kinds_of(box.name) for box in boxes] if is_told else []
+        crops, embeddings = cut(self.dataset, articles, boxes), []
+        for start in range(0, len(crops), BATCH):
+            batch = slice(start, start + BATCH)
+            for seen in self.sight.see([look.png(pixels) for pixels in crops[batch]], kinds[batch]):
+                if isinstance(seen, ImageError):
+                    raise seen
+                embeddings.append(seen.embedding)
+        return np.array(embeddings)
 
+    def has_class(self, articles: Sequence[Labelled], boxes: Sequence[Article], is_told: bool) -> np.ndarray:
+        """Whether one of the ten products most like each box is of the article's class, bool (n,)."""
+        tens = [nearest(scores, TEN) for scores in self.embed(articles, boxes, is_told) @ self.shop.embeddings.T]
+        return np.array([self.shop.of_class(of.article)[ten].any() for of, ten in zip(articles, tens, strict=True)])
 
-def agreeing(shop: Shop, articles: Sequence[str], embeddings: np.ndarray, families: Sequence[str]) -> np.ndarray:
-    """Of the ten most like each article within its class the share of its family, and of all of the class: (n, 2)."""
-    shares = []
-    for name, embedding, family in zip(articles, embeddings, families, strict=True):
-        rows = np.flatnonzero(shop.of_class(name))
-        ten = rows[nearest(shop.embeddings[rows] @ embedding, TEN)]
-        shares.append([(shop.families[ten] == family).mean(), (shop.families[rows] == family).mean()])
-    return np.array(shares)
+    def agreeing(self, articles: Sequence[Labelled], boxes: Sequence[Article], families: Sequence[str]) -> np.ndarray:
+        """Of the ten most like each box within its class the share of a family, and of all of the class: (n, 2)."""
+        shares, embeddings = [], self.embed(articles, boxes, True)
+        for box, embedding, family in zip(boxes, embeddings, families, strict=True):
+            rows = np.flatnonzero(self.shop.of_class(box.name))
+            ten = rows[nearest(self.shop.embeddings[rows] @ embedding, TEN)]
+            shares.append([(self.shop.families[ten] == family).mean(), (self.shop.families[rows] == family).mean()])
+        return np.array(shares)
 
 
 def families_of(dataset: Dataset, articles: Sequence[Labelled]) -> list[str]:

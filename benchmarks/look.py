@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -34,13 +34,14 @@ from jobs import detectors, labelled_photos, look, looking
 from jobs.labelled_photos import Dataset
 from jobs.run import Run, open_run
 from jobs.serve.search import Searcher, Sight
-from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, gender_of, genders, labelled, orientation_of
+from jobs.street_photos import FOLDS, HELD_BACK, StreetPhotos, labelled, orientation_of
 from jobs.train_pose import Seen, Sights, learn, see
 from ml import metrics
 from ml.articles import CLASSES
 from ml.look.articles import SEEN_BY
 from ml.look.keypoints import HEAD, PLACE, Person, overlaps
 from ml.look.pose import ORIENTATIONS, Pose, pose_of
+from ml.look.sight import GENDERS
 from ml.look.sight import Sight as PersonSight
 from ml.look.weights import Learnt
 from ml.split import fold_of
@@ -86,11 +87,9 @@ def pose_told(learnt: Learnt, person: Person, sight: PersonSight) -> Pose:
 
 def told_genders(photos: StreetPhotos, seen: Seen, sights: Sights) -> list[tuple[str, str, str | None]]:
     """Of each picture held back its name, for whom the clothes are, and what is said of it where that is sure."""
-    learnt, known = learn(photos, seen, sights, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK}), genders()
-    asked = [
-        (name, found) for name in sights if fold_of(name, FOLDS) == HELD_BACK and (found := gender_of(name, known))
-    ]
-    return [(name, found, learnt.sight.gender(sights[name])) for name, found in asked]
+    learnt = learn(photos, seen, sights, {name for name in seen if fold_of(name, FOLDS) != HELD_BACK})
+    asked = [name for name in sights if fold_of(name, FOLDS) == HELD_BACK and name in photos.genders]
+    return [(name, photos.genders[name], learnt.sight.gender(sights[name])) for name in asked]
 
 
 def is_full_by_rule(person: Person) -> bool:
@@ -190,9 +189,10 @@ def place_of(lake: str) -> dict[str, object]:
 
 
 class Report:
-    """The table that is printed, and the figures of the last line."""
+    """The table that is printed, and the figures of the last line; `genders` are those of pictures, by their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, genders: Mapping[str, str]) -> None:
+        self.genders = genders
         self.table = Table("figure", "value", "95 % interval", "of", "women", "men")
         self.figures: dict[str, object] = {}
 
@@ -202,22 +202,20 @@ class Report:
         mean, is_one_each = float(values.mean()), len(set(names)) == len(values)
         low, high = metrics.interval(mean, len(values)) if is_one_each else resampled_mean(values, names)
         self.figures[key] = round(100 * mean, 2)
-        halves = [f"{100 * values[of].mean():.1f} of {of.sum()}" if of.any() else "" for of in by_gender(names)]
+        halves = [f"{100 * values[of].mean():.1f} of {of.sum()}" if of.any() else "" for of in self.halves(names)]
         self.table.add_row(
             words, f"{100 * mean:.1f} %", f"{100 * low:.1f} – {100 * high:.1f}", str(len(values)), *halves
         )
+
+    def halves(self, names: Sequence[str]) -> list[np.ndarray]:
+        """Of pictures those of women, and those of men, bool (n,) each."""
+        told = [self.genders.get(name) for name in names]
+        return [np.array([each == gender for each in told], bool) for gender in GENDERS]
 
     def score(self, key: str, words: str, value: float, ends: tuple[float, float], of: int, halves: list[str]) -> None:
         """A row for a score, 0 to 1, with the ends of its interval."""
         self.figures[key] = round(value, 4)
         self.table.add_row(words, f"{value:.3f}", f"{ends[0]:.3f} – {ends[1]:.3f}", str(of), *halves)
-
-
-def by_gender(names: Sequence[str]) -> list[np.ndarray]:
-    """Of pictures those of women, and those of men, bool (n,) each."""
-    known = genders()
-    told = [gender_of(name, known) for name in names]
-    return [np.array([each == gender for each in told], bool) for gender in ("Women", "Men")]
 
 
 def report_poses(report: Report, told: list[dict]) -> None:
@@ -228,7 +226,9 @@ def report_poses(report: Report, told: list[dict]) -> None:
     report.share("full_shot_by_rule", "the same, by rule", by_rule, names)
     oriented = [row for row in told if row["orientation"]]
     truth, said = (np.array([row[key] for row in oriented]) for key in ("orientation", "told_orientation"))
-    halves = [f"{macro_f1(truth[of], said[of]):.3f} of {of.sum()}" for of in by_gender([r["name"] for r in oriented])]
+    halves = [
+        f"{macro_f1(truth[of], said[of]):.3f} of {of.sum()}" for of in report.halves([row["name"] for row in oriented])
+    ]
     ends = resampled(truth, said)
     report.score("orientation_f1", "orientation, macro F1 of five", macro_f1(truth, said), ends, len(truth), halves)
 
@@ -243,9 +243,7 @@ def report_genders(report: Report, told: list[tuple[str, str, str | None]]) -> N
 
 def report_precision(report: Report, model, dataset: Dataset) -> None:  # type: ignore[no-untyped-def]  # keras.Model
     """AP50 of the detector, on each source's pictures that are held back."""
-    known = genders()
-    of_names = {name: gender_of(name, known) for name in dataset.photos.names}
-    for key, judged in worn.precisions(model, dataset, of_names).items():
+    for key, judged in worn.precisions(model, dataset, report.genders).items():
         source, classes = key.split("_")
         words, halves = f"AP50, mean of {classes} classes, {source}", [f"{part.mean:.3f}" for part in judged.halves]
         report.score(f"map50_{key}", words, judged.whole.mean, judged.whole.interval, judged.photos, halves)
@@ -301,7 +299,7 @@ def main() -> None:
     given = parser.parse_args()
     photos, dataset = StreetPhotos(given.photos), labelled_photos.read(str(given.photos))
     run = open_run(given.run, **place_of(given.lake)) if given.run else None
-    lake, report = Lake(read_settings(**place_of(given.lake)).lake), Report()
+    lake, report = Lake(read_settings(**place_of(given.lake)).lake), Report(photos.genders)
     models = looking.load(lake)
     seen, sights = see(photos, models.eyes, models.onlooker)
     report_poses(report, poses(photos, seen, sights))

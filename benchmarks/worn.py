@@ -90,7 +90,7 @@ class Judged:
 
 
 def precisions(  # type: ignore[no-untyped-def]  # keras.Model
-    model, dataset: Dataset, genders: Mapping[str, str | None]
+    model, dataset: Dataset, genders: Mapping[str, str]
 ) -> dict[str, Judged]:
     """Average precision on the photos held back, of each source for all classes and for `THREE`: `ccp_8`, …"""
     three, told = [CLASSES.index(name) for name in THREE], {}

@@ -1,7 +1,8 @@
 """An archive of street photos with labels: what the look learns from and is measured on.
 
 A zip file of `images/`, `boxes.json` (COCO), `pose.json` (a picture's `full_shot`, `orientation`, `detailed`) and, of
-some pictures, `masks/`: PNGs in which 0 is no part of the person.
+some pictures, `masks/`: PNGs in which 0 is no part of the person. For whom clothes are tells `gender.json`, lists of
+pictures' names, `Men` and `Women`, or where there is none the file of that kind beside this one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,7 @@ HELD_BACK = 0
 
 
 GENDERS = Path(__file__).parent / "street_gender.json"
-"""For whom the clothes in a picture are, `Men` or `Women`, by the first `BEGINNING` letters of its name."""
+"""For whom the clothes in pictures are; of their names the first `BEGINNING` letters."""
 BEGINNING = 12
 
 
@@ -61,6 +61,14 @@ class StreetPhotos:
             found.setdefault(names[box["image_id"]], {})[box["category"]] = (left, top, left + width, top + height)
         return found
 
+    @cached_property
+    def genders(self) -> dict[str, str]:
+        """For whom the clothes in a picture are, `Men` or `Women`, of those where somebody looked and was sure."""
+        told = json.loads(self._archive.read("gender.json") if "gender.json" in self._names else GENDERS.read_bytes())
+        known = {Path(name).stem[:BEGINNING]: gender for gender in ("Men", "Women") for name in told[gender]}
+        names = {*self.poses, *self.worn}
+        return {name: known[begin] for name in names if (begin := Path(name).stem[:BEGINNING]) in known}
+
     def image(self, name: str) -> np.ndarray:
         """A picture's pixels, uint8 (h, w, 3)."""
         return decode(self._archive.read(f"images/{name}"))
@@ -75,17 +83,6 @@ class StreetPhotos:
         if member not in self._names:
             return None
         return np.asarray(Image.open(io.BytesIO(self._archive.read(member)))) > 0
-
-
-def genders() -> dict[str, str]:
-    """For whom clothes are, `Men` or `Women`, by the beginning of a picture's name, as `gender_of` has it."""
-    told = json.loads(GENDERS.read_text())
-    return {name: gender for gender in ("Men", "Women") for name in told[gender]}
-
-
-def gender_of(name: str, known: Mapping[str, str]) -> str | None:
-    """For whom the clothes in a picture are; None where nobody looked or was sure."""
-    return known.get(Path(name).stem[:BEGINNING])
 
 
 def orientation_of(label: dict) -> str | None:

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from infra.errors import UserError
 from jobs.looking import WEIGHTS, Eyes, Onlooker
-from jobs.street_photos import StreetPhotos, gender_of, genders, labelled, orientation_of
+from jobs.street_photos import StreetPhotos, labelled, orientation_of
 from ml.look.articles import fit_boxes
 from ml.look.keypoints import Person
 from ml.look.pose import fit_full_shot, fit_orientation
@@ -45,20 +45,14 @@ def learn(photos: StreetPhotos, seen: Seen, sights: Sights, names: Collection[st
     posed = [(name, seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
     oriented = [(name, person, found) for name, person, label in posed if (found := orientation_of(label))]
     dressed = [(labelled(seen[name], worn), worn) for name, worn in photos.worn.items() if name in names]
+    whose = [name for name in sorted(names) if name in sights and name in photos.genders]
     facing, orientations = [sights[name] for name, _, _ in oriented], [found for _, _, found in oriented]
     return Learnt(
         fit_orientation([person for _, person, _ in oriented], orientations),
         fit_full_shot([person for _, person, _ in posed], [label["full_shot"] for _, _, label in posed]),
-        fit_sight(*of_genders(sights, names), facing, orientations),
+        fit_sight([sights[name] for name in whose], [photos.genders[name] for name in whose], facing, orientations),
         fit_boxes(*zip(*((person, worn) for person, worn in dressed if person), strict=True)),
     )
-
-
-def of_genders(sights: Sights, names: Collection[str]) -> tuple[list[Sight], list[str]]:
-    """Some pictures' sights, and for whom their clothes are, where that is known."""
-    known = genders()
-    told = [(sights[name], found) for name in sorted(names) if name in sights and (found := gender_of(name, known))]
-    return [sight for sight, _ in told], [gender for _, gender in told]
 
 
 def main() -> None:

@@ -329,15 +329,19 @@ def street(tmp_path):
         for category, box in (("topwear", [160, 175, 160, 220]), ("footwear", [170, 625, 140, 40])):
             boxes.append({"image_id": number, "category": category, "bbox": box})
     files["pose.json"] = json.dumps(poses).encode()
+    genders = {"Women": ["drawn-0.jpg", "drawn-2.jpg"], "Men": ["drawn-1.jpg", "drawn-3.jpg"]}
+    files["gender.json"] = json.dumps(genders).encode()
     files["boxes.json"] = json.dumps({"images": images, "annotations": boxes}).encode()
     (tmp_path / "street.zip").write_bytes(zip_bytes(files))
     return tmp_path / "street.zip"
 
 
 def test_labelled_photos_teach_poses_and_boxes(street, night):
-    photos, eyes = StreetPhotos(street), night[3].eyes
-    found = see(photos, eyes)
-    learnt = learn(photos, found, found)
+    photos, models = StreetPhotos(street), night[3]
+    found, sights = see(photos, models.eyes, models.onlooker)
+    learnt = learn(photos, found, sights, found)
+    assert photos.genders == {f"drawn-{number}.jpg": "Men" if number % 2 else "Women" for number in range(4)}
+    assert [learnt.sight.gender(sights[name]) for name in sorted(sights)] == ["Women", "Men"] * 2
     assert set(learnt.boxes.rules) == {"topwear", "footwear"}
     person = labelled(found["drawn-0.jpg"], photos.worn["drawn-0.jpg"])
     drawn = {each.name: each.box for each in learnt.boxes.draw(person, *person.mask.shape)}

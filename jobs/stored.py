@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,8 @@ import pyarrow.compute as pc
 from infra.lake import Table
 from jobs.run import Run
 from ml import images
+from ml.ground import white
+from ml.images import THUMBNAIL_SIDE
 
 CURRENT = pc.field("recipe") == images.recipe_hash()
 """Which rows of `images` to read. Those of another recipe show the same pictures in other pixels."""
@@ -25,12 +29,25 @@ def images_table(run: Run) -> Table:
 
 def read_images(run: Run, hashes: list[str]) -> dict[str, bytes]:
     """Stored image bytes by SHA-256."""
-    read: dict[str, bytes] = {}
+    return dict(iter_images(run, hashes))
+
+
+def iter_images(run: Run, hashes: list[str]) -> Iterator[tuple[str, bytes]]:
+    """SHA-256 and bytes of stored images, each once, of a file of the table at a time."""
     wanted, table = pa.array(sorted(set(hashes)), pa.string()), images_table(run)
     for part in table.parts:
         rows = table.read_part(part, ["image_sha256", "bytes"], CURRENT & pc.field("image_sha256").isin(wanted))
-        read |= zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
-    return read
+        yield from zip(rows["image_sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
+
+
+def is_on_white(run: Run) -> bool:
+    """Whether most of the run's main images show what they show on white ground."""
+    hashes, found = run.products(["image_sha256"])["image_sha256"], [b""]
+    table = images_table(run)
+    for part in table.parts:
+        rows = table.read_part(part, ["image_sha256", "thumbnail"], CURRENT)
+        found += rows.filter(pc.is_in(rows["image_sha256"], value_set=hashes))["thumbnail"].to_pylist()
+    return white.are_on_white(np.frombuffer(b"".join(found), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
 
 
 def measure_detail(table: Table, hashes: pa.Array) -> tuple[int, int] | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +25,43 @@ from ml.look.keypoints import Person, overlaps
 
 FOLDS = 5
 HELD_BACK = 0
-"""The fold whose pictures no box rule learns from where it is measured."""
+"""The fold of which no box rule learns where it is measured, and of which phone photos have their grounds."""
+
+
+LEAST, TRIES = 120, 300
+"""Height in pixels of the smallest part of a photo that makes a ground, and how often one is looked for."""
+
+
+class Grounds:
+    """Parts of street photos without a garment box, ignored ones among them: what a garment may lie or hang on."""
+
+    def __init__(self, file: Path, wanted: Callable[[str], bool]) -> None:
+        """Of the photos in an archive whose names are wanted."""
+        self._archive = zipfile.ZipFile(file)
+        told = json.loads(self._archive.read("boxes.json"))
+        self._boxes: dict[str, list[Sequence[float]]] = defaultdict(list)
+        names = {image["id"]: image["file_name"] for image in told["images"]}
+        for box in [*told["annotations"], *told["ignored"]]:
+            self._boxes[names[box["image_id"]]].append(box["bbox"])
+        self._names = sorted(filter(wanted, self._boxes))
+
+    def part(self, random: np.random.Generator, aspect: float) -> Image.Image:
+        """One whose width by height is `aspect`, as large as it is found."""
+        while True:
+            name = self._names[random.integers(len(self._names))]
+            photo = self._photo(name)
+            boxes = np.array(self._boxes[name])
+            for height in np.linspace(photo.height, LEAST, TRIES):
+                width = height * aspect
+                if width > photo.width:
+                    continue
+                x, y = random.uniform(0, photo.width - width), random.uniform(0, photo.height - height)
+                starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+                if not ((starts < (x + width, y + height)) & ((x, y) < ends)).all(axis=1).any():
+                    return photo.crop((round(x), round(y), round(x + width), round(y + height)))
+
+    def _photo(self, name: str) -> Image.Image:
+        return Image.open(io.BytesIO(self._archive.read(f"images/{Path(name).name}"))).convert("RGB")
 
 
 GENDERS = Path(__file__).parent / "street_gender.json"

@@ -45,7 +45,7 @@ class Extractor:
     def __init__(self, model, batch: int = BATCH) -> None:  # type: ignore[no-untyped-def]  # keras.Model
         self._model, self._batch = model, batch
         _, self.height, self.width, _ = model.input_shape
-        self._call = _compiled(model)
+        self._call = compiled(model)
 
     def __call__(self, images: np.ndarray) -> Features:
         """Features of images.
@@ -67,7 +67,7 @@ class Extractor:
         return Features(*(output.astype(ROUNDING).astype(np.float32) for output in outputs))
 
 
-def _compiled(model):  # type: ignore[no-untyped-def]
+def compiled(model):  # type: ignore[no-untyped-def]  # keras.Model → a function of a batch of images
     """The model as one graph where the backend has graphs; eager calls cost a quarter of the speed."""
     import keras
 

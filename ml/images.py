@@ -105,19 +105,26 @@ def load(data: bytes, height: int, width: int, detail: tuple[int, int] | None = 
 
     `detail` is the most height and width, in pixels, that is looked at: a larger image is brought down to it first.
     """
-    return _fitted(_rgb(_open(data, MAX_PIXELS)[0]), height, width, detail)
+    return fit(_rgb(_open(data, MAX_PIXELS)[0]), height, width, detail)
 
 
-def views(
-    data: bytes, sizes: Mapping[str, tuple[int, int]], detail: tuple[int, int] | None = None
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """`load` in several sizes (height, width), and the `thumbnail`, uint8 (8, 8, 3). Raises ImageError."""
+class Views(NamedTuple):
+    """`load` in several sizes, the `thumbnail`, uint8 (8, 8, 3), and `decode`, of one image."""
+
+    fitted: dict[str, np.ndarray]
+    thumbnail: np.ndarray
+    decoded: np.ndarray
+
+
+def views(data: bytes, sizes: Mapping[str, tuple[int, int]], detail: tuple[int, int] | None = None) -> Views:
+    """An image in several sizes (height, width), and as it is. Raises ImageError."""
     image = _rgb(_open(data, MAX_PIXELS)[0])
     small = np.frombuffer(thumbnail(image), np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
-    return {name: _fitted(image, *size, detail) for name, size in sizes.items()}, small
+    return Views({name: fit(image, *size, detail) for name, size in sizes.items()}, small, np.asarray(image))
 
 
-def _fitted(image: Image.Image, height: int, width: int, detail: tuple[int, int] | None) -> np.ndarray:
+def fit(image: Image.Image, height: int, width: int, detail: tuple[int, int] | None = None) -> np.ndarray:
+    """An RGB image as `load` makes it, uint8 (height, width, 3)."""
     if detail:
         most_height, most_width = detail
         image = image.resize((min(image.width, most_width), min(image.height, most_height)), COARSENING)

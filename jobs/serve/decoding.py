@@ -23,7 +23,8 @@ from PIL import ExifTags, Image
 
 from infra.privacy import keep_to_itself
 from ml import images
-from ml.images import ImageError
+from ml.ground import white
+from ml.images import LONG_SIDE, ImageError
 
 MEMORY = 3 * 2**30
 """Address space that the process may take, in bytes: a photo of 64 megapixels with transparency takes a third."""
@@ -32,7 +33,8 @@ LIMIT_S = 15.0
 SAID_MAX = 65_536
 """Most bytes in which the process says what is wrong with a photo."""
 _LENGTH = struct.Struct("!II")
-THUMBNAIL = "thumbnail"
+THUMBNAIL, PHOTO = "thumbnail", "photo"
+"""Names of pixels beside those of sizes: what tells the picture, and a photo that isn't on white, as it is stored."""
 Size = tuple[int, int]
 Sizes = Mapping[str, Size]
 _Read = TypeVar("_Read")
@@ -48,13 +50,15 @@ def pixels(photo: bytes, limit: int, sizes: Sizes, detail: Size | None = None) -
     """Pixels of each size (height, width), uint8 (h, w, 3), as the catalogue would have them of this photo.
 
     A large JPEG is decoded at a reduced size, which is faster and differs by a few of 255 at most. No more of it than
-    `detail` is looked at, as `ml.images.load` has it. `THUMBNAIL` tells the picture (`ml.pictures`).
+    `detail` is looked at, as `ml.images.load` has it. `THUMBNAIL` tells the picture (`ml.pictures`), and a photo that
+    is not on white ground comes as `PHOTO`, too, of `ml.images.LONG_SIDE` pixels at most.
 
     Raises:
         ImageError: the bytes, of which at most `limit` may be, give no image.
     """
-    of_sizes, thumbnail = images.views(normalised(photo, limit), sizes, detail)
-    return {**of_sizes, THUMBNAIL: thumbnail}
+    fitted, thumbnail, whole = images.views(normalised(photo, limit), sizes, detail)
+    beside = {} if white.is_on_white(whole) else {PHOTO: whole}
+    return {**fitted, THUMBNAIL: thumbnail, **beside}
 
 
 def normalised(photo: bytes, limit: int) -> bytes:
@@ -86,7 +90,7 @@ class Decoder:
         self.wanted = (dict(sizes), detail)
         self._question = {"limit": limit, "sizes": sizes, "detail": detail}
         self._shapes = {**sizes, THUMBNAIL: (images.THUMBNAIL_SIDE, images.THUMBNAIL_SIDE)}
-        self._most = SAID_MAX + sum(3 * height * width for height, width in self._shapes.values())
+        self._most = SAID_MAX + sum(3 * height * width for height, width in [*self._shapes.values(), (LONG_SIDE,) * 2])
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -97,7 +101,7 @@ class Decoder:
             ImageError: the bytes give no image.
             DecoderEndedError: the process ended, or took too long.
         """
-        return self._decoded(self._question, photo, self._most, lambda _, data: self._arrays(data))
+        return self._decoded(self._question, photo, self._most, self._arrays)
 
     def within(self, photo: bytes, long_side: int) -> np.ndarray:
         """As the function `within`. Raises as `__call__` does."""
@@ -125,9 +129,14 @@ class Decoder:
                 watch.cancel()
         raise ImageError(str(told["reason"]), str(told["detail"]))
 
-    def _arrays(self, data: bytes) -> dict[str, np.ndarray]:
-        arrays, at = {}, 0
-        for name, (height, width) in self._shapes.items():
+    def _arrays(self, told: Mapping, data: bytes) -> dict[str, np.ndarray]:
+        arrays, at, shapes = {}, 0, self._shapes
+        if PHOTO in told:
+            height, width = told[PHOTO]
+            if not (0 < int(height) <= LONG_SIDE and 0 < int(width) <= LONG_SIDE):
+                raise ValueError
+            shapes = {**shapes, PHOTO: (int(height), int(width))}
+        for name, (height, width) in shapes.items():
             size = 3 * height * width
             arrays[name] = np.frombuffer(data, np.uint8, size, at).reshape(height, width, 3)
             at += size
@@ -227,7 +236,8 @@ def _decoded(question: Mapping, photo: bytes) -> tuple[bytes, bytes]:
         return json.dumps({"reason": error.reason, "detail": error.detail}).encode(), b""
     except MemoryError:
         return json.dumps({"reason": "too many pixels", "detail": "it takes too much memory"}).encode(), b""
-    return b"{}", b"".join(array.tobytes() for array in found.values())
+    told = {PHOTO: found[PHOTO].shape[:2]} if PHOTO in found else {}
+    return json.dumps(told).encode(), b"".join(array.tobytes() for array in found.values())
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from jobs.step import execute
 from jobs.stored import read_images
 from ml import embedding, protocols, split, stages
 from ml.features import Features
-from ml.images import ImageError, decode
+from ml.ground.pasting import draw_ground
+from ml.images import ImageError, decode, load
 from ml.protocols import copies
 from tests.catalogues import extracted, folder, manifest, open_run, row, serve, styles, write_result, write_table
 
@@ -253,6 +254,39 @@ def test_a_phone_photo_with_background_is_answered_by_the_same_rules(night):
     answers = [searcher.search(connection, file.getvalue(), {}) for file in (upright, rotated)]
     assert len(answers[0].items) == 10
     assert answers[0] == answers[1]
+
+
+def on_ground(number, seed, size=(450, 600)):
+    """A large photo of product `number` on a drawn ground."""
+    random = np.random.default_rng(seed)
+    picture = Image.open(io.BytesIO(photo(number))).resize((size[0] // 2, size[1] // 2), Image.Resampling.BICUBIC)
+    product = picture.convert("RGBA")
+    product.putalpha(picture.convert("L").point(lambda value: 255 * (value < 235)))
+    ground = draw_ground(size, random)
+    ground.paste(product, (size[0] // 4, size[1] // 4), product)
+    out = io.BytesIO()
+    ground.save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_product_on_any_ground_is_seen_as_on_white(night):
+    _, connection, searcher = night
+    for number in (0, 1, 3, 4, 6):  # filled shapes
+        on_white = searcher.see([photo(number, shift=6)])[0]
+        seen = searcher.see([on_ground(number, seed=number)])[0]
+        assert float(seen.embedding @ on_white.embedding) > 0.6
+        wanted = attributes(number)
+        found = kinds(searcher.search(connection, on_ground(number, seed=number), {}).items)
+        assert found.count((wanted["gender"], wanted["articleType"])) >= 8
+
+
+def test_where_the_catalogue_is_not_on_white_photos_are_left_as_they_are(night, monkeypatch):
+    run, _, _ = night
+    monkeypatch.setattr("ml.ground.white.LIGHT", 256)  # then nothing is white
+    sight = Sight(run)
+    data = on_ground(1, seed=1, size=(300, 400))
+    whole = sight.look([{name: load(data, *size, sight.detail) for name, size in sight.sizes.items()}])[0]
+    assert np.array_equal(sight.see([data])[0].embedding, whole.embedding)
 
 
 def test_a_photo_is_seen_the_same_alone_and_among_others(night):

@@ -438,7 +438,7 @@ def test_images_are_made_coarser_only_for_what_has_learnt_from_coarser_ones():
 
 def test_views_are_what_is_loaded_in_each_size_and_the_thumbnail_that_is_stored():
     data = encoded(photograph(400, 300), "JPEG")
-    found, small = images.views(data, {"one": (64, 48), "other": (80, 60)}, (50, 40))
+    found, small, whole = images.views(data, {"one": (64, 48), "other": (80, 60)}, (50, 40))
     assert np.array_equal(found["one"], load(data, 64, 48, (50, 40)))
     assert np.array_equal(found["other"], load(data, 80, 60, (50, 40)))
     assert small.tobytes() == store(data).thumbnail

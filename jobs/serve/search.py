@@ -47,6 +47,9 @@ BATCH = 8
 same features to the bit, which it has not in a batch of one (efficientnet-lite0 on two cores)."""
 ASPECT = 3 / 4
 """Width by height of the picture that a cut-out garment is put on, where a catalogue's images do not say."""
+LARGER = 1.5
+"""Times the long side of the catalogue's images that a photo has, at least, of which something is cut out: one that is
+no larger may be of a catalogue that is not on white, too, and has no pixels to spare. `LONG_SIDE` always suffices."""
 K = 10
 ALTERNATIVES = 5
 """SubCategories beside the likeliest that an answer names."""
@@ -149,12 +152,17 @@ class Sight:
 
     def _shown(self, pixels: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The pixels of what can be told from its ground in a photo, on white; else its own."""
-        cut = self._cutter(pixels[PHOTO]) if self._cutter and PHOTO in pixels else None
+        if not self._cutter or PHOTO not in pixels or not self._is_large(pixels[PHOTO]):
+            return pixels
+        cut = self._cutter(pixels[PHOTO])
         if cut is None:
             return pixels
         height, width = self.detail or (1, ASPECT)
         picture = framing.on_canvas(cut, width / height)
         return {name: images.fit(picture, *size, self.detail) for name, size in self.sizes.items()}
+
+    def _is_large(self, photo: np.ndarray) -> bool:
+        return max(photo.shape) >= min(LARGER * max(self.detail or (0,)), images.LONG_SIDE)
 
     def _known(self, pixels: Mapping[str, np.ndarray]) -> dict[str, str | None]:
         """What the catalogue says of a photo that it has."""

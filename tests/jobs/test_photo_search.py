@@ -280,6 +280,13 @@ def test_a_product_on_any_ground_is_seen_as_on_white(night):
         assert found.count((wanted["gender"], wanted["articleType"])) >= 8
 
 
+def test_a_photo_no_larger_than_the_catalogues_images_is_left_as_it_is(night):
+    _, _, searcher = night
+    data = on_ground(1, seed=1, size=(60, 80))
+    whole = {name: load(data, *size, searcher.detail) for name, size in searcher.sizes.items()}
+    assert np.array_equal(searcher.see([data])[0].embedding, searcher.look([whole])[0].embedding)
+
+
 def test_where_the_catalogue_is_not_on_white_photos_are_left_as_they_are(night, monkeypatch):
     run, _, _ = night
     monkeypatch.setattr("ml.ground.white.LIGHT", 256)  # then nothing is white

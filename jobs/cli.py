@@ -420,7 +420,7 @@ def _show_look(photo: str, found: Look, connection: Connection) -> None:
         names = store.product_names(connection, [item.product_id for item in found.answer.items])
         _show_answer("the whole photo", found.answer, names)
     elif found.persons:
-        out.print(found.boxes_by, style="dim")
+        out.print(f"found by {found.boxes_by}", style="dim")
 
 
 def _show_worn(worn: Worn, connection: Connection) -> None:

@@ -68,7 +68,7 @@ def test_a_person_is_answered_for_from_head_to_foot(night):
     assert (person.pose.full_shot, person.pose.orientation) == (True, "front")
     assert found.says == []
     assert found.answer is None
-    assert "not whether it is" in found.boxes_by
+    assert found.boxes_by == "a detector of articles"
     worn = {each.article.name: each for each in person.worn}
     assert {"topwear", "bottomwear", "footwear"} <= set(worn)
     for name, subcategory in (("topwear", "Topwear"), ("footwear", "Shoes")):
@@ -77,6 +77,13 @@ def test_a_person_is_answered_for_from_head_to_foot(night):
         assert {attributes(int(item.product_id))["subCategory"] for item in items} == {subcategory}
     assert worn["bottomwear"].says == "the catalogue has no subCategory Bottomwear: searched in all of it"
     assert len(worn["bottomwear"].answer.items) == 10
+
+
+def test_without_a_detector_boxes_are_drawn_from_keypoints_and_the_answer_says_so(night):
+    run, connection, searcher, _ = night
+    found = look(searcher, looking.load(run.lake, detector=""), connection, PERSON, {})
+    assert "not whether it is" in found.boxes_by
+    assert {"topwear", "bottomwear", "footwear"} <= {each.article.name for each in found.worn}
 
 
 def test_boxes_lie_on_the_drawn_clothes_in_pixels_of_the_photo_as_it_was_looked_at(night):
@@ -282,7 +289,7 @@ def test_the_command_shows_the_answer_and_draws_it(command, tmp_path):
         "topwear",
         "footwear",
         "searched in Shoes",
-        "boxes drawn from",
+        "a detector of articles",
         "ms:",
     ):
         assert words in result.output

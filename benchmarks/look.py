@@ -40,10 +40,8 @@ from ml import metrics
 from ml.articles import CLASSES
 from ml.look.articles import SEEN_BY
 from ml.look.keypoints import HEAD, PLACE, Person, overlaps
-from ml.look.pose import ORIENTATIONS, Pose, pose_of
+from ml.look.pose import ORIENTATIONS, pose_of
 from ml.look.sight import GENDERS
-from ml.look.sight import Sight as PersonSight
-from ml.look.weights import Learnt
 from ml.split import fold_of
 
 RULE_LEAST = 0.5
@@ -65,7 +63,7 @@ def poses(photos: StreetPhotos, seen: Seen, sights: Sights) -> list[dict]:
         learnt = learn(photos, seen, sights, {name for name in seen if fold_of(name, FOLDS) != fold})
         for name in (name for name in photos.poses if fold_of(name, FOLDS) == fold):
             label, persons = photos.poses[name], seen[name]
-            told = pose_told(learnt, persons[0], sights[name]) if persons else None
+            told = pose_of(persons[0], learnt.orientation, learnt.full_shot) if persons else None
             rows.append(
                 {
                     "name": name,
@@ -78,11 +76,6 @@ def poses(photos: StreetPhotos, seen: Seen, sights: Sights) -> list[dict]:
                 }
             )
     return rows
-
-
-def pose_told(learnt: Learnt, person: Person, sight: PersonSight) -> Pose:
-    """As `jobs.looking.Models` tells it."""
-    return pose_of(person, learnt.orientation, learnt.full_shot, learnt.sight.orientations(sight))
 
 
 def told_genders(photos: StreetPhotos, seen: Seen, sights: Sights) -> list[tuple[str, str, str | None]]:

@@ -57,7 +57,9 @@ class Detector:
 
     def __call__(self, image: np.ndarray, persons: Sequence[Person]) -> list[list[Article]]:
         """As `ArticleFinder`."""
-        return [self._worn(image, person) for person in persons]
+        boxes = np.array([person.box for person in persons]).reshape(-1, 4)
+        worn = [self._worn(image, person) for person in persons]
+        return [[article for article in articles if _is_own(article, boxes, at)] for at, articles in enumerate(worn)]
 
     def _worn(self, image: np.ndarray, person: Person) -> list[Article]:
         from ml import article_network
@@ -68,6 +70,14 @@ class Detector:
         articles = zip(found.boxes.tolist(), found.classes.tolist(), found.confidences.tolist(), strict=True)
         worn = [Article(CLASSES[place], tuple(box), confidence, masks[place]) for box, place, confidence in articles]
         return sorted(worn, key=lambda article: -article.confidence)
+
+
+def _is_own(article: Article, persons: np.ndarray, wearer: int) -> bool:
+    """Whether an article's middle is in its wearer's box, or in nobody's: of boxes of persons, float (n, 4)."""
+    left, top, right, bottom = article.box
+    middle = np.array([(left + right) / 2, (top + bottom) / 2])
+    inside = np.all((middle >= persons[:, :2]) & (middle <= persons[:, 2:]), axis=1)
+    return bool(inside.take(wearer) or not inside.any())
 
 
 def _spread(mask: np.ndarray, part: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
@@ -106,10 +116,8 @@ class Models:
 
     def stand(self, image: np.ndarray, person: Person) -> tuple[Pose, str | None]:
         """How a person of a photo stands, and for whom the clothes are, as `SightHeads.gender` has it."""
-        seen = self.onlooker(image, person)
-        orientations = self.learnt.sight.orientations(seen)
-        told = pose.pose_of(person, self.learnt.orientation, self.learnt.full_shot, orientations)
-        return told, self.learnt.sight.gender(seen)
+        told = pose.pose_of(person, self.learnt.orientation, self.learnt.full_shot)
+        return told, self.learnt.sight.gender(self.onlooker(image, person))
 
 
 def load(lake: Lake, detector: str | None = None) -> Models:

@@ -42,15 +42,14 @@ def see(photos: StreetPhotos, eyes: Eyes, onlooker: Onlooker) -> tuple[Seen, Sig
 
 def learn(photos: StreetPhotos, seen: Seen, sights: Sights, names: Collection[str]) -> Learnt:
     """What some of the pictures teach: poses by the largest person, boxes by the one who wears what is labelled."""
-    posed = [(name, seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
-    oriented = [(name, person, found) for name, person, label in posed if (found := orientation_of(label))]
+    posed = [(seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
+    oriented = [(person, found) for person, label in posed if (found := orientation_of(label))]
     dressed = [(labelled(seen[name], worn), worn) for name, worn in photos.worn.items() if name in names]
     whose = [name for name in sorted(names) if name in sights and name in photos.genders]
-    facing, orientations = [sights[name] for name, _, _ in oriented], [found for _, _, found in oriented]
     return Learnt(
-        fit_orientation([person for _, person, _ in oriented], orientations),
-        fit_full_shot([person for _, person, _ in posed], [label["full_shot"] for _, _, label in posed]),
-        fit_sight([sights[name] for name in whose], [photos.genders[name] for name in whose], facing, orientations),
+        fit_orientation(*zip(*oriented, strict=True)),
+        fit_full_shot([person for person, _ in posed], [label["full_shot"] for _, label in posed]),
+        fit_sight([sights[name] for name in whose], [photos.genders[name] for name in whose]),
         fit_boxes(*zip(*((person, worn) for person, worn in dressed if person), strict=True)),
     )
 

@@ -104,12 +104,10 @@ def mirrored(person: Person) -> Person:
     return Person(points, person.visible[MIRRORED], person.present[MIRRORED], person.mask[:, ::-1], person.score)
 
 
-def pose_of(person: Person, orientation: Head, full_shot: Head, seen: np.ndarray | None = None) -> Pose:
-    """How a person stands, by two heads, and what else is `seen` of the orientation: probabilities, float (5,)."""
+def pose_of(person: Person, orientation: Head, full_shot: Head) -> Pose:
+    """How a person stands, by two heads."""
     features = pose_features(person)[None]
     probabilities = softmax(orientation.logits(features))[0]
-    if seen is not None:
-        probabilities = probabilities * seen / (probabilities @ seen)
     best = int(probabilities.argmax())
     full = float(sigmoid(full_shot.logits(features))[0, 0])
     is_full = full >= FULL_SHOT_LEAST

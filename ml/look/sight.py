@@ -1,8 +1,7 @@
-"""What a backbone of photographs sees of a person: for whom the clothes are, and, of the head, which way it faces.
+"""What a backbone of photographs sees of a person: for whom the clothes are.
 
-Small logistic heads, learnt by `jobs.train_pose`. Opinions on one question are multiplied, as if each came from
-somebody else (a product of experts, Hinton 2002): the whole person and the head tell the gender together, the head and
-the keypoints the orientation.
+Two small logistic heads, learnt by `jobs.train_pose`, tell it by the whole person and by the head. Their opinions are
+multiplied, as if each came from somebody else (a product of experts, Hinton 2002).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ml.look.keypoints import HEAD, Person
-from ml.look.pose import ORIENTATIONS, Head, fit, softmax
+from ml.look.pose import Head, fit, softmax
 
 SIZE = (160, 120)
 """Height and width of what the backbone sees, in pixels."""
@@ -40,15 +39,10 @@ class Sight(NamedTuple):
 
 
 class SightHeads(NamedTuple):
-    """What tells the orientation by the head, and the gender by both."""
+    """What tells the gender by the whole person, and by the head."""
 
-    orientation: Head
     body_gender: Head
     head_gender: Head
-
-    def orientations(self, sight: Sight) -> np.ndarray:
-        """Probabilities of `ml.look.pose.ORIENTATIONS`, float64 (5,)."""
-        return softmax(self.orientation.logits(sight.head[None].astype(np.float64)))[0]
 
     def gender(self, sight: Sight) -> str | None:
         """For whom the clothes are, one of `GENDERS`; None where that is not sure."""
@@ -86,18 +80,8 @@ def _part(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     return np.asarray(part.resize(SIZE[::-1], Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
-def fit_sight(
-    sights: Sequence[Sight], genders: Sequence[str], oriented: Sequence[Sight], orientations: Sequence[str]
-) -> SightHeads:
-    """Heads learnt from n persons of known genders, and m of known orientations."""
-    women_and_men = np.eye(len(GENDERS))[[GENDERS.index(name) for name in genders]]
-    facing = np.eye(len(ORIENTATIONS))[[ORIENTATIONS.index(name) for name in orientations]]
-    return SightHeads(
-        _fit([sight.head for sight in oriented], facing),
-        _fit([sight.body for sight in sights], women_and_men),
-        _fit([sight.head for sight in sights], women_and_men),
-    )
-
-
-def _fit(features: Sequence[np.ndarray], targets: np.ndarray) -> Head:
-    return fit(np.array(features, np.float64), targets, PENALTY)
+def fit_sight(sights: Sequence[Sight], genders: Sequence[str]) -> SightHeads:
+    """Heads learnt from n persons of known genders."""
+    targets = np.eye(len(GENDERS))[[GENDERS.index(name) for name in genders]]
+    body, head = (np.array(views, np.float64) for views in zip(*sights, strict=True))
+    return SightHeads(fit(body, targets, PENALTY), fit(head, targets, PENALTY))

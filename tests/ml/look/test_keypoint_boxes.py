@@ -62,7 +62,7 @@ def test_what_was_learnt_survives_its_file():
     bodies = [body(turn, jitter=0.02, seed=seed) for seed in range(3) for turn in (0, 90, 180, 270)]
     names = ["front", "left", "back", "right"] * 3
     seen = [Sight(*features) for features in np.random.default_rng(0).normal(size=(12, 2, 8))]
-    sight = fit_sight(seen, ["Women", "Men"] * 6, seen, names)
+    sight = fit_sight(seen, ["Women", "Men"] * 6)
     learnt = Learnt(fit_orientation(bodies, names), fit_full_shot(bodies, [True] * 6 + [False] * 6), sight, rules())
     data = to_bytes(learnt)
     again = from_bytes(data)

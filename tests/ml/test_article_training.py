@@ -116,7 +116,8 @@ def test_the_articles_of_one_person_are_looked_for_around_that_person(fitted):
     photo[20:70, 4:40] = COLOURS[BAG]  # a passer-by's
     person = (SIZE[1], 0, 2 * SIZE[1], SIZE[0])
     found, looked_at = article_network.find_worn(fitted[0], photo, person, most=1, masks=True)
-    assert looked_at == (SIZE[1] - 8, 0, 2 * SIZE[1] + 8, SIZE[0])
+    around = round(article_network.AROUND * SIZE[1])
+    assert looked_at == (SIZE[1] - around, 0, 2 * SIZE[1] + around, SIZE[0])
     wanted = PHOTOS.labels[N + 1].boxes + [SIZE[1], 0, SIZE[1], 0]
     bag = found.boxes[found.classes == BAG]
     assert overlaps(bag, wanted[[1]]).max() > 0.5

@@ -73,7 +73,8 @@ class Shop:
 
     def kinds_of(self, article: str) -> set[str]:
         """The articleTypes that an article of a class may be."""
-        return set(self.kinds[self.of_class(article)].tolist())
+        of_group = set(self.kinds[self.of_class(article)].tolist())
+        return of_group & set(look.KINDS.get(article, ())) or of_group
 
     def of_class(self, article: str) -> np.ndarray:
         """Which products an article of a class may be, bool (n,)."""

@@ -44,6 +44,10 @@ SUBCATEGORIES = {
 """Class of an article → the subCategories that it may have, as the published catalogue names them."""
 
 
+KINDS = {
+    "outerwear": ("Blazers", "Jackets", "Nehru Jackets", "Rain Jacket", "Shrug", "Suits", "Sweatshirts", "Waistcoat")
+}
+"""Class of an article → the articleTypes that it is taken for, where not all of its subCategories' are meant."""
 FOR = {"Women": ("Women", "Unisex"), "Men": ("Men", "Unisex")}
 """For whom a person's clothes are → the genders of products searched in, as the published catalogue names them; in all
 where it has none of them, or a filter says it."""
@@ -173,13 +177,19 @@ def of_whole(found: Look, answer: Answer) -> Look:
 
 def _see(searcher: Finder[Place], crops: Sequence[tuple[bytes, str]]) -> list[Seen | ImageError]:
     """What the models make of crops, each of which is of a kind that its class of article may be."""
-    kinds = {name: searcher.kinds(SUBCATEGORIES[name]) for name in {name for _, name in crops}}
+    kinds = {name: _kinds(searcher, name) for name in {name for _, name in crops}}
     batches = [crops[at : at + BATCH] for at in range(0, len(crops), BATCH)]
     return [
         seen
         for batch in batches
         for seen in searcher.see([picture for picture, _ in batch], [kinds[name] for _, name in batch])
     ]
+
+
+def _kinds(searcher: Finder[Place], name: str) -> list[str]:
+    """The articleTypes of the catalogue that a class of article may be."""
+    of_group = searcher.kinds(SUBCATEGORIES[name])
+    return [kind for kind in of_group if kind in KINDS.get(name, ())] or of_group
 
 
 def _search(

@@ -13,6 +13,7 @@ setup(
         "jobs.serve",
         "jobs.tables",
         "ml",
+        "ml.ground",
         "ml.look",
         "infra",
         "infra.sql",
@@ -20,7 +21,11 @@ setup(
         "infra.sql.migrations",
     ],
     package_dir={"infra.sql": "sql"},
-    package_data={"jobs": ["report.html.j2", "weights/*"], "jobs.serve": ["page/**/*"], "": ["*.sql"]},
+    package_data={
+        "jobs": ["report.html.j2", "street_gender.json", "weights/*"],
+        "jobs.serve": ["page/**/*"],
+        "": ["*.sql"],
+    },
     install_requires=[
         "aiohttp",
         "apache-airflow==3.3.2",

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -36,7 +37,8 @@ from tests.catalogues import folder, open_run, write_result, write_table
 from tests.figures import mannequin
 from tests.jobs.test_photo_search import SIZE, live_run, photo
 
-DAGS = Path(__file__).resolve().parents[2] / "dags"
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
 RED = mannequin()
 
 
@@ -56,16 +58,7 @@ BAD = {"deep/empty.jpg": b"", "note.txt": b"no image", "torn.jpg": RED[:900]}
 
 
 @pytest.fixture(scope="module")
-def s3(s3_endpoint):
-    """A client of an S3 server; the workers, which start later, have its address and keys too."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ENDPOINT_URL": s3_endpoint, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        yield boto3.client("s3", region_name="us-east-1")
-
-
-@pytest.fixture(scope="module")
-def night(postgres, s3, tmp_path_factory):
+def night(postgres, tmp_path_factory):
     """The live run, a connection to its store, and what looks at one photo."""
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute("CREATE DATABASE many_looks")
@@ -194,12 +187,14 @@ def test_a_task_ends_where_a_name_says_so_and_never_late(monkeypatch):
     assert len(ends & without) > 0.8 * len(ends)
 
 
-def test_photos_in_s3_are_read_by_the_workers(night, looked, s3):
-    run = night[0]
-    s3.create_bucket(Bucket="many-looks")
-    for name in ("in/red.jpg", "in/note.txt"):
-        s3.put_object(Bucket="many-looks", Key=name, Body=(GOOD | BAD)[name.removeprefix("in/")])
-    execute("looks", asked(run, "s3://many-looks/in"))
+def test_photos_in_s3_are_read_by_the_workers(night, looked, bucket):
+    run, client = asked(night[0], f"s3://{bucket}/in"), boto3.client("s3", region_name="us-east-1")
+    for name in ("red.jpg", "note.txt"):
+        client.put_object(Bucket=bucket, Key=f"in/{name}", Body=(GOOD | BAD)[name])
+    told_by = ("lake", "look_photos", "store", "spark", *SIZE)
+    env = {f"LOOKALIKE_{name.upper()}": str(getattr(run.settings, name)) for name in told_by}
+    command = [sys.executable, "-m", "jobs.looks", "--run", run.name]  # whose workers have the address of this S3
+    subprocess.run(command, check=True, env=os.environ | env, cwd=ROOT)
     rows = rows_of(run, "looks")
     assert [told(row) for row in rows] == expected("red.jpg", RED, night[3](RED))
     assert [row["image"] for row in rows_of(run, "look_rejects")] == ["note.txt"]

@@ -88,12 +88,12 @@ def key(stack) -> dict[str, str]:
     return {"Authorization": f"Bearer {stack.add_key('shop')}"}
 
 
-def wait(address: str, path: str, seconds: float = WAIT_S) -> requests.Response:
+def wait(address: str, path: str, seconds: float = WAIT_S, headers: dict[str, str] | None = None) -> requests.Response:
     """What a path answers as soon as it is 200."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            answer = requests.get(address + path, timeout=10)
+            answer = requests.get(address + path, timeout=10, headers=headers)
             if answer.ok:
                 return answer
         except requests.ConnectionError:
@@ -109,7 +109,7 @@ def check_answers(address: str, key: dict[str, str]) -> None:
     assert requests.get(f"{address}/products/7", timeout=30).status_code == 401
     found = requests.get(f"{address}/products/7/similar?gender=Men", headers=key, timeout=30).json()
     assert len(found["items"]) == 10
-    image = requests.get(address + found["items"][0]["image"], headers=key, timeout=30)
+    image = wait(address, found["items"][0]["image"], headers=key)  # the pictures of the run are found after the start
     assert image.content == photo(int(found["items"][0]["product_id"]))
     deadline = time.monotonic() + WAIT_S
     while wait(address, "/readyz").json()["photos"] != "ready":

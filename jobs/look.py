@@ -1,8 +1,9 @@
 """look: a photo → its persons, how each stands, what each wears, and the products that look most like each article.
 
 `look` takes a photo's bytes and gives the whole answer; `look_at` is for who has decoded them elsewhere. Articles are
-cut out of the photo, put on white and searched for as any photo is (`jobs.serve.search`), within the subCategories that
-such an article may have. A photo in which nobody is found is searched for as it is.
+cut out of the photo, put on white, taken for a kind that such an article may be, and searched for (`jobs.serve.search`)
+within the subCategories that it may have and, where that is sure, the gender that the clothes are for. A photo in which
+nobody is found is searched for as it is.
 """
 
 from __future__ import annotations
@@ -42,8 +43,6 @@ SUBCATEGORIES = {
     "headwear": ("Headwear",),
 }
 """Class of an article → the subCategories that it may have, as the published catalogue names them."""
-
-
 KINDS = {
     "outerwear": ("Blazers", "Jackets", "Nehru Jackets", "Rain Jacket", "Shrug", "Suits", "Sweatshirts", "Waistcoat")
 }

@@ -31,7 +31,7 @@ from infra.errors import UserError
 from infra.lake import Lake, Part
 from infra.settings import read_settings
 from infra.telemetry import Progress
-from jobs import detectors, looking, photo_source, step
+from jobs import cutting, detectors, looking, photo_source, step
 from jobs.lake_search import LakeSearcher
 from jobs.look import Dressed, Look, Worn, look
 from jobs.looking import Detector, Models
@@ -172,7 +172,7 @@ def _batch(run: Run, source: Source) -> Batch:
         release(),
         {name: str(schema) for name, schema in SCHEMAS.items()},
         {name: file.sha256 for name, file in pretrained.FILES.items()},
-        hashlib.sha256(looking.WEIGHTS.read_bytes()).hexdigest(),
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in (looking.WEIGHTS, cutting.WEIGHTS)],
         detector,
         {name: run.content(name) for name in TABLES},
         run.fields,

@@ -1,4 +1,4 @@
-"""train_pose: street photos → `weights/pose.npz`, the heads that tell poses and the rules that draw boxes.
+"""train_pose: street photos → `weights/pose.npz`, the heads that tell poses and genders, and the rules that draw boxes.
 
     python -m jobs.train_pose ../shared/data/street-photos.zip
 

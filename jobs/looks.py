@@ -44,7 +44,7 @@ from ml.look.articles import KeypointBoxes
 
 Place = tuple[str, tuple[str, ...], tuple[str, ...]]
 """What photos are asked for by: what the setting says, the run's fields, and the roots that photos may lie below."""
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised where the rules of `jobs.look` give other answers: what was remembered before then counts for nothing."""
 SETTING = "LOOKALIKE_LOOK_PHOTOS"
 READ = ("catalog", "embed", "classify", "candidates", "similar")
@@ -172,7 +172,7 @@ def _batch(run: Run, source: Source) -> Batch:
         release(),
         {name: str(schema) for name, schema in SCHEMAS.items()},
         {name: file.sha256 for name, file in pretrained.FILES.items()},
-        [hashlib.sha256(file.read_bytes()).hexdigest() for file in (looking.WEIGHTS, cutting.WEIGHTS)],
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in (looking.WEIGHTS, cutting.WEIGHTS, cutting.TURNS)],
         detector,
         {name: run.content(name) for name in TABLES},
         run.fields,

@@ -50,6 +50,20 @@ def is_on_white(run: Run) -> bool:
     return white.are_on_white(np.frombuffer(b"".join(found), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
 
 
+def sample_images(run: Run, count: int, files: int = 8) -> list[bytes]:
+    """Bytes of up to `count` of the run's main images, alike from some files of the table, whose names are hashes.
+
+    The same run gives the same images.
+    """
+    hashes, table, chosen = run.products(["image_sha256"])["image_sha256"], images_table(run), list[bytes]()
+    parts = table.parts[:files]
+    for place, part in enumerate(parts, 1):
+        rows = table.read_part(part, ["image_sha256", "bytes"], CURRENT)
+        rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=hashes)).sort_by("image_sha256")
+        chosen += rows["bytes"].slice(0, count * place // len(parts) - len(chosen)).to_pylist()
+    return chosen
+
+
 def measure_detail(table: Table, hashes: pa.Array) -> tuple[int, int] | None:
     """`ml.images.detail_of` the images in `table` with these SHA-256, as they are stored; None: there is none."""
     sizes = [np.empty((0, 2), np.int32)]

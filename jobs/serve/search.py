@@ -7,6 +7,7 @@ taken for and where it is searched is decided in `ml.stages`; here it is seen an
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -17,6 +18,7 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from infra import store
 from infra.errors import TransientError, UserError
@@ -35,10 +37,10 @@ from jobs.serve import decoding
 from jobs.serve.decoding import PHOTO, THUMBNAIL
 from jobs.serve.explaining import best_pair, parts, widths_of
 from jobs.serve.known import ATTRIBUTES, Pictures
-from jobs.stored import detail_of, is_on_white
+from jobs.stored import detail_of, is_on_white, sample_images
 from ml import classifier, images, stages
 from ml.features import Extractor, Features
-from ml.ground import framing
+from ml.ground.placing import Places
 from ml.images import ImageError
 from ml.stages import Guess, Nearest
 
@@ -50,6 +52,8 @@ ASPECT = 3 / 4
 LARGER = 1.5
 """Times the long side of the catalogue's images that a photo has, at least, of which something is cut out: one that is
 no larger may be of a catalogue that is not on white, too, and has no pixels to spare. `LONG_SIDE` always suffices."""
+PLACED = 1_000
+"""Of the catalogue's images, by which a cut-out garment is put in its place."""
 K = 10
 ALTERNATIVES = 5
 """SubCategories beside the likeliest that an answer names."""
@@ -111,6 +115,7 @@ class Sight:
         self.sizes = {"backbone": (model.height, model.width)}
         """Height and width of the pixels that `look` takes."""
         self._cutter = _cutter() if is_on_white(run) else None
+        self._places = _places(run) if self._cutter else Places.of([])
         if self._classifier and self._classifier.size:
             self.sizes["classifier"] = self._classifier.size
         (seen,) = self.look([{name: np.zeros((*size, 3), np.uint8) for name, size in self.sizes.items()}])
@@ -158,7 +163,7 @@ class Sight:
         if cut is None:
             return pixels
         height, width = self.detail or (1, ASPECT)
-        picture = framing.on_canvas(cut, width / height)
+        picture = self._places.put(cut, width / height)
         return {name: images.fit(picture, *size, self.detail) for name, size in self.sizes.items()}
 
     def _is_large(self, photo: np.ndarray) -> bool:
@@ -402,8 +407,13 @@ def _extractor(lake: str, model: Model) -> Extractor:
 
 @lru_cache(maxsize=1)
 def _cutter() -> Cutter:
-    """The network that ships with the release, which every run has."""
+    """The networks that ship with the release, which every run has."""
     return Cutter()
+
+
+def _places(run: Run) -> Places:
+    """Where the run's images show what they show."""
+    return Places.of(Image.open(io.BytesIO(data)) for data in sample_images(run, PLACED))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What becomes of a photo whose garment has been told from its ground: the garment alone, as a catalogue shows it."""
+"""What becomes of a photo whose garment has been told from its ground: the garment alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ CLEAR = 0.6
 """Share of all that a mask covers which is the garment's parts', else it is too scattered."""
 AROUND = 0.2
 """What a second look has around the garment, in shares of its sides."""
-MARGIN = 0.03
-"""Of a catalogue picture, left at the sides that a garment reaches."""
 SOFT = 0.25
 """How surely a pixel is the garment's that is half white goes from `SURE` less to `SURE` more than this."""
 
@@ -39,7 +37,7 @@ class _Seen(NamedTuple):
 
 
 def cut_out(photo: Image.Image, find: Find) -> Image.Image | None:
-    """The garment of a photo, RGB, alone on white; None where its mask is in doubt.
+    """The garment of a photo, RGBA, as large as it is there; None where its mask is in doubt.
 
     A first look tells where it is, a second one, from near by, where it ends.
     """
@@ -47,7 +45,7 @@ def cut_out(photo: Image.Image, find: Find) -> Image.Image | None:
     if seen := _look(photo, frame, find):
         frame = _wider(seen.box, AROUND, photo.size)
         seen = _look(photo, frame, find)
-    return _blanked(photo, frame, seen) if seen else None
+    return _alone(photo, frame, seen) if seen else None
 
 
 def _look(photo: Image.Image, frame: Box, find: Find) -> _Seen | None:
@@ -88,8 +86,8 @@ def _wider(box: Box, share: float, size: tuple[int, int]) -> Box:
     return max(0, left - across), max(0, top - down), min(size[0], right + across), min(size[1], bottom + down)
 
 
-def _blanked(photo: Image.Image, frame: Box, seen: _Seen) -> Image.Image:
-    """What was seen in a frame of a photo, on white."""
+def _alone(photo: Image.Image, frame: Box, seen: _Seen) -> Image.Image:
+    """What was seen in a frame of a photo, RGBA."""
     sure = seen.sure.astype(np.float32)
     left, top, right, bottom = (round(value) for value in seen.box)
     left, top = min(left, photo.width - 1), min(top, photo.height - 1)
@@ -103,15 +101,14 @@ def _blanked(photo: Image.Image, frame: Box, seen: _Seen) -> Image.Image:
     )
     surely = Image.fromarray(sure).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=within)
     alpha = np.clip((np.asarray(surely) - SURE + SOFT) / (2 * SOFT), 0, 1)
-    mask = Image.fromarray(np.rint(255 * alpha).astype(np.uint8))
-    picture = Image.new("RGB", mask.size, "white")
-    picture.paste(photo.crop((left, top, right, bottom)), (0, 0), mask)
+    picture = photo.crop((left, top, right, bottom)).convert("RGB")
+    picture.putalpha(Image.fromarray(np.rint(255 * alpha).astype(np.uint8)))
     return picture
 
 
-def on_canvas(garment: Image.Image, aspect: float) -> Image.Image:
-    """A garment on a white picture of a width by height, as large as a margin leaves it."""
-    height = max(garment.height, garment.width / aspect) / (1 - 2 * MARGIN)
-    canvas = Image.new("RGB", (max(1, round(aspect * height)), max(1, round(height))), "white")
-    canvas.paste(garment, ((canvas.width - garment.width) // 2, (canvas.height - garment.height) // 2))
-    return canvas
+def turned(garment: Image.Image, degrees: float) -> Image.Image:
+    """A garment, RGBA, turned against the clock; no larger than what is there of it."""
+    whole = garment.convert("RGBa")  # premultiplied: edges stay clean
+    whole = whole.rotate(degrees, Image.Resampling.BICUBIC, expand=True).convert("RGBA")
+    there = whole.getchannel("A").point(lambda alpha: 255 * (alpha >= 128))
+    return whole.crop(there.getbbox() or (0, 0, *whole.size))

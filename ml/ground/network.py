@@ -125,13 +125,22 @@ def from_bytes(data: bytes, sha256: str, backbone):  # type: ignore[no-untyped-d
     """The network that `to_bytes` stored, behind the backbone whose maps it takes: photos in, logits out.
 
     Raises:
-        ValueError: the SHA-256 (hex) of `data` is not `sha256`, or it is of another network.
+        ValueError: as `read`, or it is of another network.
+    """
+    seeing = look(backbone)
+    network = build(tuple(each.shape[3] for each in seeing.outputs))
+    network.set_weights(read(data, sha256))
+    return keras.Model(seeing.input, network(seeing.outputs))
+
+
+def read(data: bytes, sha256: str) -> list[np.ndarray]:
+    """The weights that `to_bytes` stored, float32.
+
+    Raises:
+        ValueError: the SHA-256 (hex) of `data` is not `sha256`.
     """
     actual = hashlib.sha256(data).hexdigest()
     if actual != sha256:
         raise ValueError(f"the weights have SHA-256 {actual}, expected {sha256}")
-    seeing = look(backbone)
-    network = build(tuple(each.shape[3] for each in seeing.outputs))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        network.set_weights([arrays[name].astype(np.float32) for name in sorted(arrays.files)])
-    return keras.Model(seeing.input, network(seeing.outputs))
+        return [arrays[name].astype(np.float32) for name in sorted(arrays.files)]

@@ -34,8 +34,9 @@ def test_what_is_cut_out_is_the_garment_in_the_photos_own_pixels_and_nothing_els
     cut = framing.cut_out(photo((left, top, right - 1, bottom - 1), size=size), find_red)
     assert abs(cut.width - (right - left)) <= 4
     assert abs(cut.height - (bottom - top)) <= 4
-    assert is_red(cut).mean() > 0.85
-    assert not (np.abs(np.asarray(cut).astype(int) - (205, 133, 63)).sum(axis=2) < 30).any()  # peru
+    there = np.asarray(cut.getchannel("A")) >= 128
+    assert there.mean() > 0.85
+    assert is_red(cut.convert("RGB"))[there].mean() > 0.95
 
 
 def test_both_shoes_of_a_pair_are_kept_and_specks_are_not():
@@ -56,14 +57,11 @@ def test_a_mask_that_is_scattered_is_in_doubt():
     assert framing.cut_out(photo(*specks, (200, 200, 260, 260)), find_red) is None
 
 
-@pytest.mark.parametrize("aspect", [3 / 4, 1.0, 4 / 3])
-def test_a_garment_stands_in_the_middle_of_a_white_picture_of_the_catalogues_proportions(aspect):
+@pytest.mark.parametrize("degrees", [-15, -4, 0, 9])
+def test_a_garment_that_is_turned_there_and_back_is_what_it_was(degrees):
     cut = framing.cut_out(photo((100, 100, 199, 299)), find_red)
-    picture = framing.on_canvas(cut, aspect)
-    assert picture.width / picture.height == pytest.approx(aspect, abs=0.02)
-    red = is_red(picture)
-    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
-    assert abs(rows[0] - (picture.height - 1 - rows[-1])) <= 4
-    assert abs(columns[0] - (picture.width - 1 - columns[-1])) <= 4
-    assert (rows[-1] - rows[0]) / picture.height == pytest.approx(1 - 2 * framing.MARGIN, abs=0.04)
-    assert (np.asarray(picture)[0] == 255).all()
+    back = framing.turned(framing.turned(cut, degrees), -degrees)
+    assert back.size == pytest.approx(cut.size, abs=3)
+    middle = back.crop((10, 10, back.width - 10, back.height - 10))
+    assert is_red(middle.convert("RGB")).all()
+    assert (np.asarray(middle.getchannel("A")) == 255).all()

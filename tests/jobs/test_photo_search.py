@@ -30,7 +30,7 @@ from jobs.printing import Terminal
 from jobs.serve.known import Pictures
 from jobs.serve.search import Searcher, Seen, Sight
 from jobs.step import execute
-from jobs.stored import read_images
+from jobs.stored import read_images, sample_images
 from ml import embedding, protocols, split, stages
 from ml.features import Features
 from ml.ground.pasting import draw_ground
@@ -278,6 +278,18 @@ def test_a_product_on_any_ground_is_seen_as_on_white(night):
         wanted = attributes(number)
         found = kinds(searcher.search(connection, on_ground(number, seed=number), {}).items)
         assert found.count((wanted["gender"], wanted["articleType"])) >= 8
+
+
+def test_a_sample_of_the_images_is_of_the_runs_own_and_the_same_each_time(night):
+    run, _, _ = night
+    hashes = sorted(set(run.products(["image_sha256"])["image_sha256"].to_pylist()))
+    stored = set(read_images(run, hashes).values())
+    assert set(sample_images(run, 10**6)) == stored
+    few = sample_images(run, 7)
+    assert len(few) == 7
+    assert set(few) <= stored
+    assert sample_images(run, 7) == few
+    assert sample_images(run, 0) == []
 
 
 def test_a_photo_no_larger_than_the_catalogues_images_is_left_as_it_is(night):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jobs.filters import Filters
-from jobs.looking import Models
+from jobs.looking import LEAST, Models
 from jobs.serve import decoding
 from jobs.serve.search import BATCH, Answer, Finder, K, Place, Seen
 from ml.images import ImageError
@@ -28,8 +28,6 @@ from ml.look.pose import Pose
 
 PHOTO_SIDE = 1024
 """Long side in pixels at which a photo is looked at: articles of a person a few steps away are still some 100 wide."""
-ARTICLE_LEAST = 0.3
-"""Least confidence of an article that is answered for."""
 GENDER = "gender"
 """The part of a product that says for whom it is."""
 SUBCATEGORIES = {
@@ -145,7 +143,7 @@ def look_at(
         stands = [models.stand(image, person) for person in persons]
     with timed(ms, "articles"):
         found = [
-            [article for article in articles if article.confidence >= ARTICLE_LEAST]
+            [article for article in articles if article.confidence >= LEAST]
             for articles in models.find_articles(image, persons)
         ]
         crops = [

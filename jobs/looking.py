@@ -27,7 +27,7 @@ WEIGHTS = Path(__file__).parent / "weights/pose.npz"
 BACKBONE = "efficientnet-lite0"
 """Of the registry, with which persons are seen."""
 MOST, LEAST = 2, 0.3
-"""Articles of a class that a person wears, at most, and how sure each has to be."""
+"""Articles of a class that a person wears, at most, and how sure each has to be that is answered for."""
 
 
 class Eyes:

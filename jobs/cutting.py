@@ -33,7 +33,7 @@ class Cutter:
         from ml.ground import network, turning
 
         backbone = build_backbone(BACKBONE, SIDE, SIDE)
-        self._find_call = compiled(_read(WEIGHTS, lambda *file: network.from_bytes(*file, backbone)))
+        self._find_call = compiled(_read(WEIGHTS, lambda data, sha256: network.from_bytes(data, sha256, backbone)))
         self._turn_call, self._seen = compiled(_read(TURNS, turning.from_bytes)), turning.seen
         self._tens = turning.TENS
         self._find(np.zeros((SIDE, SIDE, 3), np.uint8))

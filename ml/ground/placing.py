@@ -46,7 +46,7 @@ class Places:
                 garment = Image.fromarray(255 * there[top:bottom, left:right].astype(np.uint8))
                 shapes.append(shape(garment)[None])
                 middle_and_size = np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
-                boxes.append(np.float32(middle_and_size / np.tile(SIZE, 2))[None])
+                boxes.append((middle_and_size / np.tile(SIZE, 2)).astype(np.float32)[None])
         return cls(np.concatenate(shapes), np.concatenate(boxes))
 
     def put(self, garment: Image.Image, aspect: float) -> Image.Image:

@@ -25,6 +25,8 @@ from ml.look.weights import Learnt, to_bytes
 
 Seen = dict[str, list[Person]]
 """The persons of each picture."""
+SHOD_COUNTS = 0.03
+"""How much a photo counts of which only the boxes tell whether it is a full shot, by those whose poses have labels."""
 Sights = dict[str, Sight]
 """What is seen of the largest person of each picture that has one."""
 
@@ -41,14 +43,23 @@ def see(photos: StreetPhotos, eyes: Eyes, onlooker: Onlooker) -> tuple[Seen, Sig
 
 
 def learn(photos: StreetPhotos, seen: Seen, sights: Sights, names: Collection[str]) -> Learnt:
-    """What some of the pictures teach: poses by the largest person, boxes by the one who wears what is labelled."""
+    """What some of the pictures teach: poses by the largest person, boxes by the one who wears what is labelled.
+
+    Where the pose has no label, a picture with a box of footwear is taken for a full shot: of 142 that have both, 135
+    agree.
+    """
     posed = [(seen[name][0], photos.poses[name]) for name in names if name in photos.poses and seen[name]]
     oriented = [(person, found) for person, label in posed if (found := orientation_of(label))]
+    shod = [
+        (seen[name][0], "footwear" in photos.worn[name]) for name in sorted({*names} - {*photos.poses}) if seen[name]
+    ]
+    full_shot = [(person, label["full_shot"], 1.0) for person, label in posed]
+    full_shot += [(person, is_shod, SHOD_COUNTS) for person, is_shod in shod]
     dressed = [(labelled(seen[name], worn), worn) for name, worn in photos.worn.items() if name in names]
     whose = [name for name in sorted(names) if name in sights and name in photos.genders]
     return Learnt(
         fit_orientation(*zip(*oriented, strict=True)),
-        fit_full_shot([person for person, _ in posed], [label["full_shot"] for _, label in posed]),
+        fit_full_shot(*zip(*full_shot, strict=True)),
         fit_sight([sights[name] for name in whose], [photos.genders[name] for name in whose]),
         fit_boxes(*zip(*((person, worn) for person, worn in dressed if person), strict=True)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -62,6 +63,13 @@ def body(
     right, bottom = np.clip(points[:, :2].max(axis=0), 1, [width, height]).astype(int)
     mask[top : bottom + 1, left : right + 1] = 255
     return Person(points, inside, inside, mask, 0.99)
+
+
+def behind_a_wall(person: Person) -> Person:
+    """The same person where one sees only what is above the knees: points are guessed below, but the outline ends."""
+    mask = person.mask.copy()
+    mask[int(person.points[PLACE["left knee"], 1]) - 5 :] = 0
+    return replace(person, mask=mask)
 
 
 def mannequin(top=(190, 40, 50), legs=(40, 60, 120), size=(480, 720), background=(205, 210, 214)) -> bytes:

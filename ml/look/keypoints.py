@@ -39,8 +39,9 @@ DETECTOR_SIDE, LANDMARKS_SIDE = 224, 256
 ANCHORS = ((28, 2), (14, 2), (7, 6))
 """Cells a side of the detector's maps, and how many boxes it tells for each cell."""
 PERSON_LEAST = 0.5
-"""Least score of a person, of either network. Looking again, by 0.3 and 0.9, at photos without one finds some and
-tells poses of all worse (full shots 95.5 instead of 96.9 %): what is found so is often a part of somebody."""
+"""Least score of a person, of either network. A second look at photos without one finds some, and spoils more: by 0.3,
+on a padded photo or on squares of it, every third to fifth picture of shoes comes out as a person, and
+full shots of all are told no better (benchmarks/RESULTS.md)."""
 SAME_PERSON = 0.3
 """Overlap (IoU) from which two boxes are of one person."""
 SAME_OUTLINE = 0.5

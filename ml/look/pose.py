@@ -19,8 +19,8 @@ OPPOSITE = {"left": "right", "right": "left"}
 TORSO = [PLACE[f"{side} {part}"] for side in ("left", "right") for part in ("shoulder", "hip")]
 FULL_SHOT_LEAST = 0.5
 """Least probability of a full shot."""
-PENALTY = 0.2
-"""Of the squared weights of both heads, against the mean loss. 0.1 and 0.4 tell poses within a point as well."""
+PENALTY = 0.1
+"""Of the squared weights of both heads, against the mean loss. 0.05 and 0.2 tell poses within a point as well."""
 STEPS = 600
 """Of descent, after which the loss no longer falls."""
 FAR, SURE, EDGE = 4.0, 1e-4, 20
@@ -70,8 +70,8 @@ def frame_of(points: np.ndarray) -> Frame:
 def pose_features(person: Person) -> np.ndarray:
     """What a pose is told from, float64 (d,).
 
-    Places of the keypoints in the body's frame, how surely they are seen and in the photo, how far head and feet are
-    from its upper and lower edge, and how the outline fills it.
+    Places of the keypoints in the body's frame, how surely they are seen, in the photo and on the person, how far head
+    and feet are from the photo's upper and lower edge, and how the outline fills it.
     """
     height, width = person.mask.shape
     frame = frame_of(person.points)
@@ -80,13 +80,22 @@ def pose_features(person: Person) -> np.ndarray:
     edges = np.tanh(EDGE * np.concatenate([1 - down[FEET], down[HEAD]]))
     size = [frame.size / height, frame.size / width, person.score]
     seen = _logits(person.visible), _logits(person.present)
-    return np.concatenate([places.clip(-FAR, FAR).ravel(), *seen, down.clip(-1, 2), edges, size, _filled(person)])
+    points = places.clip(-FAR, FAR).ravel(), *seen, _on_person(person), down.clip(-1, 2)
+    return np.concatenate([*points, edges, size, _filled(person)])
 
 
 def _logits(shares: np.ndarray) -> np.ndarray:
     """How sure, on a scale without ends but for `SURE`: nearly all of BlazePose's shares are close to 0 or 1."""
     kept = shares.astype(np.float64).clip(SURE, 1 - SURE)
     return np.log(kept / (1 - kept))
+
+
+def _on_person(person: Person) -> np.ndarray:
+    """What the mask is at each keypoint, float64 (33,), 0 to 1; 0 beyond the photo, where points are guessed, too."""
+    at = np.floor(person.points[:, :2]).astype(int)
+    limits = np.array(person.mask.shape[::-1])
+    x, y = at.clip(0, limits - 1).T
+    return np.where(((at >= 0) & (at < limits)).all(axis=1), person.mask[y, x] / 255, 0)
 
 
 def _filled(person: Person) -> list[float]:
@@ -122,15 +131,16 @@ def fit_orientation(persons: Sequence[Person], orientations: Sequence[str]) -> H
     return fit(np.array([pose_features(person) for person, _ in pairs]), targets)
 
 
-def fit_full_shot(persons: Sequence[Person], full_shot: Sequence[bool]) -> Head:
-    """A head of one output, whose sigmoid is the probability of a full shot."""
+def fit_full_shot(persons: Sequence[Person], full_shot: Sequence[bool], counts: Sequence[float]) -> Head:
+    """A head of one output, whose sigmoid is the probability of a full shot; each person counts as much as is said."""
     both = [*persons, *map(mirrored, persons)]
     targets = np.array([*full_shot, *full_shot], float)
-    head = fit(np.array(list(map(pose_features, both))), np.stack([targets, 1 - targets], axis=1))
+    features = np.array(list(map(pose_features, both)))
+    head = fit(features, np.stack([targets, 1 - targets], axis=1), counts=np.array([*counts, *counts]))
     return Head(head.mean, head.scale, head.weights[:, :1] - head.weights[:, 1:], head.bias[:1] - head.bias[1:])
 
 
-def fit(features: np.ndarray, targets: np.ndarray, penalty: float = PENALTY) -> Head:
+def fit(features: np.ndarray, targets: np.ndarray, penalty: float = PENALTY, counts: np.ndarray | None = None) -> Head:
     """A multinomial logistic head, by accelerated gradient descent from zero: the same data give the same head.
 
     Each class counts as much as another, however many samples it has.
@@ -139,10 +149,13 @@ def fit(features: np.ndarray, targets: np.ndarray, penalty: float = PENALTY) -> 
         features: float64 (n, d).
         targets: float64 (n, c), one class a row.
         penalty: of the squared weights.
+        counts: float64 (n,), how much each sample counts beside others of its class; by default all the same.
     """
-    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
-    samples = (features - mean) / scale
-    balance = (targets / np.maximum(targets.sum(axis=0), 1)).sum(axis=1, keepdims=True) / targets.shape[1]
+    counted = np.ones(len(features)) if counts is None else counts
+    mean = np.average(features, axis=0, weights=counted)
+    scale = np.maximum(np.sqrt(np.average((features - mean) ** 2, axis=0, weights=counted)), 1e-3)
+    samples, counted = (features - mean) / scale, counted[:, None] * targets
+    balance = (counted / np.maximum(counted.sum(axis=0), 1)).sum(axis=1, keepdims=True) / targets.shape[1]
     steepest = (np.linalg.norm(samples * np.sqrt(balance), 2) ** 2 + 1) / 2 + penalty
     weights, bias = np.zeros((samples.shape[1], targets.shape[1])), np.zeros(targets.shape[1])
     ahead = weights, bias

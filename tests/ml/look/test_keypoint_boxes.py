@@ -63,7 +63,8 @@ def test_what_was_learnt_survives_its_file():
     names = ["front", "left", "back", "right"] * 3
     seen = [Sight(*features) for features in np.random.default_rng(0).normal(size=(12, 2, 8))]
     sight = fit_sight(seen, ["Women", "Men"] * 6)
-    learnt = Learnt(fit_orientation(bodies, names), fit_full_shot(bodies, [True] * 6 + [False] * 6), sight, rules())
+    full_shot = fit_full_shot(bodies, [True] * 6 + [False] * 6, [1.0] * 12)
+    learnt = Learnt(fit_orientation(bodies, names), full_shot, sight, rules())
     data = to_bytes(learnt)
     again = from_bytes(data)
     assert to_bytes(again) == data

@@ -98,6 +98,8 @@ def train_embedding(run: Run) -> StepResult:
             where=f"run {run.name}",
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
+    if settings.embedding == "triplet":
+        _check_kinds(run, sides)
     # Kept until the row is committed: a training that is killed while it is judged need not begin anew.
     with training.checkpoints(settings, f"train_embedding-{fingerprint}") as checkpoints:
         rival = _rival(run, champion, base)
@@ -129,6 +131,24 @@ def _check_catalogue(run: Run) -> None:
             where=f"LOOKALIKE_LAKE={run.lake.uri}, LOOKALIKE_STORE",
             remedy="set both to those of one installation, or name the run to learn from in place of "
             f"`{LATEST}`: `lookalike step train_embedding --run {run.name}`",
+        )
+
+
+def _check_kinds(run: Run, sides: np.ndarray) -> None:
+    """Check that the catalogue has what triplets tell apart.
+
+    Raises:
+        UserError: it has no two kinds.
+    """
+    from ml import triplet
+
+    kinds, _ = triplet.kinds_of(read_labels(run), sides == split.TRAIN)
+    if (kinds == embedding.MISSING).all():
+        raise UserError(
+            f"no two of {int((sides == split.TRAIN).sum()):,} products to learn from are of one {triplet.WITHIN} and "
+            f"differ in {', '.join(triplet.KIND)}: triplets need both",
+            where=f"LOOKALIKE_EMBEDDING=triplet, run {run.name}",
+            remedy="train with LOOKALIKE_EMBEDDING=head",
         )
 
 
@@ -223,28 +243,21 @@ def fit(
 
 
 def learn_triplets(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, head: Challenger) -> Challenger:
-    """Train the network of a head on by triplets of the train side's pictures and likenesses of them.
-
-    Raises:
-        UserError: the catalogue tells no kinds apart.
-    """
+    """Train the network of a head on by triplets of the train side's pictures and likenesses of them."""
     from ml import triplet
 
     likenesses, progress = make_likenesses(run, rows, sides, model), Progress("epochs", triplet.EPOCHS)
     features, labels = read_all_features(run, model.fingerprint), read_labels(run)
-    try:
-        embedder, histories = triplet.fit(head.embedder, features, likenesses, labels, sides, SEED, progress.add)
-    except ValueError as error:
-        raise UserError(
-            str(error),
-            where=f"run {run.name}, LOOKALIKE_EMBEDDING=triplet",
-            remedy="train a `head`, which needs no others to tell a product from",
-        ) from None
+    embedder, histories = triplet.fit(head.embedder, features, likenesses, labels, sides, SEED, progress.add)
     return replace(head, embedder=embedder, history=head.history | histories)
 
 
 def make_likenesses(run: Run, rows: pa.Table, sides: np.ndarray, model: Model) -> Likenesses:
-    """Features of a likeness each of some images of the train side; which, follows from their SHA-256 alone."""
+    """Features of a likeness each of some images of the train side; which, follows from their SHA-256 alone.
+
+    Raises:
+        UserError: an image is not stored.
+    """
     from ml.triplet import Likenesses
 
     hashes = np.array(rows["image_sha256"].to_pylist(), object)
@@ -259,6 +272,12 @@ def make_likenesses(run: Run, rows: pa.Table, sides: np.ndarray, model: Model) -
         made.append(extractor(np.stack(seen)))
         of += [place[sha] for sha, _ in batch]
         progress.add(len(batch))
+    if missing := len(place) - len(of):
+        raise UserError(
+            f"{missing:,} of {len(place):,} images are not stored as this release stores them",
+            where=f"{run.lake.uri}/images",
+            remedy=f"run `lookalike step catalog --run {run.name}`",
+        )
     order = np.argsort(of)  # in which files images are stored is not to matter
     return Likenesses(Features(*map(np.concatenate, zip(*made, strict=True))).take(order), np.array(of)[order])
 

@@ -273,13 +273,13 @@ def changed(run, **settings):
 
 @pytest.fixture
 def tunable(lake, monkeypatch, tmp_path):
-    """An embedded run of 40 drawn products, whose backbone is to be tuned."""
+    """An embedded run of 72 drawn products, whose backbone is to be tuned."""
     monkeypatch.setattr(embedding, "EPOCHS", 2)
     monkeypatch.setattr(judging, "LEAST_ASKED", 0)  # there are few products to judge it by
     monkeypatch.setattr(judging, "promotes", lambda challenger, champion: True)
     small = {"input_height": 32, "input_width": 32, "embedding_convolutions": 1, "embedding_epochs": 1}
     run = open_run(lake, "2026-01-01", embedding="finetune", scratch=tmp_path / "scratch", **small)
-    run = pulled(run, zip_bytes(good_files(40)))
+    run = pulled(run, zip_bytes(good_files(72)))
     execute("catalog", run)
     execute("embed", run)
     return run
@@ -382,7 +382,9 @@ def test_likenesses_are_of_the_train_side_and_lie_near_what_they_are_of(tunable)
 
 def test_a_catalogue_without_kinds_to_tell_apart_is_named_by_the_triplets(tunable, monkeypatch):
     monkeypatch.setattr(triplet, "KIND", ("articleType",))  # of which each subCategory of this one has one alone
-    with pytest.raises(UserError, match="of different kinds within a subCategory") as caught:
+    with pytest.raises(
+        UserError, match="are of one subCategory and differ in articleType: triplets need both"
+    ) as caught:
         execute("train_embedding", changed(tunable, embedding="triplet"))
     assert "LOOKALIKE_EMBEDDING=triplet" in caught.value.where
     assert not read_rows(tunable.lake)

@@ -52,7 +52,8 @@ def likenesses(catalogue):
 def trained(catalogue, head, likenesses):
     features, labels, sides = catalogue
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triplet, "LEARNING_RATE", 2e-3)  # there are few steps
+        for name, value in {"EPOCHS": 6, "LEARNING_RATE": 2e-3, "SOFTMAX_EPOCHS": 5, "SOFTMAX_RATE": 1e-3}.items():
+            patch.setattr(triplet, name, value)  # there are few steps
         return fit(head, features, likenesses, labels, sides, seed=1)
 
 

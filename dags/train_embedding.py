@@ -24,8 +24,8 @@ with DAG(
     tags=["lookalike"],
     doc_md="Learns from the live run as it was published. A challenger that is no better is kept, but not used; and a "
     "night uses the champion only if it beats the untrained features on that night's own held-out images. "
-    "`LOOKALIKE_EMBEDDING=finetune` trains the backbone's last layers too, `scratch` all of a backbone from random "
-    "weights, which nights with `LOOKALIKE_WEIGHTS=none` use.",
+    "`LOOKALIKE_EMBEDDING=triplet` goes on from the head by triplets, `finetune` trains the backbone's last layers, "
+    "and `scratch` all of a backbone from random weights, which nights with `LOOKALIKE_WEIGHTS=none` use.",
 ) as dag:
     LocalStep(
         task_id="train_embedding",

@@ -171,9 +171,10 @@ class Settings(BaseSettings):
     classifier_epochs: int = Field(default=20, ge=1)
     """finetune: most epochs; training stops earlier once the validation loss stops falling."""
 
-    embedding: str = Field(default="head", pattern="^(head|finetune|scratch)$")
-    """What train_embedding trains: a `head` on features, in minutes; `finetune`: the backbone's last layers too; or
-    `scratch`: all of a backbone, from random weights, in hours on a GPU."""
+    embedding: str = Field(default="head", pattern="^(head|triplet|finetune|scratch)$")
+    """What train_embedding trains: a `head` on features, in minutes; `triplet`: that, and then by what is to lie near
+    what; `finetune`: the backbone's last layers too; or `scratch`: all of a backbone, from random weights, in hours on
+    a GPU."""
     embedding_backbone: str = "resnet50"
     """scratch: name in `ml.backbones.BACKBONES`; its input is that of `input_height` and `input_width`, or its own."""
     embedding_convolutions: int = Field(default=25, ge=1)

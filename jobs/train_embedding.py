@@ -18,10 +18,12 @@ if __name__ == "__main__":  # before pyarrow starts a thread
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from infra.allocator import keep_freed_memory
 from infra.errors import UserError
@@ -32,15 +34,20 @@ from jobs.champion import Champion, append_row, find_champion, read_embedder, re
 from jobs.extraction import Model
 from jobs.features import read_all_features, read_embeddings
 from jobs.run import LATEST, Run, StepResult, content_hash, first_values, recorded, release
-from jobs.stored import detail_of
-from ml import backbones, embedding, split
+from jobs.stored import detail_of, iter_images
+from ml import backbones, embedding, images, split
 from ml.embedding import Embedder
+from ml.features import BATCH, Extractor, Features
+from ml.likenesses import liken
 
 if TYPE_CHECKING:
     from ml.finetune import Checkpoints, Options, Samples
+    from ml.triplet import Likenesses
 
 CODE_VERSION = 8
 SEED = 0
+LIKENESSES = 6_000
+"""Most images of which triplets hold a likeness, too."""
 ATTRIBUTES = tuple(embedding.LOSSES)
 EPOCHS = {"finetune": 11, "scratch": 30}
 """Most epochs on images, where the settings do not say."""
@@ -91,6 +98,8 @@ def train_embedding(run: Run) -> StepResult:
             where=f"run {run.name}",
             remedy="train on a larger catalogue; until then similarity is that of the untrained features",
         )
+    if settings.embedding == "triplet":
+        _check_kinds(run, sides)
     # Kept until the row is committed: a training that is killed while it is judged need not begin anew.
     with training.checkpoints(settings, f"train_embedding-{fingerprint}") as checkpoints:
         rival = _rival(run, champion, base)
@@ -104,6 +113,8 @@ def train_embedding(run: Run) -> StepResult:
             extraction.extract(run, model)  # where the night has looked at less, for another's embedder
             embedder, history = fit(run, rows, sides, model.fingerprint, read_embedder(run))
             challenger = Challenger(embedder, model.fingerprint, model.tuned, {"head": history})
+            if settings.embedding == "triplet":
+                challenger = learn_triplets(run, rows, sides, model, challenger)
         judged = _judge(run, sides == split.VALIDATION, challenger, rival, base)
         return run.remember("train_embedding", fingerprint, _write(run, fingerprint, base, challenger, judged))
 
@@ -123,11 +134,31 @@ def _check_catalogue(run: Run) -> None:
         )
 
 
+def _check_kinds(run: Run, sides: np.ndarray) -> None:
+    """Check that the catalogue has what triplets tell apart.
+
+    Raises:
+        UserError: it has no two kinds.
+    """
+    from ml import triplet
+
+    kinds, _ = triplet.kinds_of(read_labels(run), sides == split.TRAIN)
+    if (kinds == embedding.MISSING).all():
+        raise UserError(
+            f"no two of {int((sides == split.TRAIN).sum()):,} products to learn from are of one {triplet.WITHIN} and "
+            f"differ in {', '.join(triplet.KIND)}: triplets need both",
+            where=f"LOOKALIKE_EMBEDDING=triplet, run {run.name}",
+            remedy="train with LOOKALIKE_EMBEDDING=head",
+        )
+
+
 def _how(settings: Settings, embedded: str, base: Model, champion: Champion) -> object:
     """What a training follows from beside the products; `embedded` is the fingerprint of the run's model."""
     match settings.embedding:
         case "head":
             return embedded
+        case "triplet" as way:
+            return [way, LIKENESSES, embedded]
         case "finetune":
             return [settings.embedding_convolutions, _epochs(settings), base.fingerprint, champion.tuned]
         case way:
@@ -209,6 +240,51 @@ def fit(
     learnt = np.union1d(rows["picture"].filter(sides == split.TRAIN), origin.learnt)
     detail = np.array(detail_of(run) or (0, 0), np.int32)
     return Embedder({**embedder.arrays, "learnt": learnt, "detail": detail}), history
+
+
+def learn_triplets(run: Run, rows: pa.Table, sides: np.ndarray, model: Model, head: Challenger) -> Challenger:
+    """Train the network of a head on by triplets of the train side's pictures and likenesses of them."""
+    from ml import triplet
+
+    likenesses, progress = make_likenesses(run, rows, sides, model), Progress("epochs", triplet.EPOCHS)
+    features, labels = read_all_features(run, model.fingerprint), read_labels(run)
+    embedder, histories = triplet.fit(head.embedder, features, likenesses, labels, sides, SEED, progress.add)
+    return replace(head, embedder=embedder, history=head.history | histories)
+
+
+def make_likenesses(run: Run, rows: pa.Table, sides: np.ndarray, model: Model) -> Likenesses:
+    """Features of a likeness each of some images of the train side; which, follows from their SHA-256 alone.
+
+    Raises:
+        UserError: an image is not stored.
+    """
+    from ml.triplet import Likenesses
+
+    hashes = np.array(rows["image_sha256"].to_pylist(), object)
+    _, first = np.unique(hashes, return_index=True)
+    chosen = split.choose(hashes, first[sides[first] == split.TRAIN], LIKENESSES)
+    place = {hashes[row]: int(row) for row in chosen}
+    progress, extractor = Progress("likenesses", len(place)), Extractor(extraction.build(run.lake, model))
+    detail, made, of = model.detail or detail_of(run), list[Features](), list[int]()
+    stored = iter_images(run, list(place))
+    while batch := list(islice(stored, BATCH)):
+        seen = [images.fit(_likeness(sha, data), model.height, model.width, detail) for sha, data in batch]
+        made.append(extractor(np.stack(seen)))
+        of += [place[sha] for sha, _ in batch]
+        progress.add(len(batch))
+    if missing := len(place) - len(of):
+        raise UserError(
+            f"{missing:,} of {len(place):,} images are not stored as this release stores them",
+            where=f"{run.lake.uri}/images",
+            remedy=f"run `lookalike step catalog --run {run.name}`",
+        )
+    order = np.argsort(of)  # in which files images are stored is not to matter
+    return Likenesses(Features(*map(np.concatenate, zip(*made, strict=True))).take(order), np.array(of)[order])
+
+
+def _likeness(sha256: str, data: bytes) -> Image.Image:
+    """A likeness of a stored image, drawn by its SHA-256."""
+    return liken(Image.fromarray(images.decode(data)), np.random.default_rng([SEED, int(sha256[:16], 16)]))
 
 
 def tune(

@@ -25,7 +25,7 @@ def test_the_environment_wins_over_defaults_and_arguments_over_both(monkeypatch)
         ("CELL_MIN", "0", "greater than or equal to 1"),
         ("REJECT_MAX", "5", "less than or equal to 1"),
         ("PRECISION", "int8", "float32|bfloat16"),
-        ("EMBEDDING", "fresh", "head|finetune|scratch"),
+        ("EMBEDDING", "fresh", "head|triplet|finetune|scratch"),
         ("FIELDS", "size", "unknown field size; known: gender"),
         ("FIELDS", " , ", "unknown field (none given)"),
         ("SPARK", "master:7077", "no address of a master"),

@@ -17,7 +17,8 @@ from jobs.champion import EMBEDDERS, Champion, find_champion, read_embedder, rea
 from jobs.features import read_all_features, read_embeddings, read_features, read_known, to_matrix
 from jobs.run import Run, recorded, release
 from jobs.step import execute
-from ml import embedding, images, split
+from ml import embedding, images, split, triplet
+from ml.gates import promotes
 from tests.catalogues import embedded, good_files, mapped, open_run, pulled, sides_of_images, write_result, zip_bytes
 
 N, D = 2_000, 16
@@ -263,18 +264,22 @@ def test_a_night_and_a_training_beside_each_other_both_succeed(run):
     assert execute("embed", night).figures["embedder"] == figures["embedder"]
 
 
+def changed(run, **settings):
+    return replace(run, settings=run.settings.model_copy(update=settings))
+
+
 # Tuning the backbone --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tunable(lake, monkeypatch, tmp_path):
-    """An embedded run of 40 drawn products, whose backbone is to be tuned."""
+    """An embedded run of 72 drawn products, whose backbone is to be tuned."""
     monkeypatch.setattr(embedding, "EPOCHS", 2)
     monkeypatch.setattr(judging, "LEAST_ASKED", 0)  # there are few products to judge it by
     monkeypatch.setattr(judging, "promotes", lambda challenger, champion: True)
     small = {"input_height": 32, "input_width": 32, "embedding_convolutions": 1, "embedding_epochs": 1}
     run = open_run(lake, "2026-01-01", embedding="finetune", scratch=tmp_path / "scratch", **small)
-    run = pulled(run, zip_bytes(good_files(40)))
+    run = pulled(run, zip_bytes(good_files(72)))
     execute("catalog", run)
     execute("embed", run)
     return run
@@ -326,11 +331,66 @@ def test_a_tuned_backbone_whose_training_failed_once_is_promoted_and_the_next_re
         extraction.read_tuned(run.lake, champion.tuned)
 
 
+# Learning by triplets -------------------------------------------------------------------------------------------------
+
+
+def test_a_triplet_network_is_judged_against_the_champion_and_the_next_refresh_goes_by_the_better(tunable, monkeypatch):
+    run, before = changed(tunable, embedding="head"), tunable.result("embed").figures
+    head = execute("train_embedding", run).figures["embedder"]
+    monkeypatch.setattr(judging, "promotes", promotes)
+    run = changed(run, embedding="triplet")
+    figures = execute("train_embedding", run).figures
+    head_row, row = read_rows(run.lake)
+    judged = json.loads(row["judged"])
+    assert judged["champion"]["both_0"] == json.loads(head_row["judged"])["challenger"]["both_0"]
+    assert judged["challenger"].keys() == judged["champion"].keys()
+    better = promotes(judged["challenger"], judged["champion"])
+    assert (row["promoted"], figures["promoted"], row["reason"] == "it is better") == (better, better, better)
+    assert find_champion(run.lake, before["base"]).embedder == (figures["embedder"] if better else head)
+    assert (row["model"], row["tuned"]) == (before["model"], "")
+    epochs = {name: len(values["loss"]) for name, values in json.loads(row["history"]).items()}
+    assert epochs == {"head": 2, "triplets": triplet.EPOCHS, "softmaxes": triplet.SOFTMAX_EPOCHS}
+    assert execute("train_embedding", run).skipped
+
+    monkeypatch.setattr(judging, "promotes", lambda challenger, champion: True)
+    monkeypatch.setattr(judging, "CODE_VERSION", -1)  # as if nobody had asked yet
+    monkeypatch.setattr(triplet, "EPOCHS", 1)
+    monkeypatch.setattr(training, "CODE_VERSION", -1)
+    again = execute("train_embedding", run).figures
+    assert again["promoted"]
+    trained, plain = read_embedder(run, again["embedder"]), read_embedder(run, head)
+    assert not np.array_equal(trained.arrays["hidden"], plain.arrays["hidden"])
+    assert np.array_equal(trained.learnt, plain.learnt)
+    assert trained.detail == plain.detail == (40, 30)
+    after = execute("embed", run).figures
+    assert (after["embedder"], after["model"]) == (again["embedder"], before["model"])
+    assert read_embeddings(run).shape == read_embeddings(run, plain).shape
+
+
+def test_likenesses_are_of_the_train_side_and_lie_near_what_they_are_of(tunable):
+    rows = tunable.products(["image_sha256", "picture"])
+    sides, model = split.sides_of(rows["picture"]), extraction.choose_model(tunable.settings)
+    likenesses = training.make_likenesses(tunable, rows, sides, model)
+    assert set(likenesses.of) == set(np.flatnonzero(sides == split.TRAIN))
+    seen, features = likenesses.features.stages, read_all_features(tunable).stages[likenesses.of]
+    assert not np.array_equal(seen, features)
+    distances = np.linalg.norm(seen - features, axis=1)
+    assert np.median(distances) < np.median(np.linalg.norm(np.roll(seen, 1, axis=0) - features, axis=1))
+    again = training.make_likenesses(tunable, rows, sides, model)
+    assert np.array_equal(again.features.stages, seen)
+
+
+def test_a_catalogue_without_kinds_to_tell_apart_is_named_by_the_triplets(tunable, monkeypatch):
+    monkeypatch.setattr(triplet, "KIND", ("articleType",))  # of which each subCategory of this one has one alone
+    with pytest.raises(
+        UserError, match="are of one subCategory and differ in articleType: triplets need both"
+    ) as caught:
+        execute("train_embedding", changed(tunable, embedding="triplet"))
+    assert "LOOKALIKE_EMBEDDING=triplet" in caught.value.where
+    assert not read_rows(tunable.lake)
+
+
 # Training from scratch ------------------------------------------------------------------------------------------------
-
-
-def changed(run, **settings):
-    return replace(run, settings=run.settings.model_copy(update=settings))
 
 
 def test_what_was_trained_from_scratch_is_a_challenger_and_of_use_to_nights_without_other_weights(tunable, monkeypatch):

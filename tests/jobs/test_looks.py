@@ -82,7 +82,8 @@ def asked(run, photos):
 def rows_of(run, name):
     """Rows of a table of the step, photos by name and filters: in which file each is, a hash decides."""
     rows = run.lake.table(name, run.result("looks").tables[name]).read().to_pylist()
-    return sorted(rows, key=lambda row: (row["image"], row.get("filters", "")))  # stable: persons and articles stay in their order
+    # stable: persons and articles stay in their order
+    return sorted(rows, key=lambda row: (row["image"], row.get("filters", "")))
 
 
 def expected(name, data, found, filters="{}"):

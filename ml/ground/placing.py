@@ -19,6 +19,8 @@ SIZE = (60, 80)
 """Width and height at which a catalogue's pictures are looked at."""
 NEAREST = 7
 """Garments of like shape whose places count."""
+SHOWN = 0.9
+"""Least share of a garment's height and width that there is room for: those of like shape may reach the edges."""
 MARGIN = 0.03
 """Left at the sides that a garment reaches, where the catalogue shows nothing on white."""
 
@@ -55,8 +57,9 @@ class Places:
             return on_canvas(garment, aspect)
         away = ((self.shapes.astype(np.float32) - shape(garment.getchannel("A"))) ** 2).sum(axis=1)
         x, y, width, height = np.median(self.boxes[np.argsort(away, kind="stable")[:NEAREST]], axis=0).tolist()
-        # The picture's height in pixels of the garment, whose own proportions stay as they are.
+        # The picture's height in pixels of the garment, whose proportions stay, and most of which is shown.
         tall = float(np.sqrt(garment.width * garment.height / (width * height * aspect)))
+        tall = max(tall, SHOWN * garment.height, SHOWN * garment.width / aspect)
         canvas = Image.new("RGB", (max(1, round(aspect * tall)), max(1, round(tall))), "white")
         corner = (round(x * canvas.width - garment.width / 2), round(y * canvas.height - garment.height / 2))
         canvas.paste(garment, corner, garment)

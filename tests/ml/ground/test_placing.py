@@ -44,6 +44,13 @@ def test_a_garment_is_shown_where_those_of_its_shape_are_whatever_its_size(box, 
     assert np.asarray(placed)[0, 0].tolist() == [255] * 3
 
 
+@pytest.mark.parametrize("size", [(500, 6), (6, 500), (1, 1), (300, 300)])
+def test_of_a_garment_of_a_shape_that_the_catalogue_has_not_most_is_shown(size):
+    placed = Places.of(map(picture, [TALL, WIDE])).put(garment(*size), 3 / 4)
+    there = (np.asarray(placed).min(axis=2) < 128).sum()
+    assert there >= 0.8 * size[0] * size[1]
+
+
 def test_what_is_not_on_white_tells_no_place():
     assert len(Places.of([picture(TALL, "grey"), Image.new("RGB", SIZE, "white")]).boxes) == 0
 

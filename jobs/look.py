@@ -44,7 +44,8 @@ SUBCATEGORIES = {
 KINDS = {
     "outerwear": ("Blazers", "Jackets", "Nehru Jackets", "Rain Jacket", "Shrug", "Suits", "Sweatshirts", "Waistcoat")
 }
-"""Class of an article → the articleTypes that it is taken for, where not all of its subCategories' are meant."""
+"""Class of an article → the articleTypes that it is taken for and searched in, where not all of its subCategories' are
+meant."""
 FOR = {"Women": ("Women", "Unisex"), "Men": ("Men", "Unisex")}
 """For whom a person's clothes are → the genders of products searched in, as the published catalogue names them; in all
 where it has none of them, or a filter says it."""
@@ -213,6 +214,9 @@ def _search(
         left, whose = searcher.among(filters, wanted), ""
     if not left:
         return Worn(article, None, f"no product of {' or '.join(wanted)} passes the filters")
+    of_kind = _of_kind(searcher, article.name, filters)
+    if among := searcher.among(of_kind, wanted):
+        left, filters = among, of_kind
     answer = searcher.answer(connection, seen, {**filters, searcher.group: left}, k, exclude)
     return Worn(article, answer, f"searched in {', '.join(left)}{whose}")
 
@@ -221,6 +225,14 @@ def _of_gender(searcher: Finder[Place], gender: str | None, filters: Filters) ->
     """The filters, and that of the gender where it is told and they say nothing of it."""
     column = searcher.run.layout.column(GENDER)
     return {**filters, column: list(FOR[gender])} if gender and column and column not in filters else filters
+
+
+def _of_kind(searcher: Finder[Place], name: str, filters: Filters) -> Filters:
+    """The filters, and that of the articleTypes of a class of `KINDS`, where they say nothing of it."""
+    column = searcher.run.layout.column("articleType")
+    return (
+        {**filters, column: _kinds(searcher, name)} if name in KINDS and column and column not in filters else filters
+    )
 
 
 def _words(persons: Sequence[Dressed]) -> list[str]:

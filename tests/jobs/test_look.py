@@ -18,7 +18,7 @@ from infra.errors import UserError
 from infra.lake import Lake
 from jobs import cli, look_picture, looking
 from jobs.cli import app
-from jobs.look import PHOTO_SIDE, SUBCATEGORIES, look
+from jobs.look import KINDS, PHOTO_SIDE, SUBCATEGORIES, look
 from jobs.printing import Terminal
 from jobs.serve.search import Searcher
 from jobs.street_photos import StreetPhotos, labelled
@@ -112,6 +112,22 @@ def test_filters_narrow_each_article_and_one_that_leaves_nothing_is_told(night):
     assert [(of["subCategory"], of["baseColour"]) for of in items] == [("Shoes", "Red")] * 4
     with pytest.raises(UserError, match="unknown field 'size'"):
         seen(night, filters={"size": "L"})
+
+
+def test_an_article_of_some_kinds_alone_is_searched_among_these_where_there_are_any(night, monkeypatch):
+    monkeypatch.setitem(SUBCATEGORIES, "topwear", ("Topwear", "Shoes"))
+    for kind in ("Casual Shoes", "Tshirts"):
+        monkeypatch.setitem(KINDS, "topwear", (kind,))
+        items = topwear(night).answer.items
+        assert [attributes(int(item.product_id))["articleType"] for item in items] == [kind] * 10
+    monkeypatch.setitem(KINDS, "topwear", ("Space Suits",))
+    assert len(topwear(night).answer.items) == 10
+    only_bags = topwear(night, filters={"articleType": "Handbags"})
+    assert (only_bags.answer, only_bags.says) == (None, "no product of Topwear or Shoes passes the filters")
+
+
+def topwear(night, **options):
+    return next(each for each in seen(night, **options).persons[0].worn if each.article.name == "topwear")
 
 
 def test_products_that_are_excluded_are_never_given(night):

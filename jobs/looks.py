@@ -49,7 +49,7 @@ CODE_VERSION = 4
 SETTING = "LOOKALIKE_LOOK_PHOTOS"
 READ = ("catalog", "embed", "classify", "candidates", "similar")
 """Steps whose results the answers follow from, and the tables of them that do."""
-TABLES = ("products", "features", "classifier", "candidates", "embeddings")
+TABLES = ("products", "images", "features", "classifier", "candidates", "embeddings")
 TASK_PHOTOS, TASK_MOST = 16, 48
 """Photos of a task: about how many, and at most. A photo takes a core a second or two."""
 COUNTS = ("persons", "articles", "without_article")

@@ -51,16 +51,18 @@ def is_on_white(run: Run) -> bool:
 
 
 def sample_images(run: Run, count: int, files: int = 8) -> list[bytes]:
-    """Bytes of up to `count` of the run's main images, alike from some files of the table, whose names are hashes.
+    """Bytes of up to `count` of the run's main images, alike from `files` files of the table, more where these lack.
 
-    The same run gives the same images.
+    The same run gives the same images: files are named by hashes.
     """
     hashes, table, chosen = run.products(["image_sha256"])["image_sha256"], images_table(run), list[bytes]()
-    parts = table.parts[:files]
-    for place, part in enumerate(parts, 1):
+    files = min(files, len(table.parts))
+    for place, part in enumerate(table.parts, 1):
+        if len(chosen) == count:
+            break
         rows = table.read_part(part, ["image_sha256", "bytes"], CURRENT)
         rows = rows.filter(pc.is_in(rows["image_sha256"], value_set=hashes)).sort_by("image_sha256")
-        chosen += rows["bytes"].slice(0, count * place // len(parts) - len(chosen)).to_pylist()
+        chosen += rows["bytes"].slice(0, count * min(place, files) // files - len(chosen)).to_pylist()
     return chosen
 
 

@@ -18,7 +18,7 @@ from jobs.champion import Champion, append_row
 from jobs.extraction import choose_model
 from jobs.features import read_all_features, read_embeddings, read_features
 from jobs.step import execute
-from jobs.stored import read_images
+from jobs.stored import read_images, sample_images
 from ml import backbones, embedding, images, split
 from ml import features as features_module
 from ml.features import Features
@@ -286,6 +286,16 @@ def test_images_are_looked_at_in_no_more_detail_than_their_embedder_has_learnt_f
     pixels = np.stack([images.load(stored[sha], 64, 48, detail) for sha in hashes_of(run)])
     looked_at = features_module.Extractor(extraction.build(lake, base))(pixels)
     assert np.allclose(read_features(run, "average"), looked_at.average, atol=0.02)
+
+
+def test_a_sample_of_images_goes_on_in_more_files_where_the_first_ones_lack(lake):
+    cataloged(lake, 3, "2026-01-01")
+    run = cataloged(lake, 12, "2026-01-02")
+    assert len(run.table("images").parts) > 1
+    stored = read_images(run, hashes_of(run))
+    assert set(sample_images(run, 12, files=1)) == set(stored.values())
+    assert len(sample_images(run, 5, files=1)) == 5
+    assert len(set(sample_images(run, 5))) == 5
 
 
 def test_an_image_that_is_not_stored_is_named_with_the_step_that_stores_it(lake):

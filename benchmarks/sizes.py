@@ -197,14 +197,14 @@ def measure(run: Run, file: Path, backgrounds: Path | None, side: int = split.TE
             (f"{way}_same", same, gallery.known),
             (f"{way}_same_seen", same, None),
         ):
-            sight.detail, sight.pictures = gallery.detail, known
+            sight.detail, sight.pictures, sight.products = gallery.detail, known, gallery.catalogue.embeddings
             found = judge(gallery, sight, see(sight, files, len(files), words), rows)
             told |= {f"cross_{name}_{words}": value for name, value in found.items()}
     for name in ("first", "ten", "derived"):
         for kind in ("", "_seen"):
             told[f"cross_{name}{kind}"] = min(told[f"cross_{name}_{way}{kind}"] for way in (LARGER, SMALLER))
     if backgrounds:
-        sight.detail, sight.pictures = ours.detail, ours.known
+        sight.detail, sight.pictures, sight.products = ours.detail, ours.known, ours.catalogue.embeddings
         large = asked.files if ways[0][-1] == LARGER else own
         told["phone_derived"] = of_phones(ours, sight, large, asked.rows, backgrounds)
     return told

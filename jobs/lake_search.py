@@ -31,10 +31,10 @@ class LakeSearcher(Finder[None]):
         Raises:
             UserError: as `Finder`, or a step of the run is missing.
         """
-        super().__init__(run)
         rows = run.attributes(["product_id", *run.fields])
         self._rows = rows.append_column(INDEX, pa.array(np.arange(len(rows))))
         self._embeddings, self._owners = _read_embeddings(run, rows["product_id"])
+        super().__init__(run, self._embeddings)
 
     def answer(self, place: None, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()) -> Answer:
         """The rest of `search`, for what has been seen."""

@@ -95,11 +95,14 @@ class Sight:
     """A run's models: what they make of photos. Not for two threads at once.
 
     With `pictures` a photo that these know is taken for what they say; without, for what it shows alone. Where the
-    run's images are on white ground, what another photo shows is cut out of its own ground first.
+    run's images are on white ground, what another photo shows is cut out of its own ground first, and shown as it is
+    most like one of the run's `products`: embeddings, float32 (n, e).
     """
 
-    def __init__(self, run: Run, pictures: Pictures | None = None) -> None:
-        """Load the models and call each once, as first calls compile: seconds.
+    def __init__(self, run: Run, pictures: Pictures | None = None, products: np.ndarray | None = None) -> None:
+        """Load the models and call each once, as first calls compile: seconds, and 4 bytes an entry of `products`.
+
+        Whoever has the embeddings of the run's products gives them; else they are read where they are needed.
 
         Raises:
             UserError: the settings' backbone is not the run's, or another release made it.
@@ -116,6 +119,7 @@ class Sight:
         """Height and width of the pixels that `look` takes."""
         self._cutter = _cutter() if is_on_white(run) else None
         self._places = _places(run) if self._cutter else Places.of([])
+        self.products = products if products is not None or not self._cutter else _products(run)
         if self._classifier and self._classifier.size:
             self.sizes["classifier"] = self._classifier.size
         (seen,) = self.look([{name: np.zeros((*size, 3), np.uint8) for name, size in self.sizes.items()}])
@@ -156,15 +160,21 @@ class Sight:
         return [self._told(each, of_photo.get(GROUP)) for each, of_photo in zip(seen, known, strict=True)]
 
     def _shown(self, pixels: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """The pixels of what can be told from its ground in a photo, on white; else its own."""
+        """The pixels of what can be told from its ground in a photo, on white where it is most like a product; else its
+        own.
+        """
         if not self._cutter or PHOTO not in pixels or not self._is_large(pixels[PHOTO]):
             return pixels
         cut = self._cutter(pixels[PHOTO])
         if cut is None:
             return pixels
         height, width = self.detail or (1, ASPECT)
-        picture = self._places.put(cut, width / height)
-        return {name: images.fit(picture, *size, self.detail) for name, size in self.sizes.items()}
+        views = [
+            {name: images.fit(picture, *size, self.detail) for name, size in self.sizes.items()}
+            for picture in self._places.views(cut, width / height)
+        ]
+        embeddings = self.embedder.apply(self._extractor(np.stack([view["backbone"] for view in views])))
+        return views[int((embeddings @ self.products.T).max(axis=1).argmax())]
 
     def _is_large(self, photo: np.ndarray) -> bool:
         return max(photo.shape) >= min(LARGER * max(self.detail or (0,)), images.LONG_SIDE)
@@ -194,8 +204,8 @@ class Sight:
 class Finder(Generic[Place]):
     """Answers photos from a run, by its models and candidates. Not for two threads at once."""
 
-    def __init__(self, run: Run) -> None:
-        """Load the models and candidates: seconds.
+    def __init__(self, run: Run, products: np.ndarray | None = None) -> None:
+        """Load the models and candidates: seconds; `products` as `Sight` takes them.
 
         Raises:
             UserError: the lake does not hold the run or its classifier, the backbone is another, or the run cannot be
@@ -203,7 +213,7 @@ class Finder(Generic[Place]):
         """
         _check_stages(run)
         self.run = run
-        self._sight = Sight(run, Pictures.of(run))
+        self._sight = Sight(run, Pictures.of(run), products)
         self._catalogue = _read_catalogue(run)
         self._candidates = _read_candidates(run)
 
@@ -409,6 +419,11 @@ def _extractor(lake: str, model: Model) -> Extractor:
 def _cutter() -> Cutter:
     """The networks that ship with the release, which every run has."""
     return Cutter()
+
+
+def _products(run: Run) -> np.ndarray:
+    """Embeddings of the products' main images, float32 (n, e)."""
+    return to_matrix(run.table("embeddings").read(["embedding"])["embedding"])
 
 
 def _places(run: Run) -> Places:

@@ -1,16 +1,18 @@
 """Where on a white picture a catalogue would show a garment: as it shows those of like shape.
 
-An embedding sees a garment that stands a few hundredths of the picture higher, or smaller, as another one.
+An embedding sees a garment that stands a few hundredths of the picture higher, or smaller, as another one. So a garment
+has several views, and whoever searches with it takes that in which it is most like anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from ml.ground.framing import turned
 from ml.ground.pasting import COVERED, covered
 
 CELLS = 16
@@ -23,6 +25,13 @@ SHOWN = 0.9
 """Least share of a garment's height and width that there is room for: those of like shape may reach the edges."""
 MARGIN = 0.03
 """Left at the sides that a garment reaches, where the catalogue shows nothing on white."""
+
+VIEWS = (
+    *((1, 0, 0), (1, 0.04, 0), (1, 0, 3), (1, 0, -3)),
+    *((size, lower, 0) for size in (0.94, 1.06) for lower in (-0.04, 0.04)),
+)
+"""Of a garment: its size against that of those of like shape, how much lower it stands, as a share of the picture's
+height, and degrees by which it is turned against the clock."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +60,26 @@ class Places:
                 boxes.append((middle_and_size / np.tile(SIZE, 2)).astype(np.float32)[None])
         return cls(np.concatenate(shapes), np.concatenate(boxes))
 
-    def put(self, garment: Image.Image, aspect: float) -> Image.Image:
-        """A garment, RGBA, on a white picture of a width by height, as the catalogue shows those of like shape."""
+    def views(self, garment: Image.Image, aspect: float) -> Iterator[Image.Image]:
+        """The `VIEWS` of a garment, RGBA, that is upright: first the one that `put` gives."""
+        for size, lower, degrees in VIEWS:
+            yield self.put(turned(garment, degrees) if degrees else garment, aspect, size, lower)
+
+    def put(self, garment: Image.Image, aspect: float, size: float = 1, lower: float = 0) -> Image.Image:
+        """A garment, RGBA, on a white picture of a width by height, as the catalogue shows those of like shape.
+
+        Its `size` is against that of these, and it stands `lower` than they, in shares of the picture's height.
+        """
         if not len(self.boxes):
             return on_canvas(garment, aspect)
         away = ((self.shapes.astype(np.float32) - shape(garment.getchannel("A"))) ** 2).sum(axis=1)
         x, y, width, height = np.median(self.boxes[np.argsort(away, kind="stable")[:NEAREST]], axis=0).tolist()
         # The picture's height in pixels of the garment, whose proportions stay, and most of which is shown.
         tall = float(np.sqrt(garment.width * garment.height / (width * height * aspect)))
-        tall = max(tall, SHOWN * garment.height, SHOWN * garment.width / aspect)
+        tall = max(tall, SHOWN * garment.height, SHOWN * garment.width / aspect) / size
         canvas = Image.new("RGB", (max(1, round(aspect * tall)), max(1, round(tall))), "white")
-        corner = (round(x * canvas.width - garment.width / 2), round(y * canvas.height - garment.height / 2))
+        left, top = x * canvas.width - garment.width / 2, (y + lower) * canvas.height - garment.height / 2
+        corner = (round(left), round(top))
         canvas.paste(garment, corner, garment)
         return canvas
 

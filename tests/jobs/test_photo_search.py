@@ -28,12 +28,13 @@ from jobs.features import read_all_features, read_embeddings
 from jobs.photo_source import Photo, open_source
 from jobs.printing import Terminal
 from jobs.serve.known import Pictures
-from jobs.serve.search import Searcher, Seen, Sight
+from jobs.serve.search import BATCH, Searcher, Seen, Sight
 from jobs.step import execute
 from jobs.stored import read_images, sample_images
 from ml import embedding, protocols, split, stages
 from ml.features import Features
 from ml.ground.pasting import draw_ground
+from ml.ground.placing import VIEWS
 from ml.images import ImageError, decode, load
 from ml.protocols import copies
 from tests.catalogues import extracted, folder, manifest, open_run, row, serve, styles, write_result, write_table
@@ -278,6 +279,22 @@ def test_a_product_on_any_ground_is_seen_as_on_white(night):
         wanted = attributes(number)
         found = kinds(searcher.search(connection, on_ground(number, seed=number), {}).items)
         assert found.count((wanted["gender"], wanted["articleType"])) >= 8
+
+
+def test_a_product_on_any_ground_is_shown_as_it_is_most_like_one_of_the_catalogue(night, monkeypatch):
+    _, _, searcher = night
+    photos = [on_ground(number, seed=number) for number in (0, 1, 3, 4, 6)]
+    products = searcher._sight.products
+
+    def best():
+        return np.array([(products @ seen.embedding).max() for seen in searcher.see(photos)])
+
+    of_all = best()
+    monkeypatch.setattr("ml.ground.placing.VIEWS", VIEWS[:1])
+    of_first = best()
+    assert (of_all >= of_first - 1e-6).all()
+    assert (of_all > of_first + 0.005).any()
+    assert len(VIEWS) <= BATCH  # one call of the backbone
 
 
 def test_a_sample_of_the_images_is_of_the_runs_own_and_the_same_each_time(night):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ml.ground.placing import MARGIN, SIZE, Places, on_canvas
+from ml.ground.placing import MARGIN, SIZE, VIEWS, Places, on_canvas
 
 TALL, WIDE = (0.5, 0.52, 0.4, 0.9), (0.48, 0.6, 0.8, 0.3)
 """Middle, width and height of what a drawn catalogue shows, in shares of its pictures."""
@@ -42,6 +42,20 @@ def test_a_garment_is_shown_where_those_of_its_shape_are_whatever_its_size(box, 
     assert placed.width / placed.height == pytest.approx(3 / 4, abs=0.02)
     assert box_of(placed) == pytest.approx(box, abs=0.03)
     assert np.asarray(placed)[0, 0].tolist() == [255] * 3
+
+
+def test_views_of_a_garment_are_larger_or_smaller_higher_or_lower_and_turned():
+    places, shown = Places.of(map(picture, [TALL, WIDE])), garment(round(0.4 * 180), round(0.9 * 240))
+    first, *others = places.views(shown, 3 / 4)
+    assert np.array_equal(first, places.put(shown, 3 / 4))
+    x, y, width, height = box_of(first)
+    for (size, lower, degrees), view in zip(VIEWS[1:], others, strict=True):
+        if degrees:
+            assert box_of(view)[2] > 1.03 * width  # a rectangle that is turned is wider
+        else:
+            edges = np.clip([y + lower - size * height / 2, y + lower + size * height / 2], 0, 1)
+            assert box_of(view)[[0, 2]] == pytest.approx([x, size * width], abs=0.02)
+            assert box_of(view)[[1, 3]] == pytest.approx([edges.mean(), np.ptp(edges)], abs=0.02)
 
 
 @pytest.mark.parametrize("size", [(500, 6), (6, 500), (1, 1), (300, 300)])

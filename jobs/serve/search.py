@@ -119,7 +119,9 @@ class Sight:
         """Height and width of the pixels that `look` takes."""
         self._cutter = _cutter() if is_on_white(run) else None
         self._places = _places(run) if self._cutter else Places.of([])
-        self.products = products if products is not None or not self._cutter else _products(run)
+        if products is None:
+            products = _products(run) if self._cutter else np.empty((0, 0), np.float32)
+        self.products = products
         if self._classifier and self._classifier.size:
             self.sizes["classifier"] = self._classifier.size
         (seen,) = self.look([{name: np.zeros((*size, 3), np.uint8) for name, size in self.sizes.items()}])

@@ -197,7 +197,7 @@ def find_copies(run: Run, products: Products, most: int) -> dict[str, float]:
     has the same image is the original.
     """
     rows = protocols.choose_queries(products.hashes, products.sides, {}, most, split.TEST)
-    sight, hits = Sight(run), []
+    sight, hits = Sight(run, products=products.embeddings), []
     for stored in _stored(run, products.hashes[rows], BATCH // 2):
         made = [copies(images.decode(data)) for data in stored]
         seen = sight.see([made_of_image[kind] for kind in ("recompressed", "cropped") for made_of_image in made])

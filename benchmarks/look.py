@@ -238,9 +238,10 @@ def report_precision(report: Report, model, dataset: Dataset) -> None:  # type: 
     """AP50 of the detector, on each source's pictures that are held back."""
     for key, judged in worn.precisions(model, dataset, report.genders).items():
         source, classes = key.split("_")
-        words, halves = f"AP50, mean of {classes} classes, {source}", [f"{part.mean:.3f}" for part in judged.halves]
+        what = "three classes, top the outermost" if classes == "outer" else f"{classes} classes"
+        words, halves = f"AP50, mean of {what}, {source}", [f"{part.mean:.3f}" for part in judged.halves]
         report.score(f"map50_{key}", words, judged.whole.mean, judged.whole.interval, judged.photos, halves)
-        if int(classes) == len(CLASSES):
+        if classes == str(len(CLASSES)):
             for name, value, ends in zip(CLASSES, judged.whole.classes, judged.whole.intervals, strict=True):
                 report.score(f"ap50_{name}_{source}", f"  {name}", float(value), ends, judged.photos, ["", ""])
 

@@ -23,7 +23,7 @@ from jobs.run import Run
 from jobs.serve.search import BATCH, Sight
 from jobs.street_photos import labelled
 from ml import article_network, average_precision, split
-from ml.articles import CLASSES, overlaps
+from ml.articles import APART, CLASSES, Articles, Labels, overlaps
 from ml.average_precision import Precision
 from ml.images import ImageError
 from ml.look.articles import Article, Box
@@ -34,6 +34,7 @@ from ml.similarity import nearest
 OVERLAP = 0.5
 TEN = 10
 SOURCES, THREE = ("ccp", "fp"), ("topwear", "bottomwear", "footwear")
+TOPWEAR, OUTERWEAR = CLASSES.index("topwear"), CLASSES.index("outerwear")
 LEAST_PIXELS = 50
 """Of an article, whose median colour is told."""
 
@@ -93,21 +94,51 @@ class Judged:
 def precisions(  # type: ignore[no-untyped-def]  # keras.Model
     model, dataset: Dataset, genders: Mapping[str, str]
 ) -> dict[str, Judged]:
-    """Average precision on the photos held back, of each source for all classes and for `THREE`: `ccp_8`, …"""
-    three, told = [CLASSES.index(name) for name in THREE], {}
+    """Average precision on the photos held back, of each source for all classes and for `THREE`: `ccp_8`, …
+
+    And `ccp_outer`: for `THREE`, of what is worn above only the outermost.
+    """
+    three, told, models = [CLASSES.index(name) for name in THREE], {}, article_network.on_canvases(model)
     for source in SOURCES:
         chosen = np.flatnonzero((dataset.sides == split.TEST) & (dataset.sources == source)).tolist()
-        found = [article_network.find(model, [dataset.photos.load(photo)])[0] for photo in chosen]
+        found = [article_network.find(models, [dataset.photos.load(photo)])[0] for photo in chosen]
         labels = [dataset.photos.labels[photo] for photo in chosen]
         of_gender = [genders.get(dataset.photos.names[photo]) for photo in chosen]
         for classes in (range(len(CLASSES)), three):
-            halves = []
-            for gender in ("Women", "Men"):
-                part = [at for at, name in enumerate(of_gender) if name == gender]
-                halves.append(average_precision.judge([found[at] for at in part], [labels[at] for at in part], classes))
-            whole = average_precision.judge(found, labels, classes)
-            told[f"{source}_{len(classes)}"] = Judged(whole, halves, len(chosen))
+            told[f"{source}_{len(classes)}"] = _judged(found, labels, of_gender, classes)
+        outer = [outermost_found(each) for each in found], [outermost(each) for each in labels]
+        told[f"{source}_outer"] = _judged(*outer, of_gender, three)
     return told
+
+
+def _judged(
+    found: Sequence[Articles], labels: Sequence[Labels], of_gender: Sequence[str | None], classes: Sequence[int]
+) -> Judged:
+    halves = []
+    for gender in ("Women", "Men"):
+        part = [at for at, name in enumerate(of_gender) if name == gender]
+        halves.append(average_precision.judge([found[at] for at in part], [labels[at] for at in part], classes))
+    return Judged(average_precision.judge(found, labels, classes), halves, len(found))
+
+
+def outermost(labels: Labels) -> Labels:
+    """Labels of which outerwear is topwear, and what it is worn over is ignored."""
+    covered = (labels.classes == TOPWEAR) & ((labels.classes == OUTERWEAR) & ~labels.ignored).any()
+    return Labels(labels.boxes, _as_topwear(labels.classes), labels.ignored | covered)
+
+
+def outermost_found(found: Articles) -> Articles:
+    """What was found, the surest first, outerwear as topwear; of two boxes of about one place the surer."""
+    classes, kept = _as_topwear(found.classes), list[int]()
+    for at in range(len(classes)):
+        rivals = [other for other in kept if classes[other] == classes[at]]
+        if not rivals or overlaps(found.boxes[[at]], found.boxes[rivals]).max() <= APART:
+            kept.append(at)
+    return Articles(found.boxes[kept], classes[kept], found.confidences[kept])
+
+
+def _as_topwear(classes: np.ndarray) -> np.ndarray:
+    return np.where(classes == OUTERWEAR, TOPWEAR, classes)
 
 
 def find_all(

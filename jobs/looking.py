@@ -53,7 +53,9 @@ class Detector:
     source = "a detector of articles"
 
     def __init__(self, model) -> None:  # type: ignore[no-untyped-def]  # keras.Model
-        self._model = model
+        from ml import article_network
+
+        self._models = article_network.on_canvases(model)
 
     def __call__(self, image: np.ndarray, persons: Sequence[Person]) -> list[list[Article]]:
         """As `ArticleFinder`."""
@@ -64,7 +66,7 @@ class Detector:
     def _worn(self, image: np.ndarray, person: Person) -> list[Article]:
         from ml import article_network
 
-        found, part = article_network.find_worn(self._model, image, person.box, MOST, LEAST, masks=True)
+        found, part = article_network.find_worn(self._models, image, person.box, MOST, LEAST, masks=True)
         of_class = () if found.masks is None else tuple(found.masks)
         masks = [_spread(mask, part, image.shape[:2]) for mask in of_class]
         articles = zip(found.boxes.tolist(), found.classes.tolist(), found.confidences.tolist(), strict=True)

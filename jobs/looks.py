@@ -44,7 +44,7 @@ from ml.look.articles import KeypointBoxes
 
 Place = tuple[str, tuple[str, ...], tuple[str, ...]]
 """What photos are asked for by: what the setting says, the run's fields, and the roots that photos may lie below."""
-CODE_VERSION = 5
+CODE_VERSION = 6
 """Raised where the rules of `jobs.look` give other answers: what was remembered before then counts for nothing."""
 SETTING = "LOOKALIKE_LOOK_PHOTOS"
 READ = ("catalog", "embed", "classify", "candidates", "similar")

@@ -90,7 +90,7 @@ def figures_of(model, dataset: Dataset, side: int) -> dict[str, tuple[float, flo
 
     chosen, found = np.flatnonzero(dataset.sides == side), []
     for at in range(0, len(chosen), BATCH):
-        found += network.find(model, [dataset.photos.load(photo) for photo in chosen[at : at + BATCH].tolist()])
+        found += network.find([model], [dataset.photos.load(photo) for photo in chosen[at : at + BATCH].tolist()])
     labels: list[Labels] = [dataset.photos.labels[photo] for photo in chosen.tolist()]
     sources = dataset.sources[chosen]
     parts = {"": range(len(chosen))} | {f"_{name}": np.flatnonzero(sources == name) for name in {*sources} - {""}}

@@ -219,6 +219,40 @@ def decode(heat: np.ndarray, sides: np.ndarray, most: int = MOST, least: float =
     return Articles(boxes[kept].astype(np.float32), classes[kept], confidences[kept].astype(np.float32))
 
 
+def fuse(looks: Sequence[Articles], most: int = MOST, least: float = LEAST) -> Articles:
+    """What several looks at one photo find together, without masks: the arguments as those of `decode`.
+
+    Boxes of a class that share more than `APART` are one article: its box is their mean, by how sure they are, and it
+    is as sure as they are on average over all looks, so that what one of them misses is less so (weighted boxes fusion:
+    Solovyev et al. 2021, arXiv:1910.13302).
+    """
+    found = Articles(*(np.concatenate([look[column] for look in looks]) for column in range(3)))
+    groups: list[list[int]] = []
+    fused = np.empty((0, 4), np.float32)
+    for at in np.argsort(-found.confidences, kind="stable").tolist():
+        of_class = np.array([found.classes[group[0]] == found.classes[at] for group in groups], bool)
+        shared = np.where(of_class, overlaps(found.boxes[[at]], fused)[0], 0.0)
+        if shared.max(initial=0.0) > APART:
+            place = int(shared.argmax())
+            groups[place].append(at)
+            fused[place] = np.average(found.boxes[groups[place]], axis=0, weights=found.confidences[groups[place]])
+        else:
+            groups.append([at])
+            fused = np.concatenate([fused, found.boxes[[at]]])
+    sums = np.array([found.confidences[group].sum() / max(len(looks), len(group)) for group in groups], np.float32)
+    together = Articles(fused, found.classes[[group[0] for group in groups]], sums)
+    return _surest(together, most, least)
+
+
+def _surest(found: Articles, most: int, least: float) -> Articles:
+    """The `most` of each class, the surest first, each as sure as `least`."""
+    order = np.argsort(-found.confidences, kind="stable")
+    order = order[found.confidences[order] >= least]
+    ranks = [int((found.classes[order[:rank]] == found.classes[at]).sum()) for rank, at in enumerate(order)]
+    kept = order[np.array(ranks, int) < most]
+    return Articles(found.boxes[kept], found.classes[kept], found.confidences[kept])
+
+
 def in_photo(found: Articles, placement: Placement, size: tuple[int, int]) -> Articles:
     """What was found on a canvas, in a photo of `size`, its width and height: boxes cut at its edges."""
     boxes = placement.back(found.boxes).clip(0, np.tile(size, 2)).astype(np.float32)

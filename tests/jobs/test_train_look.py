@@ -90,7 +90,7 @@ def test_the_first_detector_is_champion(train, first):
     assert 0 <= first["held_back_map50"] <= 1
     assert detectors.champion(train.lake) == first["detector"]
     model = detectors.read(train.lake, first["detector"])
-    assert article_network.find(model, [np.zeros((50, 40, 3), np.uint8)], least=1.1)[0].boxes.shape == (0, 4)
+    assert article_network.find([model], [np.zeros((50, 40, 3), np.uint8)], least=1.1)[0].boxes.shape == (0, 4)
     assert not list(train.scratch.iterdir())
     finder = looking.load(train.lake).find_articles
     nobody, person = np.zeros((96, 64, 3), np.uint8), np.full((96, 64), 255, np.uint8)

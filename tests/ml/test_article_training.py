@@ -98,13 +98,13 @@ def test_rectangles_are_found_in_photos_never_seen(fitted):
     model, history = fitted
     assert history["loss"][-1] < history["loss"][0] / 3
     held_out = range(N, 2 * N)
-    found = article_network.find(model, [PHOTOS.load(at) for at in held_out])
+    found = article_network.find([model], [PHOTOS.load(at) for at in held_out])
     judged = average_precision.judge(found, [PHOTOS.labels[at] for at in held_out], [SHIRT, BAG])
     assert judged.classes.min() > 0.85
 
 
 def test_masks_are_where_the_articles_are(fitted):
-    (found,) = article_network.find(fitted[0], [PHOTOS.load(N)], masks=True)
+    (found,) = article_network.find([fitted[0]], [PHOTOS.load(N)], masks=True)
     height, width = SIZE
     sure = np.asarray(Image.fromarray(found.masks[BAG]).resize((width, height)))
     assert sure[regions(N) == BAG + 1].mean() > 3 * sure[regions(N) != BAG + 1].mean()
@@ -115,7 +115,7 @@ def test_the_articles_of_one_person_are_looked_for_around_that_person(fitted):
     photo[:, SIZE[1] : 2 * SIZE[1]] = PHOTOS.load(N + 1)
     photo[20:70, 4:40] = COLOURS[BAG]  # a passer-by's
     person = (SIZE[1], 0, 2 * SIZE[1], SIZE[0])
-    found, looked_at = article_network.find_worn(fitted[0], photo, person, most=1, masks=True)
+    found, looked_at = article_network.find_worn([fitted[0]], photo, person, most=1, masks=True)
     around = round(article_network.AROUND * SIZE[1])
     assert looked_at == (SIZE[1] - around, 0, 2 * SIZE[1] + around, SIZE[0])
     wanted = PHOTOS.labels[N + 1].boxes + [SIZE[1], 0, SIZE[1], 0]
@@ -124,8 +124,18 @@ def test_the_articles_of_one_person_are_looked_for_around_that_person(fitted):
     assert found.masks.shape[0] == len(CLASSES)
 
 
+def test_canvases_of_other_sizes_find_the_same_articles_together(fitted):
+    models = article_network.on_canvases(fitted[0])
+    assert [model.input_shape[1:3] for model in models] == [(96, 64), (64, 64), (128, 64)]
+    held_out = range(N, 2 * N)
+    found = article_network.find(models, [PHOTOS.load(at) for at in held_out], masks=True)
+    judged = average_precision.judge(found, [PHOTOS.labels[at] for at in held_out], [SHIRT, BAG])
+    assert judged.classes.min() > 0.85
+    assert found[0].masks.shape[0] == len(CLASSES)
+
+
 def test_no_photo_is_no_question(fitted):
-    assert article_network.find(fitted[0], []) == []
+    assert article_network.find([fitted[0]], []) == []
 
 
 # Going on -------------------------------------------------------------------------------------------------------------
@@ -186,7 +196,7 @@ def test_a_detector_is_stored_in_float16_and_finds_the_same(fitted, build_backbo
     loaded = article_network.from_bytes(data, hashlib.sha256(data).hexdigest(), build_backbone)
     photos = [PHOTOS.load(at) for at in range(N, N + 4)]
     for one, other in zip(
-        *(article_network.find(model, photos, least=0.3) for model in (fitted[0], loaded)), strict=True
+        *(article_network.find([model], photos, least=0.3) for model in (fitted[0], loaded)), strict=True
     ):
         assert np.array_equal(one.classes, other.classes)
         assert one.boxes == pytest.approx(other.boxes, abs=0.5)

@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ml import articles
-from ml.articles import CLASSES, STRIDE, Articles, Labels, Placement, decode, in_photo, letterbox, overlaps, targets
+from ml.articles import (
+    CLASSES,
+    STRIDE,
+    Articles,
+    Labels,
+    Placement,
+    decode,
+    fuse,
+    in_photo,
+    letterbox,
+    overlaps,
+    targets,
+)
 
 HEIGHT, WIDTH = 96, 64
 N = len(CLASSES)
@@ -92,6 +104,41 @@ def test_of_peaks_that_mean_one_article_the_surest_is_told_and_of_others_so_many
 
 
 # The canvas -----------------------------------------------------------------------------------------------------------
+
+
+def found(*told):
+    """Articles of (box, class, confidence)."""
+    corners, classes, confidences = zip(*told, strict=True) if told else ((), (), ())
+    return Articles(
+        np.array(corners, np.float32).reshape(-1, 4), np.array(classes, int), np.array(confidences, np.float32)
+    )
+
+
+def test_looks_that_mean_one_article_tell_its_mean_box_and_one_that_misses_it_makes_it_less_sure():
+    both = fuse([found(((0, 0, 40, 40), 1, 0.9)), found(((0, 0, 44, 40), 1, 0.3), ((0, 0, 44, 40), 2, 0.5))])
+    assert both.classes.tolist() == [1, 2]
+    assert both.boxes[0] == pytest.approx([0, 0, 41, 40])
+    assert both.confidences == pytest.approx([0.6, 0.25])
+
+
+def test_of_what_looks_find_together_so_many_of_a_class_are_told_that_are_sure_enough():
+    apart = [((100 * at, 0, 100 * at + 40, 40), 0, 0.9 - at / 10) for at in range(4)]
+    other = ((0, 200, 40, 240), 3, 0.5)
+    told = fuse([found(*apart, other)], most=2, least=0.6)
+    assert (told.classes.tolist(), told.confidences) == ([0, 0], pytest.approx([0.9, 0.8]))
+    assert fuse([found()] * 3).boxes.shape == (0, 4)
+
+
+@given(st.lists(st.tuples(boxes(), st.integers(0, 7), st.floats(0.05, 1)), max_size=12), st.integers(1, 3))
+def test_looks_that_agree_tell_what_each_tells(told, looks):
+    apart = fuse([found(*told)], most=12)
+    assert_same(fuse([apart] * looks, most=12), fuse([apart], most=12))
+
+
+def assert_same(one, other):
+    assert one.classes.tolist() == other.classes.tolist()
+    np.testing.assert_allclose(one.boxes, other.boxes, rtol=1e-5)
+    np.testing.assert_allclose(one.confidences, other.confidences, rtol=1e-5)
 
 
 @given(st.integers(8, 3000), st.integers(8, 3000), st.booleans())

@@ -26,7 +26,7 @@ from jobs.extraction import build, choose_model
 from jobs.features import read_embeddings
 from jobs.heldout import Products
 from jobs.run import Run
-from jobs.serve.known import ATTRIBUTES, Pictures
+from jobs.serve.known import ATTRIBUTES, Gallery, Pictures
 from jobs.serve.search import BATCH, Seen, Sight
 from jobs.stored import detail_of, images_table, read_images
 from ml import features, images, pictures, protocols, split
@@ -65,7 +65,7 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Searched:
     """What is searched: n products as they are served, and their pictures' files, SHA-256 in hex, object (n,).
 
     `detail` is the most that was looked at of them, and `known` tells their pictures.
@@ -75,6 +75,11 @@ class Gallery:
     files: np.ndarray
     detail: tuple[int, int] | None
     known: Pictures
+
+    @property
+    def shown(self) -> Gallery:
+        """As photos are compared with it."""
+        return Gallery(self.catalogue.embeddings, self.catalogue.attributes)
 
 
 def read_other(run: Run, products: Products, file: Path) -> Other:
@@ -109,13 +114,13 @@ def held_out(run: Run, products: Products, other: Other, side: int) -> np.ndarra
     return np.flatnonzero(asked)
 
 
-def gallery_of(run: Run, products: Products) -> Gallery:
+def gallery_of(run: Run, products: Products) -> Searched:
     """The run's own."""
     catalogue = Catalogue(read_embeddings(run), products.attributes)
-    return Gallery(catalogue, products.hashes.astype(object), detail_of(run), Pictures.of(run))
+    return Searched(catalogue, products.hashes.astype(object), detail_of(run), Pictures.of(run))
 
 
-def gallery_of_other(run: Run, products: Products, other: Other) -> Gallery:
+def gallery_of_other(run: Run, products: Products, other: Other) -> Searched:
     """The other catalogue's, as a night with the run's models would serve it."""
     model = replace(choose_model(run.settings), tuned=str(run.result("embed").figures["tuned"]))
     extractor, embedder, made = features.Extractor(build(run.lake, model)), read_embedder(run), list[Features]()
@@ -131,7 +136,7 @@ def gallery_of_other(run: Run, products: Products, other: Other) -> Gallery:
     attributes = {name: values[other.rows] for name, values in products.attributes.items()}
     hashes = np.array([hashlib.sha256(data).hexdigest() for data in other.files], object)
     known = Pictures(thumbnails_of(other.stored), said)
-    return Gallery(Catalogue(embeddings, attributes), hashes, detail or other.detail, known)
+    return Searched(Catalogue(embeddings, attributes), hashes, detail or other.detail, known)
 
 
 def thumbnails_of(stored: Sequence[Stored]) -> np.ndarray:
@@ -154,7 +159,7 @@ def see(sight: Sight, photos: Iterable[bytes], total: int, words: str) -> list[S
     return [*seen, *sight.see(waiting)]
 
 
-def judge(gallery: Gallery, sight: Sight, seen: Sequence[Seen], wanted: np.ndarray) -> dict[str, float]:
+def judge(gallery: Searched, sight: Sight, seen: Sequence[Seen], wanted: np.ndarray) -> dict[str, float]:
     """Percent of photos of the products `wanted`, int (q,), that find the product, or one with its file, and its kind.
 
     `first` and `ten` are of the most similar products of all, without any filter.
@@ -197,20 +202,20 @@ def measure(run: Run, file: Path, backgrounds: Path | None, side: int = split.TE
             (f"{way}_same", same, gallery.known),
             (f"{way}_same_seen", same, None),
         ):
-            sight.detail, sight.pictures, sight.products = gallery.detail, known, gallery.catalogue.embeddings
+            sight.detail, sight.pictures, sight.gallery = gallery.detail, known, gallery.shown
             found = judge(gallery, sight, see(sight, files, len(files), words), rows)
             told |= {f"cross_{name}_{words}": value for name, value in found.items()}
     for name in ("first", "ten", "derived"):
         for kind in ("", "_seen"):
             told[f"cross_{name}{kind}"] = min(told[f"cross_{name}_{way}{kind}"] for way in (LARGER, SMALLER))
     if backgrounds:
-        sight.detail, sight.pictures, sight.products = ours.detail, ours.known, ours.catalogue.embeddings
+        sight.detail, sight.pictures, sight.gallery = ours.detail, ours.known, ours.shown
         large = asked.files if ways[0][-1] == LARGER else own
         told["phone_derived"] = of_phones(ours, sight, large, asked.rows, backgrounds)
     return told
 
 
-def of_phones(gallery: Gallery, sight: Sight, files: Sequence[bytes], rows: np.ndarray, backgrounds: Path) -> float:
+def of_phones(gallery: Searched, sight: Sight, files: Sequence[bytes], rows: np.ndarray, backgrounds: Path) -> float:
     """Percent of phone photos of pictures, made as `phone` says, of which the derivedType of their `rows` is right."""
     chosen = phone.choose(len(files))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

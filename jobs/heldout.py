@@ -19,6 +19,7 @@ from jobs.champion import read_embedder
 from jobs.features import read_features, to_matrix
 from jobs.ids import to_text
 from jobs.run import Run
+from jobs.serve.known import Gallery
 from jobs.serve.search import BATCH, Seen, Sight, read_classifier
 from jobs.stored import read_images
 from ml import classifier, images, protocols, split
@@ -197,7 +198,7 @@ def find_copies(run: Run, products: Products, most: int) -> dict[str, float]:
     has the same image is the original.
     """
     rows = protocols.choose_queries(products.hashes, products.sides, {}, most, split.TEST)
-    sight, hits = Sight(run, products=products.embeddings), []
+    sight, hits = Sight(run, gallery=Gallery(products.embeddings, products.attributes)), []
     for stored in _stored(run, products.hashes[rows], BATCH // 2):
         made = [copies(images.decode(data)) for data in stored]
         seen = sight.see([made_of_image[kind] for kind in ("recompressed", "cropped") for made_of_image in made])

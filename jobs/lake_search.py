@@ -13,6 +13,7 @@ from jobs.features import to_matrix
 from jobs.filters import Filters, passing
 from jobs.ids import to_text
 from jobs.run import Run
+from jobs.serve.known import Gallery, attributes_of
 from jobs.serve.search import Answer, Finder, K, Seen, check_fields
 from ml.similarity import nearest
 
@@ -34,7 +35,9 @@ class LakeSearcher(Finder[None]):
         rows = run.attributes(["product_id", *run.fields])
         self._rows = rows.append_column(INDEX, pa.array(np.arange(len(rows))))
         self._embeddings, self._owners = _read_embeddings(run, rows["product_id"])
-        super().__init__(run, self._embeddings)
+        images = np.diff([*self._owners, len(self._embeddings)])
+        of_images = {name: np.repeat(values, images) for name, values in attributes_of(run).items()}
+        super().__init__(run, Gallery(self._embeddings, of_images))
 
     def answer(self, place: None, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()) -> Answer:
         """The rest of `search`, for what has been seen."""

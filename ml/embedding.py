@@ -165,6 +165,16 @@ class Embedder:
         return (int(height), int(width)) if height and width else None
 
     @property
+    def looks(self) -> slice:
+        """Where an embedding tells how an image looks, whatever it is taken for; of an untrained one all of it."""
+        if not self.arrays:
+            return slice(None)
+        widths = [
+            len(self.arrays[f"{name}_classes"]) for name in self.recipe.blocks if f"{name}_classes" in self.arrays
+        ]
+        return slice(sum(widths), sum(widths) + self.arrays["looks"].shape[1])
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the file, or `UNTRAINED_NAME`."""
         return hashlib.sha256(self.to_bytes()).hexdigest() if self.arrays else UNTRAINED_NAME

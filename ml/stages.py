@@ -32,6 +32,10 @@ confidence 0.08 off (expected calibration error, ten bins); weights of 0.3 and 0
 All of these were chosen on the 3,471 images of the validation side of the real catalogue, searched for among the
 products of the training side, and none on the test side: `benchmarks/quality.py --side validation`."""
 
+CLEAR = 0.06
+"""How much more an image must look like a product than like any of another kind, as cosines, to be of its kind. On the
+validation side of the real catalogue: see benchmarks/RESULTS.md."""
+
 DERIVED_TYPE, SUBCATEGORY, FILTERS = STAGES = ("derivedType", "subCategory", "filters")
 
 
@@ -79,6 +83,22 @@ class Decision:
     why: str
     subcategory: Guess | None
     derived_type: Guess | None
+
+
+def clear_kind(similarities: np.ndarray, kinds: np.ndarray) -> int | None:
+    """The product whose kind an image has by its looks alone: that which it looks most like, its place.
+
+    None where one of another kind looks nearly as much like it, by less than `CLEAR`. What is told is a kind, not a
+    product: two pictures of one product, or of its colours, are no doubt (a margin to the nearest of another class, as
+    between the two nearest of all in Lowe 2004, section 7.1).
+
+    Args:
+        similarities: float (n,), cosines of looks.
+        kinds: int (n,), which products are of one kind.
+    """
+    best = int(similarities.argmax())
+    rivals = similarities[kinds != kinds[best]]
+    return best if similarities[best] - rivals.max(initial=-1.0) >= CLEAR else None
 
 
 def decide(probabilities: np.ndarray, labels: Sequence[str], around: Surroundings) -> Decision:

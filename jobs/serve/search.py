@@ -36,7 +36,7 @@ from jobs.run import Run, open_live
 from jobs.serve import decoding
 from jobs.serve.decoding import PHOTO, THUMBNAIL
 from jobs.serve.explaining import best_pair, parts, widths_of
-from jobs.serve.known import ATTRIBUTES, Pictures
+from jobs.serve.known import ATTRIBUTES, KIND, Gallery, Pictures
 from jobs.stored import detail_of, is_on_white, sample_images
 from ml import classifier, images, stages
 from ml.features import Extractor, Features
@@ -57,8 +57,8 @@ PLACED = 1_000
 K = 10
 ALTERNATIVES = 5
 """SubCategories beside the likeliest that an answer names."""
-KIND, GROUP = ("gender", "articleType"), "subCategory"
-"""The parts that make a derivedType, and the one before it."""
+GROUP = "subCategory"
+"""What comes before the parts that make a derivedType, `KIND`."""
 NEEDED = (*KIND, GROUP)
 """Parts that a filter must be able to name, as the stages are searched through them."""
 Place = TypeVar("Place")
@@ -91,18 +91,29 @@ class Answer:
     """Other subCategories that the filters leave, with the classifier's probabilities, likeliest first."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What of a photo is looked at: its pixels of `Sight.sizes`, their features where they are known already, and what
+    the catalogue says of it.
+    """
+
+    pixels: Mapping[str, np.ndarray]
+    said: Mapping[str, str | None]
+    features: Features | None = None
+
+
 class Sight:
     """A run's models: what they make of photos. Not for two threads at once.
 
     With `pictures` a photo that these know is taken for what they say; without, for what it shows alone. Where the
-    run's images are on white ground, what another photo shows is cut out of its own ground first, and shown as it is
-    most like one of the run's `products`: embeddings, float32 (n, e).
+    run's images are on white ground, what another photo shows is cut out of its own ground first, and shown as it looks
+    most like one of the `gallery`; where it looks like none of another kind, it is of that kind.
     """
 
-    def __init__(self, run: Run, pictures: Pictures | None = None, products: np.ndarray | None = None) -> None:
-        """Load the models and call each once, as first calls compile: seconds, and 4 bytes an entry of `products`.
+    def __init__(self, run: Run, pictures: Pictures | None = None, gallery: Gallery | None = None) -> None:
+        """Load the models and call each once, as first calls compile: seconds, and 4 bytes an entry of embeddings.
 
-        Whoever has the embeddings of the run's products gives them; else they are read where they are needed.
+        Whoever has the gallery of the run's products gives it; else it is read where it is needed.
 
         Raises:
             UserError: the settings' backbone is not the run's, or another release made it.
@@ -119,9 +130,7 @@ class Sight:
         """Height and width of the pixels that `look` takes."""
         self._cutter = _cutter() if is_on_white(run) else None
         self._places = _places(run) if self._cutter else Places.of([])
-        if products is None:
-            products = _products(run) if self._cutter else np.empty((0, 0), np.float32)
-        self.products = products
+        self.gallery = gallery or (Gallery.of(run) if self._cutter else None)
         if self._classifier and self._classifier.size:
             self.sizes["classifier"] = self._classifier.size
         (seen,) = self.look([{name: np.zeros((*size, 3), np.uint8) for name, size in self.sizes.items()}])
@@ -150,36 +159,56 @@ class Sight:
         """What the models make of up to `BATCH` photos whose pixels are of `sizes`; `kinds` as `see` has them."""
         if not pixels:
             return []
-        known = [self._known(each) for each in pixels]
-        pixels = [each if of_photo else self._shown(each) for each, of_photo in zip(pixels, known, strict=True)]
-        features = self._extractor(np.stack([each["backbone"] for each in pixels]))
-        embeddings = self._embed(features, known, kinds)
+        shown = [self._shown(each, is_worn=bool(kinds)) for each in pixels]
+        features = self._features(shown)
+        embeddings = self._embed(features, [each.said for each in shown], kinds)
         if self._classifier is None:
             return [Seen(embedding, np.empty(0, np.float32)) for embedding in embeddings]
         of_features = not self._classifier.size
-        inputs = features.beside(classifier.COLUMNS) if of_features else [each["classifier"] for each in pixels]
+        inputs = features.beside(classifier.COLUMNS) if of_features else [each.pixels["classifier"] for each in shown]
         seen = [Seen(*each) for each in zip(embeddings, map(self._classifier.probabilities, inputs), strict=True)]
-        return [self._told(each, of_photo.get(GROUP)) for each, of_photo in zip(seen, known, strict=True)]
+        return [self._told(each, of_photo.said.get(GROUP)) for each, of_photo in zip(seen, shown, strict=True)]
 
-    def _shown(self, pixels: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """The pixels of what can be told from its ground in a photo, on white where it is most like a product; else its
-        own.
+    def _shown(self, pixels: Mapping[str, np.ndarray], is_worn: bool) -> Shown:
+        """What is looked at of a photo: of one that the catalogue does not have, and from whose ground something can be
+        told, that, on white.
         """
-        if not self._cutter or PHOTO not in pixels or not self._is_large(pixels[PHOTO]):
-            return pixels
+        if said := self._known(pixels):
+            return Shown(pixels, said)
+        if not (self._cutter and self.gallery and self._is_large(pixels)):
+            return Shown(pixels, {})
         cut = self._cutter(pixels[PHOTO])
-        if cut is None:
-            return pixels
+        return self._view(cut, self.gallery, is_worn) if cut else Shown(pixels, {})
+
+    def _view(self, garment: Image.Image, gallery: Gallery, is_worn: bool) -> Shown:
+        """The view of a garment, RGBA, in which it looks most like one of a gallery, and its kind where that is clear.
+
+        What is worn is of a kind that is told otherwise.
+        """
         height, width = self.detail or (1, ASPECT)
         views = [
             {name: images.fit(picture, *size, self.detail) for name, size in self.sizes.items()}
-            for picture in self._places.views(cut, width / height)
+            for picture in self._places.views(garment, width / height)
         ]
-        embeddings = self.embedder.apply(self._extractor(np.stack([view["backbone"] for view in views])))
-        return views[int((embeddings @ self.products.T).max(axis=1).argmax())]
+        features = self._extractor(np.stack([view["backbone"] for view in views]))
+        looks = self.embedder.apply(features)[:, self.embedder.looks]
+        alike = looks @ gallery.embeddings[:, self.embedder.looks].T / (looks**2).sum(axis=1, keepdims=True)
+        best = int(alike.max(axis=1).argmax())
+        is_told = self.embedder.arrays and not is_worn
+        place = stages.clear_kind(alike.max(axis=0), gallery.kinds) if is_told else None
+        said = {} if place is None else gallery.kind(place)
+        return Shown(views[best], said, features.take([best]))
 
-    def _is_large(self, photo: np.ndarray) -> bool:
-        return max(photo.shape) >= min(LARGER * max(self.detail or (0,)), images.LONG_SIDE)
+    def _features(self, shown: Sequence[Shown]) -> Features:
+        waiting = [each.pixels["backbone"] for each in shown if each.features is None]
+        made = self._extractor(np.stack(waiting)) if waiting else None
+        rows = iter(range(len(waiting)))
+        of_each = [each.features or made.take([next(rows)]) for each in shown]  # type: ignore[union-attr]
+        return Features(*(np.concatenate(columns) for columns in zip(*of_each, strict=True)))
+
+    def _is_large(self, pixels: Mapping[str, np.ndarray]) -> bool:
+        least = min(LARGER * max(self.detail or (0,)), images.LONG_SIDE)
+        return PHOTO in pixels and max(pixels[PHOTO].shape) >= least
 
     def _known(self, pixels: Mapping[str, np.ndarray]) -> dict[str, str | None]:
         """What the catalogue says of a photo that it has."""
@@ -192,7 +221,7 @@ class Sight:
         embeddings = self.embedder.apply(features, among={KIND[1]: kinds} if kinds else None)
         at = [row for row, of_photo in enumerate(known) if of_photo]
         if at:
-            said = {name: [known[row][name] for row in at] for name in ATTRIBUTES}
+            said = {name: [known[row].get(name) for row in at] for name in ATTRIBUTES}
             embeddings[at] = self.embedder.apply(features.take(at), said)
         return embeddings
 
@@ -206,8 +235,8 @@ class Sight:
 class Finder(Generic[Place]):
     """Answers photos from a run, by its models and candidates. Not for two threads at once."""
 
-    def __init__(self, run: Run, products: np.ndarray | None = None) -> None:
-        """Load the models and candidates: seconds; `products` as `Sight` takes them.
+    def __init__(self, run: Run, gallery: Gallery | None = None) -> None:
+        """Load the models and candidates: seconds; `gallery` as `Sight` takes it.
 
         Raises:
             UserError: the lake does not hold the run or its classifier, the backbone is another, or the run cannot be
@@ -215,7 +244,7 @@ class Finder(Generic[Place]):
         """
         _check_stages(run)
         self.run = run
-        self._sight = Sight(run, Pictures.of(run), products)
+        self._sight = Sight(run, Pictures.of(run), gallery)
         self._catalogue = _read_catalogue(run)
         self._candidates = _read_candidates(run)
 
@@ -421,11 +450,6 @@ def _extractor(lake: str, model: Model) -> Extractor:
 def _cutter() -> Cutter:
     """The networks that ship with the release, which every run has."""
     return Cutter()
-
-
-def _products(run: Run) -> np.ndarray:
-    """Embeddings of the products' main images, float32 (n, e)."""
-    return to_matrix(run.table("embeddings").read(["embedding"])["embedding"])
 
 
 def _places(run: Run) -> Places:

@@ -61,10 +61,10 @@ class Gallery:
     def of(cls, run: Run) -> Gallery:
         """The main images of a run, with the embeddings that it serves."""
         stored = run.table("embeddings").read(["product_id", "embedding"])
-        place = pc.index_in(
-            run.products(["product_id"])["product_id"], value_set=to_text(stored["product_id"]).combine_chunks()
-        )
-        return cls(to_matrix(stored["embedding"])[place.to_numpy()], attributes_of(run))
+        ids = run.products(["product_id"])["product_id"].combine_chunks()
+        place = pc.index_in(to_text(stored["product_id"]), value_set=ids).to_numpy()
+        of_images = {name: values[place] for name, values in attributes_of(run).items()}
+        return cls(to_matrix(stored["embedding"]), of_images)
 
     @cached_property
     def kinds(self) -> np.ndarray:

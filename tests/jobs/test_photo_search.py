@@ -27,7 +27,7 @@ from jobs.cli import app
 from jobs.features import read_all_features, read_embeddings
 from jobs.photo_source import Photo, open_source
 from jobs.printing import Terminal
-from jobs.serve.known import Pictures
+from jobs.serve.known import KIND, Gallery, Pictures, attributes_of
 from jobs.serve.search import BATCH, Searcher, Seen, Sight
 from jobs.step import execute
 from jobs.stored import read_images, sample_images
@@ -281,10 +281,61 @@ def test_a_product_on_any_ground_is_seen_as_on_white(night):
         assert found.count((wanted["gender"], wanted["articleType"])) >= 8
 
 
+@pytest.fixture(scope="module")
+def trained(night):
+    """A sight by a trained embedder, and a gallery of what this makes of the products."""
+    run, rng = night[0], np.random.default_rng(0)
+    known = {name: [attributes(number)[name] for number in range(N)] for name in KIND}
+    sides = np.where(np.arange(N) % 2, split.TRAIN, split.TEST).astype(np.int8)
+    features = read_all_features(run)
+    noisy = Features(*(values + rng.normal(0, 0.1, values.shape) for values in features))
+    sight = Sight(run)
+    sight.embedder, _ = embedding.fit(noisy, known, sides, 0)
+    sight.gallery = Gallery(sight.embedder.apply(features, known), attributes_of(run))
+    return sight
+
+
+def nearest_by_looks(sight, seen):
+    looks = sight.embedder.looks
+    return attributes(int((sight.gallery.embeddings[:, looks] @ seen.embedding[looks]).argmax()))
+
+
+def kind_blocks(sight, seen):
+    """Of an embedding what each kind's product has beside its looks, and how near it is to that."""
+    others = slice(0, sight.embedder.looks.start)
+    return sight.gallery.embeddings[:, others] @ seen.embedding[others]
+
+
+def test_a_photographed_product_is_of_the_kind_of_those_that_alone_look_like_it(trained, monkeypatch):
+    photos = [on_ground(number, seed=number) for number in (0, 1, 3, 4, 6)]
+    monkeypatch.setattr(stages, "CLEAR", -2)
+    told = trained.see(photos)
+    monkeypatch.setattr(stages, "CLEAR", 3)
+    untold, surer = trained.see(photos), []
+    for seen, alone in zip(told, untold, strict=True):
+        kind = nearest_by_looks(trained, seen)
+        assert (max(seen.probabilities), trained.labels[seen.probabilities.argmax()]) == (1, kind["subCategory"])
+        assert 0 < max(alone.probabilities) < 1
+        likeness = kind_blocks(trained, seen)
+        best = attributes(int(likeness.argmax()))
+        assert [best[name] for name in KIND] == [kind[name] for name in KIND]
+        surer.append(likeness.max() - kind_blocks(trained, alone).max())
+    assert (min(surer) >= 0, max(surer) > 0.01) == (True, True)
+
+
+def test_the_kind_of_what_is_worn_and_of_what_no_training_tells_apart_is_not_told_by_looks(trained, night, monkeypatch):
+    monkeypatch.setattr(stages, "CLEAR", -2)
+    data = on_ground(1, seed=1)
+    (worn,) = trained.see([data], [["Tshirts", "Handbags", "Casual Shoes"]])
+    (untrained,) = night[2].see([data])
+    assert max(worn.probabilities) < 1
+    assert max(untrained.probabilities) < 1
+
+
 def test_a_product_on_any_ground_is_shown_as_it_is_most_like_one_of_the_catalogue(night, monkeypatch):
     _, _, searcher = night
     photos = [on_ground(number, seed=number) for number in (0, 1, 3, 4, 6)]
-    products = searcher._sight.products
+    products = searcher._sight.gallery.embeddings
 
     def best():
         return np.array([(products @ seen.embedding).max() for seen in searcher.see(photos)])

@@ -129,3 +129,21 @@ def test_the_derived_type_is_sought_in_the_guessed_subcategory():
 def test_where_the_classifier_is_unsure_no_derived_type_is_asked_for():
     found = stages.decide(P, LABELS, Shelf(Bags=None, Belts=None))
     assert (found.stage, found.derived_type, found.subcategory.value) == (FILTERS, None, "Bags")
+
+
+@pytest.mark.parametrize(
+    ("similarities", "expected"),
+    [
+        ([0.3, 0.9, 0.89, 0.2], 1),  # what is nearly as much like it is of the same kind
+        ([0.3, 0.84, 0.2, 0.9], 3),
+        ([0.3, 0.85, 0.2, 0.9], None),
+        ([-0.2, -0.4, -0.3, -0.5], 0),
+    ],
+)
+def test_a_kind_is_clear_where_no_product_of_another_looks_nearly_as_much_alike(similarities, expected):
+    assert pytest.approx(0.06) == stages.CLEAR
+    assert stages.clear_kind(np.array(similarities), np.array([0, 1, 1, 2])) == expected
+
+
+def test_where_all_products_are_of_one_kind_it_is_clear():
+    assert stages.clear_kind(np.array([0.1, 0.2]), np.array([7, 7])) == 1

@@ -194,8 +194,7 @@ class Sight:
         looks = self.embedder.apply(features)[:, self.embedder.looks]
         alike = looks @ gallery.embeddings[:, self.embedder.looks].T / (looks**2).sum(axis=1, keepdims=True)
         best = int(alike.max(axis=1).argmax())
-        is_told = self.embedder.arrays and not is_worn
-        place = stages.clear_kind(alike.max(axis=0), gallery.kinds) if is_told else None
+        place = None if is_worn else stages.clear_kind(alike.max(axis=0), gallery.kinds)
         said = {} if place is None else gallery.kind(place)
         return Shown(views[best], said, features.take([best]))
 

@@ -198,7 +198,10 @@ def find_copies(run: Run, products: Products, most: int) -> dict[str, float]:
     has the same image is the original.
     """
     rows = protocols.choose_queries(products.hashes, products.sides, {}, most, split.TEST)
-    sight, hits = Sight(run, gallery=Gallery(products.embeddings, products.attributes)), []
+    told = {name: values.copy() for name, values in products.attributes.items()}
+    for values in told.values():
+        values[products.unlabelled] = None
+    sight, hits = Sight(run, gallery=Gallery(products.embeddings, told)), []
     for stored in _stored(run, products.hashes[rows], BATCH // 2):
         made = [copies(images.decode(data)) for data in stored]
         seen = sight.see([made_of_image[kind] for kind in ("recompressed", "cropped") for made_of_image in made])

@@ -35,9 +35,9 @@ class LakeSearcher(Finder[None]):
         rows = run.attributes(["product_id", *run.fields])
         self._rows = rows.append_column(INDEX, pa.array(np.arange(len(rows))))
         self._embeddings, self._owners = _read_embeddings(run, rows["product_id"])
-        images = np.diff([*self._owners, len(self._embeddings)])
-        of_images = {name: np.repeat(values, images) for name, values in attributes_of(run).items()}
-        super().__init__(run, Gallery(self._embeddings, of_images))
+        has_others = len(self._owners) < len(self._embeddings)
+        main = self._embeddings[self._owners] if has_others else self._embeddings
+        super().__init__(run, Gallery(main, attributes_of(run)))
 
     def answer(self, place: None, seen: Seen, filters: Filters, k: int = K, exclude: Sequence[str] = ()) -> Answer:
         """The rest of `search`, for what has been seen."""

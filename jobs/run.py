@@ -181,7 +181,7 @@ class Run:
             UserError: as `table` does.
         """
         named = {name: self.layout.column(name) for name in columns}
-        rows = first_values(self.attributes([column for column in named.values() if column], where))
+        rows = first_values(self.attributes(["product_id", *(column for column in named.values() if column)], where))
         nothing = pa.chunked_array([pa.nulls(len(rows), pa.string())])
         return pa.table({name: rows[column] if column else nothing for name, column in named.items()})
 

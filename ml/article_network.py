@@ -148,14 +148,13 @@ LOSSES = {"heat": heat_loss, "sides": sides_loss, "masks": masks_loss}
 
 # Use ------------------------------------------------------------------------------------------------------------------
 def on_canvases(model) -> list:  # type: ignore[no-untyped-def]  # keras.Model → keras.Model
-    """The network for canvases of `SCALES`; the first is that which it was trained on, and all have its weights."""
+    """The network for canvases of `SCALES`; the first is that which it was trained on, and all share its weights."""
     _, height, width, _ = model.input_shape
     models = [model]
     for scale in SCALES[1:]:
         shape = (*(COARSEST * round(scale * side / COARSEST) for side in (height, width)), 3)
         canvas = keras.tree.map_structure(lambda given, shape=shape: keras.Input(shape, dtype=given.dtype), model.input)
-        models.append(keras.models.clone_model(model, input_tensors=canvas))
-        models[-1].set_weights(model.get_weights())
+        models.append(keras.models.clone_model(model, input_tensors=canvas, clone_function=lambda layer: layer))
     return models
 
 
@@ -168,12 +167,17 @@ def find(  # type: ignore[no-untyped-def]  # keras.Model
     """
     if not photos:
         return []
-    looks = [_look(model, photos, masks and model is models[0]) for model in models]
+    if len(models) == 1:
+        return _look(models[0], photos, most, least, masks)
+    told = max(most, MOST), min(least, LEAST)
+    looks = [_look(model, photos, *told, masks and model is models[0]) for model in models]
     together = [fuse(of_photo, most, least) for of_photo in zip(*looks, strict=True)]
     return [found._replace(masks=first.masks) for found, first in zip(together, looks[0], strict=True)]
 
 
-def _look(model, photos: Sequence[np.ndarray], masks: bool) -> list[Articles]:  # type: ignore[no-untyped-def]  # keras.Model
+def _look(  # type: ignore[no-untyped-def]  # keras.Model
+    model, photos: Sequence[np.ndarray], most: int, least: float, masks: bool
+) -> list[Articles]:
     """What a network for one canvas finds."""
     _, height, width, _ = model.input_shape
     pictures = [Image.fromarray(photo) for photo in photos]
@@ -184,7 +188,7 @@ def _look(model, photos: Sequence[np.ndarray], masks: bool) -> list[Articles]:  
     sides = np.asarray(said["sides"], np.float32).reshape(*heat.shape, 4)
     found = []
     for at, (placement, picture) in enumerate(zip(placements, pictures, strict=True)):
-        articles = decode(heat[at], sides[at])
+        articles = decode(heat[at], sides[at], most, least)
         if masks:
             articles = articles._replace(masks=np.moveaxis(sure[at], -1, 0))
         found.append(in_photo(articles, placement, picture.size))

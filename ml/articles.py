@@ -211,27 +211,36 @@ def decode(heat: np.ndarray, sides: np.ndarray, most: int = MOST, least: float =
     confidences = heat[row, column, classes]
     x, y, reach = _middles(columns)[column], _middles(rows)[row], sides[row, column, classes]
     boxes = np.stack([x, y, x, y], axis=1) + reach * [-1, -1, 1, 1]
+    return _surest(Articles(boxes.astype(np.float32), classes, confidences.astype(np.float32)), most, least)
+
+
+def _surest(found: Articles, most: int, least: float) -> Articles:
+    """The `most` of each class, the surest first, each as sure as `least`; of boxes of one article one."""
     kept: list[int] = []
-    for at in np.argsort(-confidences, kind="stable"):
-        rivals = [other for other in kept if classes[other] == classes[at]]
-        if len(rivals) < most and not (rivals and overlaps(boxes[[at]], boxes[rivals]).max() > APART):
-            kept.append(int(at))
-    return Articles(boxes[kept].astype(np.float32), classes[kept], confidences[kept].astype(np.float32))
+    for at in np.argsort(-found.confidences, kind="stable").tolist():
+        rivals = [other for other in kept if found.classes[other] == found.classes[at]]
+        is_told = len(rivals) == most or (rivals and overlaps(found.boxes[[at]], found.boxes[rivals]).max() > APART)
+        if found.confidences[at] >= least and not is_told:
+            kept.append(at)
+    return Articles(found.boxes[kept], found.classes[kept], found.confidences[kept])
 
 
 def fuse(looks: Sequence[Articles], most: int = MOST, least: float = LEAST) -> Articles:
     """What several looks at one photo find together, without masks: the arguments as those of `decode`.
 
-    Boxes of a class that share more than `APART` are one article: its box is their mean, by how sure they are, and it
-    is as sure as they are on average over all looks, so that what one of them misses is less so (weighted boxes fusion:
-    Solovyev et al. 2021, arXiv:1910.13302).
+    Boxes of a class from different looks that share more than `APART` are one article: its box is their mean, by how
+    sure they are, and it is as sure as they are on average over all looks, so that what one of them misses is less so
+    (weighted boxes fusion: Solovyev et al. 2021, arXiv:1910.13302).
     """
     found = Articles(*(np.concatenate([look[column] for look in looks]) for column in range(3)))
+    look_of = np.repeat(np.arange(len(looks)), [len(look.classes) for look in looks])
     groups: list[list[int]] = []
     fused = np.empty((0, 4), np.float32)
     for at in np.argsort(-found.confidences, kind="stable").tolist():
-        of_class = np.array([found.classes[group[0]] == found.classes[at] for group in groups], bool)
-        shared = np.where(of_class, overlaps(found.boxes[[at]], fused)[0], 0.0)
+        may_join = [
+            found.classes[group[0]] == found.classes[at] and look_of[at] not in look_of[group] for group in groups
+        ]
+        shared = np.where(np.array(may_join, bool), overlaps(found.boxes[[at]], fused)[0], 0.0)
         if shared.max(initial=0.0) > APART:
             place = int(shared.argmax())
             groups[place].append(at)
@@ -239,18 +248,8 @@ def fuse(looks: Sequence[Articles], most: int = MOST, least: float = LEAST) -> A
         else:
             groups.append([at])
             fused = np.concatenate([fused, found.boxes[[at]]])
-    sums = np.array([found.confidences[group].sum() / max(len(looks), len(group)) for group in groups], np.float32)
-    together = Articles(fused, found.classes[[group[0] for group in groups]], sums)
-    return _surest(together, most, least)
-
-
-def _surest(found: Articles, most: int, least: float) -> Articles:
-    """The `most` of each class, the surest first, each as sure as `least`."""
-    order = np.argsort(-found.confidences, kind="stable")
-    order = order[found.confidences[order] >= least]
-    ranks = [int((found.classes[order[:rank]] == found.classes[at]).sum()) for rank, at in enumerate(order)]
-    kept = order[np.array(ranks, int) < most]
-    return Articles(found.boxes[kept], found.classes[kept], found.confidences[kept])
+    sure = np.array([found.confidences[group].sum() / len(looks) for group in groups], np.float32)
+    return _surest(Articles(fused, found.classes[[group[0] for group in groups]], sure), most, least)
 
 
 def in_photo(found: Articles, placement: Placement, size: tuple[int, int]) -> Articles:

@@ -19,8 +19,8 @@ from ml import pictures
 ATTRIBUTES = ("gender", "articleType", "baseColour", "subCategory")
 """Attributes that an embedding or a stage goes by."""
 
-KIND = ("gender", "articleType")
-"""Those that say together of which kind a product is."""
+KIND, GROUP = ("gender", "articleType"), "subCategory"
+"""The parts that make a derivedType, and the one before it."""
 
 
 class Pictures:
@@ -51,7 +51,8 @@ class Pictures:
 class Gallery:
     """What photos are compared with: n images of products, and what each one's product is.
 
-    `embeddings` is float32 (n, e); `attributes` has object (n,) for each of `ATTRIBUTES`, None where there is none.
+    `embeddings` is float32 (n, e), `attributes` has object (n,) for each of `KIND` and for `GROUP`, None where there is
+    none.
     """
 
     embeddings: np.ndarray
@@ -68,12 +69,12 @@ class Gallery:
 
     @cached_property
     def kinds(self) -> np.ndarray:
-        """The kind of each, int (n,)."""
-        return pd.MultiIndex.from_arrays([self.attributes[name] for name in KIND]).factorize()[0]
+        """The kind of each, by all that `kind` says, int (n,)."""
+        return pd.MultiIndex.from_arrays([self.attributes[name] for name in (*KIND, GROUP)]).factorize()[0]
 
     def kind(self, place: int) -> dict[str, str | None]:
         """What the catalogue says of the kind of one of them; nothing where it does not tell it."""
-        said = {name: values[place] for name, values in self.attributes.items() if name != "baseColour"}
+        said = {name: self.attributes[name][place] for name in (*KIND, GROUP)}
         return said if said["articleType"] is not None else {}
 
 

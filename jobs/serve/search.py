@@ -36,7 +36,7 @@ from jobs.run import Run, open_live
 from jobs.serve import decoding
 from jobs.serve.decoding import PHOTO, THUMBNAIL
 from jobs.serve.explaining import best_pair, parts, widths_of
-from jobs.serve.known import ATTRIBUTES, KIND, Gallery, Pictures
+from jobs.serve.known import ATTRIBUTES, GROUP, KIND, Gallery, Pictures
 from jobs.stored import detail_of, is_on_white, sample_images
 from ml import classifier, images, stages
 from ml.features import Extractor, Features
@@ -57,8 +57,6 @@ PLACED = 1_000
 K = 10
 ALTERNATIVES = 5
 """SubCategories beside the likeliest that an answer names."""
-GROUP = "subCategory"
-"""What comes before the parts that make a derivedType, `KIND`."""
 NEEDED = (*KIND, GROUP)
 """Parts that a filter must be able to name, as the stages are searched through them."""
 Place = TypeVar("Place")
@@ -105,9 +103,9 @@ class Shown:
 class Sight:
     """A run's models: what they make of photos. Not for two threads at once.
 
-    With `pictures` a photo that these know is taken for what they say; without, for what it shows alone. Where the
-    run's images are on white ground, what another photo shows is cut out of its own ground first, and shown as it looks
-    most like one of the `gallery`; where it looks like none of another kind, it is of that kind.
+    With `pictures` a photo that these know is taken for what they say, and any other for what it shows. Where the run's
+    images are on white ground, that is cut out of its own ground first, and shown as it looks most like one of the
+    `gallery`; where it looks like none of another kind, it is of the kind that the catalogue says that one is of.
     """
 
     def __init__(self, run: Run, pictures: Pictures | None = None, gallery: Gallery | None = None) -> None:
@@ -141,7 +139,8 @@ class Sight:
     ) -> list[Seen | ImageError]:
         """What the models make of up to `BATCH` photos, or why one is no image; the same in whatever batch it is.
 
-        `kinds` are the articleTypes that each photo may be of, any where it has none, or none are given.
+        `kinds` are the articleTypes that each photo may be of, any where it has none. Where they are given, photos are
+        of what is worn, whose kind is not told by looks.
         """
         decoded = [photo if isinstance(photo, ImageError) else self._decode(photo) for photo in photos]
         places = [at for at, each in enumerate(decoded) if not isinstance(each, ImageError)]
@@ -225,10 +224,11 @@ class Sight:
         return embeddings
 
     def _told(self, seen: Seen, subcategory: str | None) -> Seen:
-        """What is seen, with the subCategory for certain where the catalogue says it."""
+        """What is seen, with the subCategory for certain where the catalogue says it, beside what else it might be."""
         if subcategory not in self.labels:
             return seen
-        return replace(seen, probabilities=np.array([label == subcategory for label in self.labels], np.float32))
+        is_said = np.array([label == subcategory for label in self.labels])
+        return replace(seen, probabilities=np.where(is_said, np.float32(1), seen.probabilities))
 
 
 class Finder(Generic[Place]):

@@ -15,6 +15,7 @@ from infra import store
 from infra.errors import UserError
 from infra.settings import ATTRIBUTES, Settings
 from jobs.layout import FIELD_NAME_MAX, PARTS, band, kaggle, parse
+from jobs.serve import known
 from jobs.step import execute
 from jobs.styles import FILTER_MAX
 from tests.catalogues import RUN, good_files, image, open_run, pulled, zip_bytes
@@ -206,6 +207,14 @@ def test_a_catalogue_of_other_columns_becomes_products_by_its_own_names(lake, fo
         "subCategory": None,
         "productDisplayName": "Blue shirt",
     }
+
+
+def test_what_a_catalogue_lacks_is_nothing_of_each_of_its_products(lake):
+    run, *_ = cataloged(lake, shop(mapping=b'id = "sku"\nimage = "front"\nfields = ["brand"]'))
+    assert run.products(["gender", "articleType"]).to_pylist() == [{"gender": None, "articleType": None}] * len(ROWS)
+    images = run.table("images").read(["thumbnail"])["thumbnail"].to_pylist()
+    said = [known.Pictures.of(run).known(np.frombuffer(thumbnail, np.uint8)) for thumbnail in images]
+    assert said == [dict.fromkeys(known.ATTRIBUTES)] * len(ROWS)
 
 
 def test_the_mapping_of_a_source_lies_at_its_root_and_names_the_table_from_there(lake):

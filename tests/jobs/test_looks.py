@@ -33,9 +33,9 @@ from jobs.printing import Terminal
 from jobs.serve.search import Searcher, Seen
 from jobs.step import execute
 from ml.images import ImageError, decode
-from tests.catalogues import folder, open_run, write_result, write_table
+from tests.catalogues import folder, manifest, open_run, write_result, write_table
 from tests.figures import mannequin
-from tests.jobs.test_photo_search import SIZE, live_run, photo
+from tests.jobs.test_photo_search import SIZE, live_run, on_ground, photo
 
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
@@ -304,6 +304,22 @@ def test_the_lake_answers_what_the_store_does(night):
             assert from_lake.answer(None, *asked_for) == searcher.answer(connection, *asked_for)
     with pytest.raises(UserError, match="unknown field 'size'"):
         from_lake.answer(None, seen[0], {"size": "L"})
+
+
+def test_the_lake_sees_photos_as_the_store_does_whatever_other_images_products_have(night):
+    run, _, searcher, _ = night
+    main = searcher._sight.gallery.embeddings
+    rows = [
+        {"product_id": str(at), "embedding": of.tolist(), "unlabelled": None, OTHERS: main[::-1][at].tolist()}
+        for at, of in enumerate(main)
+    ]
+    version = write_table(run, "embeddings", rows, similar.EMBEDDINGS.append(similar.OTHERS))
+    several = replace(run, manifest=manifest(run))
+    several.manifest["results"]["similar"] |= {"tables": run.result("similar").tables | {"embeddings": version}}
+    photos = [on_ground(number, seed=number) for number in (0, 1, 3)]
+    for ours, theirs in zip(LakeSearcher(several).see(photos), searcher.see(photos), strict=True):
+        assert np.array_equal(ours.embedding, theirs.embedding)
+        assert np.array_equal(ours.probabilities, theirs.probabilities)
 
 
 def test_products_with_several_images_are_compared_by_the_nearest(lake):

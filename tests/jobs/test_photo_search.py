@@ -158,7 +158,7 @@ def test_a_photo_that_the_catalogue_has_is_taken_for_what_that_says_in_whatever_
         out = io.BytesIO()
         Image.open(io.BytesIO(photo(number))).resize(size).save(out, "JPEG", quality=70)
         (seen,) = searcher.see([out.getvalue()])
-        assert sorted(seen.probabilities.tolist()) == [0, 0, 1]
+        assert max(seen.probabilities) == 1
         answer = searcher.search(connection, out.getvalue(), {})
         assert (answer.subcategory.value, answer.subcategory.confidence) == (attributes(number)["subCategory"], 1)
     (unseen,) = searcher.see([photo(2, shift=9)])

@@ -129,6 +129,20 @@ def test_of_what_looks_find_together_so_many_of_a_class_are_told_that_are_sure_e
     assert fuse([found()] * 3).boxes.shape == (0, 4)
 
 
+def at(left, confidence):
+    return ((left, 0, left + 100, 100), 0, confidence)
+
+
+def test_boxes_of_one_look_are_no_two_looks_at_one_article():
+    told = fuse([found(at(0, 0.9), at(26, 0.9)), found(at(13, 0.91)), found()])
+    assert told.confidences.tolist() == [pytest.approx((0.91 + 0.9) / 3)]
+
+
+def test_boxes_that_have_come_together_are_told_once():
+    told = fuse([found(at(0, 0.9), at(30, 0.85)), found(at(10, 0.8)), found(at(20, 0.7))])
+    assert (len(told.boxes), told.confidences.max()) == (1, pytest.approx((0.9 + 0.8) / 3))
+
+
 @given(st.lists(st.tuples(boxes(), st.integers(0, 7), st.floats(0.05, 1)), max_size=12), st.integers(1, 3))
 def test_looks_that_agree_tell_what_each_tells(told, looks):
     apart = fuse([found(*told)], most=12)

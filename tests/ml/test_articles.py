@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -146,13 +146,12 @@ def test_boxes_that_have_come_together_are_told_once():
 @given(st.lists(st.tuples(boxes(), st.integers(0, 7), st.floats(0.05, 1)), max_size=12), st.integers(1, 3))
 def test_looks_that_agree_tell_what_each_tells(told, looks):
     apart = fuse([found(*told)], most=12)
-    assert_same(fuse([apart] * looks, most=12), fuse([apart], most=12))
-
-
-def assert_same(one, other):
-    assert one.classes.tolist() == other.classes.tolist()
-    np.testing.assert_allclose(one.boxes, other.boxes, rtol=1e-5)
-    np.testing.assert_allclose(one.confidences, other.confidences, rtol=1e-5)
+    shared = overlaps(apart.boxes, apart.boxes)
+    assume(np.abs(shared - articles.APART).min(initial=1) > 1e-3)  # a mean is off by a bit
+    again = fuse([apart] * looks, most=12)
+    assert again.classes.tolist() == apart.classes.tolist()
+    np.testing.assert_allclose(again.boxes, apart.boxes, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(again.confidences, apart.confidences, rtol=1e-5)
 
 
 @given(st.integers(8, 3000), st.integers(8, 3000), st.booleans())

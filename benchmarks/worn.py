@@ -23,7 +23,7 @@ from jobs.run import Run
 from jobs.serve.search import BATCH, Sight
 from jobs.street_photos import labelled
 from ml import article_network, average_precision, split
-from ml.articles import APART, CLASSES, Articles, Labels, overlaps
+from ml.articles import CLASSES, MOST, Articles, Labels, fuse, overlaps
 from ml.average_precision import Precision
 from ml.images import ImageError
 from ml.look.articles import Article, Box
@@ -129,12 +129,7 @@ def outermost(labels: Labels) -> Labels:
 
 def outermost_found(found: Articles) -> Articles:
     """What was found, the surest first, outerwear as topwear; of two boxes of about one place the surer."""
-    classes, kept = _as_topwear(found.classes), list[int]()
-    for at in range(len(classes)):
-        rivals = [other for other in kept if classes[other] == classes[at]]
-        if not rivals or overlaps(found.boxes[[at]], found.boxes[rivals]).max() <= APART:
-            kept.append(at)
-    return Articles(found.boxes[kept], classes[kept], found.confidences[kept])
+    return fuse([Articles(found.boxes, _as_topwear(found.classes), found.confidences)], most=2 * MOST)
 
 
 def _as_topwear(classes: np.ndarray) -> np.ndarray:

@@ -198,11 +198,11 @@ class Sight:
         return Shown(views[best], said, features.take([best]))
 
     def _features(self, shown: Sequence[Shown]) -> Features:
-        waiting = [each.pixels["backbone"] for each in shown if each.features is None]
+        waiting = [photo.pixels["backbone"] for photo in shown if photo.features is None]
         made = self._extractor(np.stack(waiting)) if waiting else None
         rows = iter(range(len(waiting)))
-        of_each = [each.features or made.take([next(rows)]) for each in shown]  # type: ignore[union-attr]
-        return Features(*(np.concatenate(columns) for columns in zip(*of_each, strict=True)))
+        of_photos = [photo.features or made.take([next(rows)]) for photo in shown]  # type: ignore[union-attr]
+        return Features(*(np.concatenate(columns) for columns in zip(*of_photos, strict=True)))
 
     def _is_large(self, pixels: Mapping[str, np.ndarray]) -> bool:
         least = min(LARGER * max(self.detail or (0,)), images.LONG_SIDE)

@@ -301,7 +301,7 @@ def nearest_by_looks(sight, seen):
 
 
 def kind_blocks(sight, seen):
-    """Of an embedding what each kind's product has beside its looks, and how near it is to that."""
+    """How near each product is to what was seen, looks aside."""
     others = slice(0, sight.embedder.looks.start)
     return sight.gallery.embeddings[:, others] @ seen.embedding[others]
 
